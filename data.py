@@ -17,6 +17,8 @@ Dimensions: T frames, N patches, M mel bins, L mel frames (10 ms each), P prompt
 import argparse
 import json
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -129,14 +131,18 @@ def save_samples(path: Path, samples: list[Sample]) -> None:
 # ---------------------------------------------------------------------------------------------- decoding
 @dataclass
 class Media:
-    """Decoded media of one sample. frames: (T, H, W, 3) uint8, resized; sound: (n,) float32 at 16 kHz; either may be None.
+    """Decoded media of one sample. frames: (T, H, W, 3) uint8, resized; mel: (M, L) float32 log-mel of the sound; either may be None.
 
     seconds_per_group: true time between two temporal patches (2 frames), in seconds. is_image: the frames are one still picture.
     """
     frames: np.ndarray | None = None
-    sound: np.ndarray | None = None
+    mel: torch.Tensor | None = None
     seconds_per_group: float = 1.0
     is_image: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a.nbytes for a in (self.frames, self.mel) if a is not None)
 
 
 def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int, factor: int = PATCH * MERGE) -> tuple[int, int]:
@@ -221,8 +227,8 @@ def first_line(error: BaseException) -> str:
     return text[0].split("] ")[-1][:160]
 
 
-def load_media(sample: Sample, fps: float, max_frames: int, min_pixels: int, max_pixels: int, use_audio: bool = True) -> Media:
-    """Decode the media a sample names. Raises DataError (file, record, field) when one is missing or unreadable."""
+def load_media(sample: Sample, n_mels: int, fps: float, max_frames: int, min_pixels: int, max_pixels: int, use_audio: bool = True) -> Media:
+    """Decode the media a sample names; the sound becomes n_mels log-mel bins. Raises DataError (file, record, field) when one is missing or unreadable."""
     where = f"{sample.where or 'record'} ('{sample.id}')"
     for name in ("video", "audio", "image"):
         path = getattr(sample, name)
@@ -240,7 +246,7 @@ def load_media(sample: Sample, fps: float, max_frames: int, min_pixels: int, max
             raise DataError(f"{where}: field 'image': cannot read {sample.image} as a picture ({first_line(error)}); replace the file") from None
         media = Media(resize_frames(frames, min_pixels, max_pixels), is_image=True)
     if use_audio and (sample.audio or sample.video):
-        media.sound = read_sound(sample.audio or sample.video, not sample.audio, where)
+        media.mel = log_mel(read_sound(sample.audio or sample.video, not sample.audio, where), n_mels)
     return media
 
 
@@ -375,49 +381,48 @@ def lay_out(ids: list[int], config, grid, seconds_per_group: float, n_audio: int
 
 def build_prompt(sample: Sample, media: Media, tokenizer, config, hinted: bool = False, audio_caption: bool = False) -> Prompt:
     """Media and text of a sample -> Prompt, through the tokenizer's chat template. `config` is the thinker's config."""
-    sound_in_video = media.frames is not None and not media.is_image and media.sound is not None
+    sound_in_video = media.frames is not None and not media.is_image and media.mel is not None
     content = []
     if media.frames is not None:
         content.append({"type": "image" if media.is_image else "video"})
-    if media.sound is not None and not sound_in_video:
+    if media.mel is not None and not sound_in_video:
         content.append({"type": "audio"})
     content.append({"type": "text", "text": question_text(sample, hinted, audio_caption)})
     text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
-    prompt = Prompt(sample, hinted, torch.empty(0), torch.empty(0), is_image=media.is_image)
-    if media.frames is not None:
-        prompt.patches, prompt.grid = patchify(media.frames)
-    if media.sound is not None:
-        prompt.mel = log_mel(media.sound, config.audio_config.num_mel_bins)
-    n_audio = audio_tokens(prompt.mel.shape[1]) if prompt.mel is not None else 0
-    ids, positions = lay_out(tokenizer(text, add_special_tokens=False)["input_ids"], config, prompt.grid, media.seconds_per_group, n_audio)
-    prompt.ids, prompt.positions = torch.from_numpy(ids).long(), torch.from_numpy(positions).long()
-    return prompt
+    patches, grid = patchify(media.frames) if media.frames is not None else (None, None)
+    n_audio = audio_tokens(media.mel.shape[1]) if media.mel is not None else 0
+    ids, positions = lay_out(tokenizer(text, add_special_tokens=False)["input_ids"], config, grid, media.seconds_per_group, n_audio)
+    return Prompt(sample, hinted, torch.from_numpy(ids).long(), torch.from_numpy(positions).long(), patches, grid, media.is_image, media.mel)
 
 
 class PromptMaker:
-    """Sample -> Prompt, keeping decoded media of up to `cache_bytes` in memory (oldest out first), so a clip is decoded once.
+    """Sample -> Prompt, keeping the decoded media of up to `cache_bytes` in memory (oldest out first), so that a clip is decoded once.
 
     `settings` are load_media's keyword arguments; `config` the thinker's config.
     """
 
-    def __init__(self, tokenizer, config, cache_bytes: int = 2**31, audio_caption: bool = False, **settings):
-        self.tokenizer, self.config, self.audio_caption, self.settings = tokenizer, config, audio_caption, settings
+    def __init__(self, tokenizer, config, cache_bytes: int = 2**32, audio_caption: bool = False, **settings):
+        self.tokenizer, self.config, self.audio_caption = tokenizer, config, audio_caption
+        self.settings = settings | {"n_mels": config.audio_config.num_mel_bins}
         self.cache: dict[str, Media] = {}
         self.free = cache_bytes
 
-    def __call__(self, sample: Sample, hinted: bool = False) -> Prompt:
-        key = sample.media_key
-        if key not in self.cache:
-            media = load_media(sample, **self.settings)
-            self.free -= self.size(media)
+    def many(self, samples: list[Sample], hinted: list[bool] | None = None) -> list[Prompt]:
+        """Prompts of a batch; what is not yet decoded is decoded in threads (the decoders release the GIL)."""
+        missing = {s.media_key: s for s in samples if s.media_key not in self.cache}
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            decoded = dict(zip(missing, pool.map(lambda s: load_media(s, **self.settings), missing.values()), strict=True))
+        prompts = [build_prompt(s, decoded[s.media_key] if s.media_key in decoded else self.cache[s.media_key], self.tokenizer, self.config,
+                                h, self.audio_caption) for s, h in zip(samples, hinted or [False] * len(samples), strict=True)]
+        for key, media in decoded.items():
+            self.free -= media.nbytes
             while self.free < 0 and self.cache:
-                self.free += self.size(self.cache.pop(next(iter(self.cache))))
+                self.free += self.cache.pop(next(iter(self.cache))).nbytes
             self.cache[key] = media
-        return build_prompt(sample, self.cache[key], self.tokenizer, self.config, hinted, self.audio_caption)
+        return prompts
 
-    @staticmethod
-    def size(media: Media) -> int:
-        return sum(a.nbytes for a in (media.frames, media.sound) if a is not None)
+    def __call__(self, sample: Sample, hinted: bool = False) -> Prompt:
+        return self.many([sample], [hinted])[0]
 
 
 if __name__ == "__main__":

@@ -301,7 +301,8 @@ def make_tiny_policy(corpus: Iterable[str], seed: int = 0) -> Policy:
             "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [8, 4, 4]},
             "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     vision = {"depth": 2, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 128, "fullatt_block_indexes": [1]}
-    audio = {"num_mel_bins": 64, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 192, "d_model": 96, "output_dim": 128}
+    audio = {"num_mel_bins": 64, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 192, "d_model": 96, "output_dim": 128,
+             "n_window": 200}  # one window holds the clip, so a sound knows its time
     config = Qwen2_5OmniThinkerConfig(
         text_config=text, vision_config=vision, audio_config=audio, image_token_index=media["image_token"],
         video_token_index=media["video_token"], audio_token_index=media["audio_token"], audio_start_token_id=media["audio_bos_token"],

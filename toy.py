@@ -42,7 +42,7 @@ SHAPES = ("square", "disc", "triangle")
 ACTS = ("hop", "flash")
 PITCHES = {"low": 300.0, "mid": 800.0, "high": 2200.0}  # Hz
 LETTERS = "ABCD"
-PLAN_SHARES = {"careful": 0.40, "guess": 0.34, "one-sense": 0.13, "slip": 0.13}
+PLAN_SHARES = {"careful": 0.36, "guess": 0.38, "one-sense": 0.13, "slip": 0.13}
 HINTED_CAREFUL = 0.90  # share of careful traces when a trace was written with the hint in view
 
 
@@ -318,9 +318,12 @@ def write_trace(q: Question, plan: str, rng: np.random.Generator) -> str:
 
 
 def make_records(scene: Scene, clip: str, stage: int, rng: np.random.Generator, per_clip: int) -> list[Sample]:
-    """The records of one clip. Stage 0 asks every kind and adds traces; stages 1-3 ask `per_clip` questions of their own kinds."""
+    """The records of one clip. Stages 1-3 ask `per_clip` questions of their own kinds; stage 0 asks for a description and `per_clip`
+    questions of any kind, and adds traces."""
     if stage == 0:
-        asked = [ask_describe] + [ask for kinds in QUESTIONS.values() for ask in kinds]
+        kinds = [ask for asks in QUESTIONS.values() for ask in asks]
+        asked = [ask_describe] + [kinds[i] for i in rng.permutation(len(kinds))]
+        per_clip += 1
     else:
         kinds, first = QUESTIONS[stage], int(rng.integers(6))
         asked = [kinds[(first + i) % len(kinds)] for i in range(per_clip + 1)]     # one to spare: a kind may not fit the scene
@@ -328,7 +331,7 @@ def make_records(scene: Scene, clip: str, stage: int, rng: np.random.Generator, 
     records: list[Sample] = []
     for ask in asked:
         q = ask(scene, rng)
-        if q is None or any(q.text == r.question for r in records) or (stage and len(records) == per_clip):
+        if q is None or any(q.text == r.question for r in records) or len(records) == per_clip:
             continue
         record = Sample(f"{clip}-{len(records)}", q.text, q.problem_type, q.answer, video=f"clips/{clip}.mp4", options=q.options, hint=q.hint,
                         audio_caption=f"{caption[0].upper()}{caption[1:]}.", stage=stage, kind=q.kind, scene=asdict(scene))

@@ -68,7 +68,7 @@ class Config:
     out: str = flag("", "output folder; empty: runs/stage<stage>-<method>-seed<seed>")
     seed: int = flag(0, "seed of data order, sampling and replay draws")
     steps: int | None = flag(None, "optimiser steps; 0: one pass over the data")
-    prompts_per_step: int = flag(8, "B: prompts with fresh completions per step, over all processes")
+    prompts_per_step: int | None = flag(None, "B: prompts with fresh completions per step (stage 0: traces), over all processes")
     fresh: int | None = flag(None, "fresh completions per prompt (avatar 4, grpo 8)")
     replayed: int | None = flag(None, "replayed completions per replayed group, one group per prompt (avatar 4, grpo 0 = no replay)")
     alpha: float = flag(1.0, "weight of the off-policy half in J = J_on + alpha J_off")
@@ -107,10 +107,10 @@ METHODS = {"avatar": {"fresh": 4, "replayed": 4, "tas_shape": "u"}, "grpo": {"fr
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
 DEFAULTS = {
     "real": {"steps": 0, "beta": 0.1, "lr": 5e-7, "train_towers": False, "max_completion_tokens": 2048, "replay_min": 64, "max_pixels": 50_176,
-             "use_audio": True, "eval_every": 100, "toy_clips": 256},
+             "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8},
     "tiny": {"steps": 48, "beta": 0.02, "lr": 3e-4, "train_towers": False, "max_completion_tokens": 96, "replay_min": 64, "max_pixels": 84 * 28,
-             "use_audio": True, "eval_every": 8, "toy_clips": 256},
-    "tiny stage 0": {"steps": 2500, "lr": 1.5e-3, "train_towers": True, "eval_every": 500, "toy_clips": 6000, "prompts_per_step": 24},
+             "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 8},
+    "tiny stage 0": {"steps": 2500, "lr": 2e-3, "train_towers": True, "eval_every": 500, "toy_clips": 8000, "prompts_per_step": 24},
 }
 MIN_PIXELS = 28 * 28
 HELDOUT_CLIPS = 160  # of the toy world, two questions each
@@ -132,8 +132,6 @@ def parse(argv: list[str]) -> Config:
     table = METHODS[cfg.method] | DEFAULTS["tiny" if tiny else "real"] | ({"use_audio": False} if cfg.stage == 1 else {})
     if cfg.stage == 0 and tiny:
         table |= DEFAULTS["tiny stage 0"]
-        if "--prompts_per_step" not in " ".join(argv):
-            cfg.prompts_per_step = table["prompts_per_step"]
     for name, value in table.items():
         if getattr(cfg, name) is None:
             setattr(cfg, name, value)
@@ -155,3 +153,447 @@ def to_bool(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
     return text.lower() == "true"
+
+
+# ---------------------------------------------------------------------------------------------- processes
+def start_processes(cfg: Config) -> tuple[int, int, torch.device]:
+    """(rank, world size, device). Under torchrun every process joins the group (nccl on GPUs, gloo on CPUs); alone, rank 0 of 1."""
+    cuda = cfg.device.startswith("cuda") if cfg.device else torch.cuda.is_available()
+    if cuda and not torch.cuda.is_available():
+        raise DataError("--device cuda: PyTorch sees no GPU here; pass --device cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    elif not cuda:
+        torch.set_num_threads(os.cpu_count() or 1)
+    return (dist.get_rank(), dist.get_world_size(), device) if dist.is_initialized() else (0, 1, device)
+
+
+def gather(value) -> list:
+    """`value` of every process, in rank order, on every process."""
+    if not dist.is_initialized():
+        return [value]
+    out = [None] * dist.get_world_size()
+    dist.all_gather_object(out, value)
+    return out
+
+
+def sum_gradients(params: list[torch.nn.Parameter]) -> None:
+    """Add up the gradients of all processes, in one message. Each process must have divided its loss by GLOBAL counts."""
+    if not dist.is_initialized():
+        return
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in params])
+    dist.all_reduce(flat)
+    for p, g in zip(params, flat.split([p.numel() for p in params]), strict=True):
+        p.grad = g.view_as(p)
+
+
+def owner(prompt_id: str, world: int) -> int:
+    """The rank a prompt belongs to, for good: its history lives there. A stable hash, not Python's."""
+    return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big") % world
+
+
+# ---------------------------------------------------------------------------------------------- data and optimiser
+class Cursor:
+    """Endless passes over this rank's samples, each in a fresh random order."""
+
+    def __init__(self, samples: list[Sample], seed: int):
+        self.samples, self.rng, self.order = samples, np.random.default_rng(seed), []
+
+    def take(self, n: int) -> list[Sample]:
+        while len(self.order) < n:
+            self.order += self.rng.permutation(len(self.samples)).tolist()
+        taken, self.order = self.order[:n], self.order[n:]
+        return [self.samples[i] for i in taken]
+
+
+def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sample]]:
+    """(this rank's training samples, this rank's share of the held-out ones), from --data or the toy world (rendered by rank 0)."""
+    train_file, eval_file = cfg.data, cfg.eval_data
+    if not cfg.data:
+        if rank == 0:
+            made = [str(toy.build(cfg.toy_dir, cfg.stage, "train", cfg.toy_clips)), str(toy.build(cfg.toy_dir, max(cfg.stage, 0), "heldout", HELDOUT_CLIPS))]
+        train_file, default_eval = gather(made if rank == 0 else None)[0]
+        eval_file = cfg.eval_data or default_eval
+    samples = load_samples(train_file, cfg.media_root, cfg.stage)
+    if cfg.stage == 0 and (bare := [s for s in samples if not s.trace]):
+        raise DataError(f"{bare[0].where}: field 'trace' of record '{bare[0].id}' is empty; stage 0 imitates traces")
+    mine = [s for s in samples if owner(s.id, world) == rank]
+    if min(gather(len(mine))) == 0:
+        raise DataError(f"{train_file}: {len(samples)} prompts are too few for {world} processes; use fewer")
+    held = load_samples(eval_file, cfg.media_root, cfg.stage) if eval_file else []
+    return mine, held[rank::world]
+
+
+def learning_rate(cfg: Config, step: int, steps: int) -> float:
+    """Linear warm-up, then constant (RL) or a cosine down to 5 % (stage 0). step counts from 0."""
+    rise = max(1, round(cfg.warmup * steps))
+    if step < rise:
+        return cfg.lr * (step + 1) / rise
+    return cfg.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))) if cfg.stage == 0 else cfg.lr
+
+
+def optimiser_step(cfg: Config, optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter], lr: float) -> float:
+    """Sum gradients over processes, clip, step. Returns the gradient's norm before clipping."""
+    sum_gradients(params)
+    norm = torch.nn.utils.clip_grad_norm_(params, cfg.max_grad_norm or math.inf)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm.item()
+
+
+# ---------------------------------------------------------------------------------------------- rollout, reward
+@dataclass
+class Group:
+    """Completions of one prompt that are trained together. advantages, rewards (G,); step: when each was written."""
+    prompt: Prompt
+    tokens: list[list[int]]
+    behaviour: list[list[float]]
+    rewards: list[float]
+    advantages: torch.Tensor
+    replayed: bool
+    steps: list[int]
+
+
+def score(cfg: Config, prompt: Prompt, completions: list[Completion], stage: int) -> list[dict]:
+    """Reward parts of one prompt's completions. On the toy, stage 3 is judged by the oracle."""
+    s = prompt.sample
+    judge = (lambda reasoning, answer: toy.oracle_judge(reasoning, answer, s.scene)) if s.scene else None
+    return score_group([c.text for c in completions], s.answer, s.problem_type, s.options, stage, judge, cfg.format_penalty)
+
+
+@torch.no_grad()
+def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample], batch: int = 64) -> tuple[dict[str, float], list[dict]]:
+    """One completion per held-out question, always from the same random stream. Returns the mean scores over all processes and a
+    few full examples. `correct` is the share of completely right answers (accuracy reward 1)."""
+    generator = torch.Generator(policy.device).manual_seed(1234)
+    rows, examples = [], []
+    for i in range(0, len(held), batch):
+        prompts = make.many(held[i: i + batch])
+        done = generate(policy, prompts, 1, cfg.max_completion_tokens, cfg.eval_temperature, cfg.top_k, cfg.top_p, generator)
+        for prompt, (completion,) in zip(prompts, done, strict=True):
+            parts = score(cfg, prompt, [completion], cfg.stage or 2)[0]
+            rows.append([parts["accuracy"] >= 1 - 1e-6, parts["format"], parts["reward"], len(completion.tokens)])
+            if len(examples) < 4:
+                examples.append(example(prompt, completion, parts, None))
+    rows = [r for part in gather(rows) for r in part]
+    names = ("correct", "format", "reward", "tokens")
+    return {name: float(np.mean([r[i] for r in rows])) if rows else math.nan for i, name in enumerate(names)} | {"n": len(rows)}, examples
+
+
+def example(prompt: Prompt, completion: Completion, parts: dict, advantage: float | None) -> dict:
+    """One line of completions.jsonl."""
+    return {"id": prompt.sample.id, "hinted": prompt.hinted, "prompt": question_text(prompt.sample, prompt.hinted), "gold": prompt.sample.answer,
+            "completion": completion.text, "finished": completion.finished, **parts, "advantage": advantage}
+
+
+# ---------------------------------------------------------------------------------------------- one step of RL
+def rollout_step(cfg: Config, policy: Policy, make: PromptMaker, buffer: ReplayBuffer, samples: list[Sample], step: int,
+                 generator: torch.Generator) -> tuple[list[Group], list[dict]]:
+    """Steps 1-3: sample, score, insert. Returns the fresh groups with GRPO advantages, and every completion's example record."""
+    prompts = make.many(samples, [buffer.wants_hint(s.id) and bool(s.hint) for s in samples])
+    groups, examples = [], []
+    for prompt, done in zip(prompts, generate(policy, prompts, cfg.fresh, cfg.max_completion_tokens, cfg.temperature, cfg.top_k, cfg.top_p,
+                                              generator), strict=True):
+        parts = score(cfg, prompt, done, cfg.stage)
+        rewards = [p["reward"] for p in parts]
+        advantages = group_advantages(torch.tensor(rewards))                                        # (G,)
+        groups.append(Group(prompt, [c.tokens for c in done], [c.logps for c in done], rewards, advantages, False, [step] * len(done)))
+        examples += [example(prompt, c, p, a) for c, p, a in zip(done, parts, advantages.tolist(), strict=True)]
+        buffer.add(prompt.sample.id, [Entry(np.array(c.tokens, np.int32), np.array(c.logps, np.float32), p["reward"], p["accuracy"], step,
+                                            prompt.hinted) for c, p in zip(done, parts, strict=True)])
+    buffer.refresh([v for part in gather(buffer.all_vcrs()) for v in part])                         # tiers are global
+    return groups, examples
+
+
+def replay_step(cfg: Config, make: PromptMaker, buffer: ReplayBuffer, by_id: dict[str, Sample], n: int, busy: set[str]) -> list[Group]:
+    """Steps 4-5: up to n replayed groups, none of the prompts in `busy`. Advantages stand against Rbar(q); hinted and plain
+    completions of a prompt share them but are trained each under the prompt that it was written for."""
+    groups: list[Group] = []
+    for _ in range(n):
+        drawn = buffer.draw(cfg.replayed, exclude=busy)
+        if drawn is None:
+            break
+        prompt_id, entries = drawn
+        busy = busy | {prompt_id}
+        rewards = torch.tensor([e.reward for e in entries])
+        baseline = buffer.vcrs(prompt_id)
+        advantages = replay_advantages(rewards, rewards.mean() if baseline is None else baseline)   # (G,)
+        for hinted in (False, True):
+            some = [i for i, e in enumerate(entries) if e.hinted == hinted]
+            if some:
+                groups.append(Group(make(by_id[prompt_id], hinted), [entries[i].tokens.tolist() for i in some], [entries[i].logps.tolist() for i in some],
+                                    rewards[some].tolist(), advantages[some], True, [entries[i].step for i in some]))
+    return groups
+
+
+def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group]) -> dict[str, list]:
+    """Step 6 up to the gradients: accumulate those of J = J_on + alpha J_off over micro-batches. Each half is divided by its GLOBAL
+    number of completions, so the sum over processes is the loss of the whole batch, whatever the split. Returns diagnostics."""
+    count = np.sum(gather([sum(len(g.tokens) for g in groups if g.replayed == half) for half in (False, True)]), axis=0)  # on, off
+    log: dict[str, list] = {"loss": [], "kl": [], "ratio": [], "clipped": [], "stale_ratio": []}
+    live = [g for g in groups if cfg.beta or bool(g.advantages.any())]
+    for i in range(0, len(live), cfg.micro_batch):
+        part = live[i: i + cfg.micro_batch]
+        prompts, tokens = [g.prompt for g in part], [g.tokens for g in part]
+        features = policy.features(prompts)
+        logp, mask = policy.completion_logps(prompts, features, tokens, cfg.temperature)             # (N, R)
+        ref = None
+        if reference is not None:
+            with torch.no_grad():
+                ref, _ = reference.completion_logps(prompts, features, tokens, cfg.temperature)      # (N, R)
+        flat = [torch.tensor(b) for g in part for b in g.behaviour]
+        behaviour = torch.nn.utils.rnn.pad_sequence(flat, batch_first=True).to(logp.device)          # (N, R)
+        advantages = torch.cat([g.advantages for g in part]).to(logp.device)                         # (N,)
+        weights = temporal_weights(mask, cfg.tas_lambda, cfg.tas_shape, cfg.tas_normalize)           # (N, R)
+        loss, seen = clipped_is_loss(logp, behaviour, advantages, weights, mask, cfg.clip_eps, cfg.beta, ref)   # (N,)
+        share = torch.tensor([cfg.alpha / count[1] if g.replayed else 1.0 / count[0] for g in part for _ in g.tokens], device=logp.device)
+        total = (loss * share).sum()
+        total.backward()
+        log["loss"].append(total.item())
+        for name, value in (("ratio", seen["ratio"]), ("clipped", seen["clipped"].float()), ("kl", seen["kl"])):
+            log[name] += value[mask].tolist()
+        stale = torch.tensor([g.replayed for g in part for _ in g.tokens], device=logp.device)
+        log["stale_ratio"] += seen["ratio"][stale[:, None] & mask].tolist()
+    return log
+
+
+def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample], held: list[Sample], rank: int, world: int, steps: int) -> dict:
+    """Stages 1-3: the loop. Returns what `main` reports and plots."""
+    reference = policy.reference() if cfg.beta else None                                            # the stage's starting weights
+    params = [p for p in policy.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=cfg.lr, weight_decay=0.0)
+    buffer = ReplayBuffer(cfg.capacity, cfg.vcrs_window, cfg.hint_patience, seed=cfg.seed * 1000 + rank)
+    cursor, by_id = Cursor(mine, cfg.seed * 1000 + rank), {s.id: s for s in mine}
+    generator = torch.Generator(policy.device).manual_seed(cfg.seed * 1000 + rank)
+    per_rank = cfg.prompts_per_step // world
+    logger = Logger(cfg, rank, steps)
+    generated, started = 0, time.perf_counter()
+    logger.evaluation(0, generated, *evaluate(cfg, policy, make, held), started)
+    for step in range(steps):
+        t0 = time.perf_counter()
+        groups, examples = rollout_step(cfg, policy, make, buffer, cursor.take(per_rank), step, generator)
+        generated += cfg.fresh * per_rank * world
+        t1 = time.perf_counter()
+        if cfg.replayed and sum(gather(len(buffer))) >= cfg.replay_min:
+            groups += replay_step(cfg, make, buffer, by_id, per_rank, {g.prompt.sample.id for g in groups})
+        log = update_step(cfg, policy, reference, groups)
+        lr = learning_rate(cfg, step, steps)
+        norm = optimiser_step(cfg, optimizer, params, lr)
+        t2 = time.perf_counter()
+        logger.step(step, generated, groups, examples, log, buffer.stats(), norm, lr, t1 - t0, t2 - t1)
+        if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
+            logger.evaluation(step + 1, generated, *evaluate(cfg, policy, make, held), started)
+    save_checkpoint(cfg, policy, rank, {"optimizer": optimizer.state_dict(), "step": steps, "generated": generated}, {
+        "buffer": buffer.state_dict(), "generator": generator.get_state(), "data_rng": json.dumps(cursor.rng.bit_generator.state), "data_order": cursor.order})
+    return logger.finish()
+
+
+def train_sft(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample], held: list[Sample], rank: int, world: int, steps: int) -> dict:
+    """Stage 0: cross-entropy on the traces; prompt tokens carry no loss."""
+    params = [p for p in policy.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.01)
+    cursor, per_rank = Cursor(mine, cfg.seed * 1000 + rank), cfg.prompts_per_step // world
+    logger, started = Logger(cfg, rank, steps), time.perf_counter()
+    for step in range(steps):
+        t0 = time.perf_counter()
+        prompts = make.many(samples := cursor.take(per_rank), [bool(s.hint) for s in samples])
+        tokens = [[policy.tokenizer(s.trace, add_special_tokens=False)["input_ids"] + [policy.tokenizer.eos_token_id]] for s in samples]
+        total = sum(gather(sum(len(t[0]) for t in tokens)))
+        loss = 0.0
+        for i in range(0, len(prompts), size := 4 * cfg.micro_batch):   # one completion per prompt: four times as many prompts fit
+            part = prompts[i: i + size]
+            logp, mask = policy.completion_logps(part, policy.features(part), tokens[i: i + size])  # (N, R)
+            piece = -logp[mask].sum() / total
+            piece.backward()
+            loss += piece.item()
+        lr = learning_rate(cfg, step, steps)
+        norm = optimiser_step(cfg, optimizer, params, lr)
+        logger.sft_step(step, sum(gather(loss)), norm, lr, total, time.perf_counter() - t0)
+        if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
+            logger.evaluation(step + 1, 0, *evaluate(cfg, policy, make, held), started)
+    save_checkpoint(cfg, policy, rank, {"optimizer": optimizer.state_dict(), "step": steps, "generated": 0}, {
+        "data_rng": json.dumps(cursor.rng.bit_generator.state), "data_order": cursor.order})
+    return logger.finish()
+
+
+# ---------------------------------------------------------------------------------------------- what a run leaves behind
+class Logger:
+    """Writes metrics.jsonl, completions.jsonl and curves.png from rank 0; every process must call every method (they gather)."""
+
+    def __init__(self, cfg: Config, rank: int, steps: int):
+        self.cfg, self.main, self.out = cfg, rank == 0, Path(cfg.out)
+        self.rows: list[dict] = []
+        self.evals: list[tuple[int, int, float]] = []      # step, generated, accuracy
+        self.advantages: dict[str, list[float]] = {"fresh": [], "replayed": []}
+        self.bar = tqdm(total=steps, disable=not self.main, dynamic_ncols=True)
+        if self.main:
+            for name in ("metrics.jsonl", "completions.jsonl"):
+                (self.out / name).write_text("")
+
+    def write(self, name: str, row: dict) -> None:
+        with (self.out / name).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def step(self, step, generated, groups, examples, log, stats, norm, lr, time_rollout, time_update) -> None:
+        """One line of metrics.jsonl. Means are over the fresh completions of all processes; ratios over all trained tokens."""
+        cfg = self.cfg
+        part = {"examples": [[e[k] for k in ("reward", "format", "accuracy", "self", "judge")] for e in examples], "log": log, "stats": stats,
+                "tokens": sum(len(t) for g in groups if not g.replayed for t in g.tokens),
+                "zero": [not bool(g.advantages.any()) for g in groups], "age": [step - s for g in groups if g.replayed for s in g.steps],
+                "adv": {"fresh": [a for g in groups if not g.replayed for a in g.advantages.tolist()],
+                        "replayed": [a for g in groups if g.replayed for a in g.advantages.tolist()]}}
+        parts = gather(part)
+        table = [e for p in parts for e in p["examples"]]
+        joined = {k: [v for p in parts for v in p["log"][k]] for k in log}
+        age = [a for p in parts for a in p["age"]]
+        for kind, values in self.advantages.items():
+            values += [a for p in parts for a in p["adv"][kind]]
+
+        def mean(values):
+            known = [v for v in values if v is not None]
+            return round(float(np.mean(known)), 6) if known else None
+
+        reward, fmt, acc, agree, judge = (mean(column) for column in zip(*table, strict=True))
+        row = {"step": step, "stage": cfg.stage, "generated": generated, "reward": reward, "reward_format": fmt, "reward_accuracy": acc,
+               "reward_self": agree, "reward_judge": judge, "accuracy": mean([float(e[2] >= 1 - 1e-6) for e in table]), "loss": sum(joined["loss"]),
+               "kl": mean(joined["kl"]) if cfg.beta else None, "ratio_mean": mean(joined["ratio"]), "ratio_max": max(joined["ratio"], default=None),
+               "ratio_mean_replayed": mean(joined["stale_ratio"]), "clip_fraction": mean(joined["clipped"]), "groups": len([z for p in parts for z in p["zero"]]),
+               "zero_advantage_groups": sum(z for p in parts for z in p["zero"]), **{k: sum(p["stats"][k] for p in parts) for k in stats},
+               "replay_age": mean(age), "replayed": len(age), "grad_norm": norm, "lr": lr, "completion_tokens": sum(p["tokens"] for p in parts),
+               "time_rollout": round(time_rollout, 4), "time_update": round(time_update, 4)}
+        self.rows.append(row)
+        if self.main:
+            self.write("metrics.jsonl", row)
+        self.bar.set_postfix(reward=f"{reward:.2f}", accuracy=f"{row['accuracy']:.2f}", generated=generated)
+        self.bar.update()
+
+    def sft_step(self, step, loss, norm, lr, tokens, seconds) -> None:
+        row = {"step": step, "stage": 0, "generated": 0, "loss": loss, "grad_norm": norm, "lr": lr, "completion_tokens": tokens,
+               "time_update": round(seconds, 4)}
+        self.rows.append(row)
+        if self.main:
+            self.write("metrics.jsonl", row)
+        self.bar.set_postfix(loss=f"{loss:.3f}")
+        self.bar.update()
+
+    def evaluation(self, step, generated, scores, examples, started) -> None:
+        """An evaluation after `step` steps: a metrics line of its own with eval_accuracy, and a few full completions."""
+        if scores["n"] == 0:
+            return
+        self.evals.append((step, generated, scores["correct"]))
+        if self.main:
+            self.write("metrics.jsonl", {"step": step, "stage": self.cfg.stage, "generated": generated, "eval_accuracy": scores["correct"],
+                                         "eval_format": scores["format"], "eval_reward": scores["reward"], "eval_questions": scores["n"],
+                                         "eval_completion_tokens": scores["tokens"], "seconds": round(time.perf_counter() - started, 1)})
+            for e in examples:
+                self.write("completions.jsonl", {"step": step, **e})
+            self.bar.write(f"step {step}: held-out accuracy {scores['correct']:.3f} on {scores['n']} questions, {generated:,} completions so far")
+
+    def finish(self) -> dict:
+        self.bar.close()
+        if self.main:
+            plot(self)
+        return {"evals": self.evals, "rows": self.rows}
+
+
+def plot(logger: Logger) -> None:
+    """curves.png: held-out accuracy against completions, reward parts, advantages fresh against replayed, tier occupancy."""
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
+    rows, sft = logger.rows, logger.cfg.stage == 0
+    x = [r["step"] for r in rows] if sft else [r["generated"] for r in rows]
+    label = "step" if sft else "completions generated"
+    axes[0, 0].plot([e[0] if sft else e[1] for e in logger.evals], [e[2] for e in logger.evals], "o-")
+    axes[0, 0].set(title="held-out accuracy", xlabel=label, ylim=(0, 1))
+    if sft:
+        axes[0, 1].semilogy(x, [r["loss"] for r in rows])
+        axes[0, 1].set(title="cross-entropy per token", xlabel=label)
+    else:
+        for key in ("reward", "reward_format", "reward_accuracy", "reward_self", "reward_judge"):
+            if any(r[key] is not None for r in rows):
+                axes[0, 1].plot(x, [r[key] for r in rows], label=key.replace("reward_", ""))
+        axes[0, 1].set(title="rewards of fresh completions", xlabel=label, ylim=(0, 1.02))
+        axes[0, 1].legend()
+        for kind, values in logger.advantages.items():
+            if values:
+                axes[1, 0].hist(values, bins=41, range=(-2.5, 2.5), alpha=0.6, density=True, label=f"{kind} ({len(values):,})")
+        axes[1, 0].set(title="advantages", xlabel="A")
+        axes[1, 0].legend()
+        tiers = ("tier_hard", "tier_medium", "tier_easy")
+        axes[1, 1].stackplot(x, [[r[t] for r in rows] for t in tiers], labels=[t[5:] for t in tiers], alpha=0.8)
+        axes[1, 1].set(title="completions in the buffer, by tier", xlabel=label)
+        axes[1, 1].legend(loc="upper left")
+    figure.suptitle(f"stage {logger.cfg.stage}, {logger.cfg.method}, seed {logger.cfg.seed}")
+    figure.savefig(logger.out / "curves.png", dpi=100)
+    plt.close(figure)
+
+
+def save_checkpoint(cfg: Config, policy: Policy, rank: int, shared: dict, own: dict) -> None:
+    """out/checkpoint: the model in Hugging Face form; trainer/shared.pt (optimiser, step) and one trainer/rank<r>.pt per process (buffer
+    with statistics and hint states, random states, data cursor). All are readable with torch.load(weights_only=True). Written under
+    another name first, so that a checkpoint is whole or absent."""
+    final, partial = Path(cfg.out) / "checkpoint", Path(cfg.out) / "checkpoint.part"
+    if rank == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "trainer").mkdir(parents=True)
+        policy.save(partial)
+        torch.save(shared, partial / "trainer" / "shared.pt")
+    gather(None)                                        # rank 0 has made the folder
+    torch.save(own, partial / "trainer" / f"rank{rank}.pt")
+    gather(None)                                        # every rank has written its file
+    if rank == 0:
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+
+
+# ---------------------------------------------------------------------------------------------- the program
+def new_tiny_policy(cfg: Config, samples: list[Sample], device: torch.device) -> Policy:
+    """The tiny model with random weights, its tokenizer learned from the questions and traces of stage 0."""
+    policy = make_tiny_policy([question_text(s, hinted=True) + s.trace for s in samples], cfg.seed)
+    policy.model.to(device)
+    return Policy(policy.model, policy.tokenizer)
+
+
+def run(cfg: Config) -> None:
+    rank, world, device = start_processes(cfg)
+    if cfg.prompts_per_step % world:
+        raise DataError(f"--prompts_per_step {cfg.prompts_per_step} cannot be split evenly over {world} processes; use a multiple of {world}")
+    Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(cfg.seed)
+    started = time.perf_counter()
+    mine, held = load_data(cfg, rank, world)
+    if cfg.stage == 0 and not cfg.model:
+        corpus = [s for part in gather(mine[:4000]) for s in part]
+        policy = new_tiny_policy(cfg, corpus, device)
+    else:
+        policy = load_policy(cfg.model or DEFAULT_MODEL, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    policy.model.train()
+    if not cfg.train_towers:
+        policy.freeze_towers()
+    make = PromptMaker(policy.tokenizer, policy.config, audio_caption=cfg.audio_caption, fps=cfg.fps, max_frames=cfg.max_frames,
+                       min_pixels=MIN_PIXELS, max_pixels=cfg.max_pixels, use_audio=cfg.use_audio)
+    steps = cfg.steps or max(1, sum(gather(len(mine))) // cfg.prompts_per_step)
+    if rank == 0:
+        (Path(cfg.out) / "config.json").write_text(json.dumps(asdict(cfg), indent=2) + "\n")
+        trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+        print(f"config {json.dumps({k: v for k, v in asdict(cfg).items() if v not in ('', None)})}")
+        print(f"{trained / 1e6:.2f} M trained parameters on {device}, {world} process(es); {len(mine):,} prompts on rank 0, {len(held):,} held-out; "
+              f"{steps} steps of {cfg.prompts_per_step} prompts" + (f" x ({cfg.fresh} fresh + {cfg.replayed} replayed)" if cfg.stage else " with traces"))
+    result = (train_sft if cfg.stage == 0 else train_rl)(cfg, policy, make, mine, held, rank, world, steps)
+    if rank == 0:
+        evals, generated = result["evals"], result["rows"][-1]["generated"]
+        gained = f"held-out accuracy {evals[0][2]:.2f} -> {evals[-1][2]:.2f} after {generated:,} completions" if evals else f"{generated:,} completions"
+        print(f"{gained} ({(time.perf_counter() - started) / 60:.1f} minutes); see {cfg.out}/curves.png, metrics.jsonl, completions.jsonl, checkpoint/")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    try:
+        run(parse(sys.argv[1:]))
+    except DataError as error:
+        sys.exit(f"error: {error}")
