@@ -110,7 +110,7 @@ DEFAULTS = {
              "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8},
     "tiny": {"steps": 48, "beta": 0.02, "lr": 3e-4, "train_towers": False, "max_completion_tokens": 96, "replay_min": 64, "max_pixels": 84 * 28,
              "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 8},
-    "tiny stage 0": {"steps": 2500, "lr": 2e-3, "train_towers": True, "eval_every": 500, "toy_clips": 8000, "prompts_per_step": 24},
+    "tiny stage 0": {"steps": 2200, "lr": 2e-3, "train_towers": True, "eval_every": 500, "toy_clips": 8000, "prompts_per_step": 24},
 }
 MIN_PIXELS = 28 * 28
 HELDOUT_CLIPS = 160  # of the toy world, two questions each

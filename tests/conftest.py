@@ -1,0 +1,50 @@
+"""Shared fixtures: a few clips of the toy world, the bundled model, and small real media files made on the spot."""
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a test that fails
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import pytest
+import torch
+
+import toy
+from data import MIN_PIXELS, PromptMaker, load_samples
+from model import DEFAULT_MODEL, load_policy
+
+torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """Folder of a small toy world; stage2 train has 8 clips x 2 questions."""
+    root = tmp_path_factory.mktemp("toy")
+    toy.build(root, 2, "train", 8, progress=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def samples(world):
+    return load_samples(next(world.glob("*/stage2_train_8x2.jsonl")))
+
+
+@pytest.fixture(scope="session")
+def policy():
+    """The bundled model, on the CPU in fp32. Tests must not change its weights; `fresh_policy` is for those that do."""
+    return load_policy(DEFAULT_MODEL)
+
+
+@pytest.fixture
+def fresh_policy():
+    return load_policy(DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="session")
+def make(policy):
+    return PromptMaker(policy.tokenizer, policy.config, fps=2.0, max_frames=16, min_pixels=MIN_PIXELS, max_pixels=84 * 28)
+
+
+@pytest.fixture(scope="session")
+def prompts(make, samples):
+    return make.many(samples[:4])

@@ -1,0 +1,174 @@
+"""replay.py: tiers, rooms, draws, histories, hints, saving. Expected values are worked by hand."""
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from replay import Entry, ReplayBuffer
+
+
+def entry(reward, step=0, hinted=False, accuracy=None, length=3):
+    return Entry(np.arange(length, dtype=np.int32), np.full(length, -0.5, np.float32), reward, reward if accuracy is None else accuracy, step, hinted)
+
+
+def filled(rewards_by_prompt, **kwargs):
+    buffer = ReplayBuffer(**kwargs)
+    for prompt_id, rewards in rewards_by_prompt.items():
+        buffer.add(prompt_id, [entry(r) for r in rewards])
+    buffer.refresh()
+    return buffer
+
+
+def test_vcrs_is_the_mean_of_the_last_20_fresh_unhinted_rewards():
+    buffer = ReplayBuffer()
+    assert buffer.vcrs("q") is None
+    buffer.add("q", [entry(0.0)] * 5)
+    buffer.add("q", [entry(1.0, hinted=True)] * 4)          # does not enter
+    assert buffer.vcrs("q") == 0.0
+    for i in range(5):
+        buffer.add("q", [entry(i / 4)] * 4)                 # 20 rewards: 0, 0.25, 0.5, 0.75, 1 four times each
+    assert buffer.vcrs("q") == pytest.approx(0.5)
+
+
+def test_tiers_are_the_bottom_40_next_35_top_25_percent():
+    buffer = filled({f"q{i:02d}": [i / 20] * 2 for i in range(20)})
+    assert Counter(buffer.tier(f"q{i:02d}") for i in range(20)) == {"hard": 8, "medium": 7, "easy": 5}
+    assert [buffer.tier(f"q{i:02d}") for i in (0, 7, 8, 14, 15, 19)] == ["hard", "hard", "medium", "medium", "easy", "easy"]
+
+
+def test_unseen_and_tied_prompts_are_medium():
+    buffer = filled({f"q{i}": [0.5] for i in range(10)})
+    assert {buffer.tier(f"q{i}") for i in range(10)} == {"medium"} == {buffer.tier("never seen")}
+
+
+def test_a_prompt_moves_tier_and_carries_its_completions():
+    buffer = filled({f"q{i}": [i / 10] * 4 for i in range(10)})
+    assert buffer.tier("q0") == "hard" and buffer.stats()["tier_easy"] == 12       # q7..q9 (places 0.75 and up)
+    for _ in range(5):
+        buffer.add("q0", [entry(1.0)] * 4)
+    buffer.refresh()
+    assert buffer.tier("q0") == "easy" and buffer.vcrs("q0") == 1.0
+    assert buffer.stats()["tier_easy"] == 24 + 8                                   # its 24 completions came along; q8, q9 stayed
+
+
+def test_thresholds_may_come_from_all_ranks():
+    buffer = filled({"q": [0.5]})
+    assert buffer.tier("q") == "medium"
+    buffer.refresh([0.5, 0.1, 0.2, 0.3])
+    assert buffer.tier("q") == "easy"
+
+
+def test_each_tier_has_its_own_room_and_the_oldest_go_first():
+    buffer = ReplayBuffer(capacity=20)                                             # room: hard 8, medium 7, easy 5
+    for step in range(10):
+        buffer.add("only", [entry(0.0, step), entry(1.0, step)])
+        buffer.refresh()
+    held = buffer.prompts["only"].entries
+    assert len(buffer) == 7 and [e.step for e in held] == [6, 7, 7, 8, 8, 9, 9]
+
+
+def test_the_last_success_and_the_last_failure_are_kept_while_others_can_go():
+    buffer = ReplayBuffer(capacity=20)
+    buffer.add("q", [entry(1.0, step=0)])
+    for step in range(1, 12):
+        buffer.add("q", [entry(0.0, step)])
+        buffer.refresh()
+    held = buffer.prompts["q"].entries
+    assert len(held) == 7 and held[0].success and [e.step for e in held[1:]] == [6, 7, 8, 9, 10, 11]
+
+
+def test_a_full_tier_of_single_outcomes_still_gives_way():
+    buffer = ReplayBuffer(capacity=20)
+    for i in range(12):
+        buffer.add(f"q{i}", [entry(0.5)])
+        buffer.refresh()
+    assert len(buffer) == 7 and [p for p, h in buffer.prompts.items() if h.entries] == [f"q{i}" for i in range(5, 12)]
+
+
+def test_drawn_group_is_one_prompt_with_both_outcomes():
+    buffer = filled({f"q{i}": [0.0] * 9 + [1.0] for i in range(5)})
+    for _ in range(200):
+        prompt_id, group = buffer.draw(4)
+        held = buffer.prompts[prompt_id].entries
+        assert len(group) == 4 and all(any(e is h for h in held) for e in group) and len({id(e) for e in group}) == 4
+        assert {e.success for e in group} == {True, False}
+
+
+def test_draw_keeps_unlike_rewards_among_successes_only():
+    buffer = filled({"q": [1.0] * 9 + [0.6]})
+    assert all(len({e.reward for e in buffer.draw(4)[1]}) == 2 for _ in range(50))
+
+
+def test_prompts_without_contrast_are_drawn_last():
+    buffer = filled({"alike": [1.0] * 8, "diverse": [0.0, 1.0]})
+    assert {buffer.draw(4)[0] for _ in range(50)} == {"diverse"}
+    assert buffer.draw(4, exclude={"diverse"})[0] == "alike"
+    assert buffer.draw(4, exclude={"diverse", "alike"}) is None
+    assert ReplayBuffer().draw(4) is None
+
+
+def test_tiers_are_drawn_at_40_35_25_percent():
+    buffer = filled({f"q{i:02d}": [i / 20, i / 20 + 0.01] for i in range(20)})
+    drawn = Counter(buffer.tier(buffer.draw(2)[0]) for _ in range(4000))
+    for tier, share in (("hard", 0.40), ("medium", 0.35), ("easy", 0.25)):
+        assert drawn[tier] / 4000 == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 4000))   # four standard errors
+
+
+def test_two_clips_with_the_same_question_do_not_share_statistics():
+    buffer = filled({"clip1-q0": [1.0], "clip2-q0": [0.0]})
+    assert buffer.vcrs("clip1-q0") == 1.0 and buffer.vcrs("clip2-q0") == 0.0
+
+
+def test_hint_comes_after_three_failed_visits_and_goes_after_an_unhinted_success():
+    buffer = ReplayBuffer(patience=3)
+    for visit in range(3):
+        assert not buffer.wants_hint("q")
+        buffer.add("q", [entry(0.2, visit, accuracy=0.0)] * 4)     # well formed but wrong: format reward does not reset the count
+    assert buffer.wants_hint("q")
+    buffer.add("q", [entry(1.0, 3, hinted=True)] * 4)              # a hinted success does not switch it off ...
+    assert not buffer.wants_hint("q") and buffer.prompts["q"].hint_on
+    buffer.add("q", [entry(0.2, 4, accuracy=0.0)] * 4)             # ... an unhinted failure keeps it on ...
+    assert buffer.wants_hint("q")
+    buffer.add("q", [entry(1.0, 5, hinted=True)] * 4)
+    buffer.add("q", [entry(0.2, 6, accuracy=0.0)] * 3 + [entry(1.0, 6)])   # ... and one unhinted success ends it
+    assert not buffer.wants_hint("q") and not buffer.prompts["q"].hint_on and buffer.prompts["q"].failed_visits == 0
+
+
+def test_visits_are_counted_not_completions():
+    buffer = ReplayBuffer(patience=3)
+    buffer.add("q", [entry(0.0)] * 8)
+    assert buffer.prompts["q"].failed_visits == 1 and not buffer.wants_hint("q")
+
+
+def test_patience_zero_means_no_hints():
+    buffer = ReplayBuffer(patience=0)
+    for _ in range(10):
+        buffer.add("q", [entry(0.0)] * 4)
+    assert not buffer.wants_hint("q")
+
+
+def test_saved_and_reloaded_buffer_goes_on_identically():
+    buffer = filled({f"q{i}": [0.0, 1.0, i / 10, 0.3] for i in range(10)}, capacity=60, seed=5)
+    for _ in range(7):
+        buffer.draw(4)
+    file = io.BytesIO()
+    torch.save(buffer.state_dict(), file)
+    file.seek(0)
+    twin = ReplayBuffer(capacity=60, seed=99)
+    twin.load_state_dict(torch.load(file, weights_only=True))
+    assert twin.stats() == buffer.stats() and len(twin) == len(buffer)
+    for _ in range(50):
+        (a, group_a), (b, group_b) = buffer.draw(3), twin.draw(3)
+        assert a == b and [e.order for e in group_a] == [e.order for e in group_b]
+        assert all(np.array_equal(x.tokens, y.tokens) and np.array_equal(x.logps, y.logps) for x, y in zip(group_a, group_b, strict=True))
+    for each in (buffer, twin):
+        each.add("q3", [entry(0.9)] * 4)
+        each.refresh()
+    assert [buffer.tier(f"q{i}") for i in range(10)] == [twin.tier(f"q{i}") for i in range(10)]
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ValueError, match="capacity 0"):
+        ReplayBuffer(capacity=0)

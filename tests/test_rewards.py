@@ -1,0 +1,111 @@
+"""rewards.py against the written rules."""
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rewards import (PROBLEM_TYPES, accuracy_reward, canonical_type, format_reward, normalise, score_group, self_rewards, split_completion,
+                     weighted)
+
+GOOD = "<think>look</think><answer>B</answer>"
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    (GOOD, 1), (" <think>a</think>\n\n<answer>b</answer> ", 1), ("<think></think><answer></answer>", 1),
+    ("<answer>b</answer>", 0), ("<think>a</think>", 0), ("<think>a</think> so <answer>b</answer>", 0), (GOOD + "!", 0), ("x" + GOOD, 0),
+    ("<think>a</think><answer>b</answer><answer>c</answer>", 0), ("<answer>b</answer><think>a</think>", 0), ("", 0),
+    ("<think>a<answer>b</think></answer>", 0),
+])
+def test_format(text, expected):
+    assert format_reward(text) == expected
+
+
+@pytest.mark.parametrize(("text", "reasoning", "answer"), [
+    (GOOD, "look", "B"), ("<think>a", "a", None), ("no tags", "no tags", None), ("<think>a</think>B", "a", None), ("<answer>7</answer>", "", "7"),
+    ("<think>is it <answer>A</answer>?</think><answer>B</answer>", "is it <answer>A</answer>?", "B"),
+    ("<think>a</think><answer>A</answer><answer>B</answer>", "a", "B"), ("<think>a</think><answer> </answer>", "a", None),
+    ("<think>a</think></answer><answer>", "a", None),
+])
+def test_split_completion(text, reasoning, answer):
+    assert split_completion(text) == (reasoning, answer)
+
+
+@pytest.mark.parametrize(("answer", "gold", "kind", "options", "expected"), [
+    ("B", "B", "multiple choice", ["A. red", "B. blue"], 1), ("b", "B", "multiple choice", ["A. red", "B. blue"], 1),
+    ("(B) blue", "B", "multiple choice", ["A. red", "B. blue"], 0), ("B. blue", "B", "multiple choice", [], 1),
+    ("blue", "B", "multiple choice", ["A. red", "B. blue"], 1), ("A or B", "B", "multiple choice", ["A. red", "B. blue"], 0),
+    ("red", "A", "multiple choice", ["A. red", "B. red"], 0),           # names two options: none
+    ("3", "3", "numeric", [], 1), ("3.0", "3", "numeric", [], 1), ("1,200", "1200", "numeric", [], 1), ("three", "3", "numeric", [], 0),
+    ("nan", "3", "numeric", [], 0), ("inf", "3", "numeric", [], 0), ("2.004", "2", "numeric", [], 1), ("2.006", "2", "numeric", [], 0),
+    ("Red.", "red", "free-form", [], 1), ("blue", "red", "free-form", [], 0),
+    ("left: red disc | right: blue disc", "left: red disc", "localisation", [], 2 / 3),
+    ("right: red disc", "left: red disc", "localisation", [], 0), ("red disc", "left: red disc", "localisation", [], 0),
+    (None, "3", "numeric", [], 0),
+])
+def test_accuracy(answer, gold, kind, options, expected):
+    assert accuracy_reward(answer, gold, kind, options) == pytest.approx(expected)
+
+
+def test_free_form_is_the_mean_of_three_rouge_scores():
+    # words a b c against a b d: ROUGE-1 = 2/3, ROUGE-2 (ab, bc | ab, bd) = 1/2, ROUGE-L (a b) = 2/3
+    assert accuracy_reward("alpha beta gamma", "alpha beta delta", "free-form") == pytest.approx((2 / 3 + 1 / 2 + 2 / 3) / 3)
+
+
+def test_unknown_types_are_errors():
+    with pytest.raises(ValueError, match="unknown problem type 'essay'"):
+        canonical_type("essay")
+    with pytest.raises(ValueError, match="no accuracy rule"):
+        accuracy_reward("x", "x", "essay")
+
+
+@pytest.mark.parametrize(("votes", "expected"), [
+    (["3", "3", "2", None], [1, 1, 0, 0]), (["3", "2", "3", "2"], [0.5] * 4), (["1", "2", None, None], [0.5, 0.5, 0, 0]), ([None, None], [0, 0]), (["7"], [1]),
+])
+def test_self_reward(votes, expected):
+    assert self_rewards(votes) == expected
+
+
+def test_self_reward_votes_are_normalised():
+    assert normalise("(b)", "multiple choice") == normalise("B. blue", "multiple choice") == "B"
+    assert normalise("3.0", "numeric") == normalise("3", "numeric")
+    assert normalise("left: a | right: b", "localisation") == normalise("right: b|left: A", "localisation")
+    assert normalise("nonsense", "numeric") is None
+
+
+def test_stage_tables_by_hand():
+    right, wrong, bad = GOOD, "<think>x</think><answer>A</answer>", "B"
+    two = score_group([right, right, wrong, bad], "B", "multiple choice", [], 2)
+    assert [s["reward"] for s in two] == pytest.approx([1.0, 1.0, 0.2, 0.0])           # 0.2 format + 0.4 accuracy + 0.4 self
+    one = score_group([right, wrong, bad], "B", "multiple choice", [], 1)
+    assert [s["reward"] for s in one] == pytest.approx([1.0, 0.5, 0.0])
+    three = score_group([right], "B", "multiple choice", [], 3, judge=lambda r, a: {"audio": 1.0, "visual": 0.5, "location": 0.0, "caption": 0.5})
+    assert three[0]["judge"] == 0.5 and three[0]["reward"] == pytest.approx(0.75)
+
+
+def test_a_missing_verdict_is_not_zero():
+    assert score_group([GOOD], "B", "multiple choice", [], 3, judge=lambda r, a: None)[0]["reward"] == 1.0
+    assert weighted({"format": None, "judge": None}, {"format": 0.5, "judge": 0.5}) == 0.0
+
+
+def test_format_penalty():
+    assert score_group(["B"], "B", "multiple choice", [], 1, format_penalty=-1.0)[0]["format"] == -1.0
+
+
+def test_a_stage_without_rewards_is_refused():
+    with pytest.raises(ValueError, match="stage 0"):
+        score_group([GOOD], "B", "multiple choice", [], 0)
+
+
+TAGGED = st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "A", " ", "3.5", "left: x", "|", "\n"]), max_size=12).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.one_of(st.text(max_size=200), TAGGED), kind=st.sampled_from(sorted(set(PROBLEM_TYPES.values()))), gold=st.text(max_size=20))
+def test_any_text_is_scored_in_range(text, kind, gold):
+    for part in score_group([text, GOOD], gold, kind, ["A. x", "B. y"], 2):
+        assert all(0 <= v <= 1 for v in part.values() if v is not None)
+
+
+def test_megabytes_of_nested_tags_are_scored():
+    """A backtracking pattern would not return from this; a linear scan does at once."""
+    text = "<answer></think><think></answer>" * 100_000
+    assert format_reward(text) == 0 and split_completion(text)[1] is None
