@@ -131,14 +131,15 @@ def save_samples(path: Path, samples: list[Sample]) -> None:
 # ---------------------------------------------------------------------------------------------- decoding
 @dataclass
 class Media:
-    """Decoded media of one sample. frames: (T, H, W, 3) uint8, resized; mel: (M, L) float32 log-mel of the sound; either may be None.
+    """Decoded media of one sample. frames: (T, H, W, 3) uint8, resized; sound: (n,) float32 at 16 kHz; either may be None.
 
     seconds_per_group: true time between two temporal patches (2 frames), in seconds. is_image: the frames are one still picture.
     """
     frames: np.ndarray | None = None
-    mel: torch.Tensor | None = None
+    sound: np.ndarray | None = None
     seconds_per_group: float = 1.0
     is_image: bool = False
+    mel: torch.Tensor | None = None  # (M, L) float32, made of the sound by PromptMaker, which then drops the sound
 
     @property
     def nbytes(self) -> int:
@@ -228,8 +229,8 @@ def first_line(error: BaseException) -> str:
     return text[0].split("] ")[-1][:160]
 
 
-def load_media(sample: Sample, n_mels: int, fps: float, max_frames: int, min_pixels: int, max_pixels: int, use_audio: bool = True) -> Media:
-    """Decode the media a sample names; the sound becomes n_mels log-mel bins. Raises DataError (file, record, field) when one is missing or unreadable."""
+def load_media(sample: Sample, fps: float, max_frames: int, min_pixels: int, max_pixels: int, use_audio: bool = True) -> Media:
+    """Decode the media a sample names. Raises DataError (file, record, field) when one is missing or unreadable."""
     where = f"{sample.where or 'record'} ('{sample.id}')"
     for name in ("video", "audio", "image"):
         path = getattr(sample, name)
@@ -247,7 +248,7 @@ def load_media(sample: Sample, n_mels: int, fps: float, max_frames: int, min_pix
             raise DataError(f"{where}: field 'image': cannot read {sample.image} as a picture ({first_line(error)}); replace the file") from None
         media = Media(resize_frames(frames, min_pixels, max_pixels), is_image=True)
     if use_audio and (sample.audio or sample.video):
-        media.mel = log_mel(read_sound(sample.audio or sample.video, not sample.audio, where), n_mels)
+        media.sound = read_sound(sample.audio or sample.video, not sample.audio, where)
     return media
 
 
@@ -404,15 +405,18 @@ class PromptMaker:
 
     def __init__(self, tokenizer, config, cache_bytes: int = 2**32, audio_caption: bool = False, **settings):
         self.tokenizer, self.config, self.audio_caption = tokenizer, config, audio_caption
-        self.settings = settings | {"n_mels": config.audio_config.num_mel_bins}
+        self.settings = settings
+        self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))   # the decoders release the GIL
         self.cache: dict[str, Media] = {}
         self.free = cache_bytes
 
     def many(self, samples: list[Sample], hinted: list[bool] | None = None) -> list[Prompt]:
-        """Prompts of a batch; what is not yet decoded is decoded in threads (the decoders release the GIL)."""
+        """Prompts of a batch; what is not yet decoded is decoded in threads."""
         missing = {s.media_key: s for s in samples if s.media_key not in self.cache}
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            decoded = dict(zip(missing, pool.map(lambda s: load_media(s, **self.settings), missing.values()), strict=True))
+        decoded = dict(zip(missing, self.pool.map(lambda s: load_media(s, **self.settings), missing.values()), strict=True))
+        for media in decoded.values():     # here and not in the threads: each thread would start torch's own team of threads
+            if media.sound is not None:
+                media.mel, media.sound = log_mel(media.sound, self.config.audio_config.num_mel_bins), None
         prompts = [build_prompt(s, decoded[s.media_key] if s.media_key in decoded else self.cache[s.media_key], self.tokenizer, self.config,
                                 h, self.audio_caption) for s, h in zip(samples, hinted or [False] * len(samples), strict=True)]
         for key, media in decoded.items():
