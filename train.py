@@ -110,7 +110,7 @@ DEFAULTS = {
              "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8},
     "tiny": {"steps": 48, "beta": 0.02, "lr": 3e-4, "train_towers": False, "max_completion_tokens": 96, "replay_min": 64, "max_pixels": 84 * 28,
              "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 8},
-    "tiny stage 0": {"steps": 2200, "lr": 2e-3, "train_towers": True, "eval_every": 500, "toy_clips": 8000, "prompts_per_step": 24},
+    "tiny stage 0": {"steps": 2000, "lr": 2e-3, "train_towers": True, "eval_every": 500, "toy_clips": 8000, "prompts_per_step": 24},
 }
 MIN_PIXELS = 28 * 28
 HELDOUT_CLIPS = 160  # of the toy world, two questions each
@@ -197,14 +197,19 @@ def owner(prompt_id: str, world: int) -> int:
 
 # ---------------------------------------------------------------------------------------------- data and optimiser
 class Cursor:
-    """Endless passes over this rank's samples, each in a fresh random order."""
+    """Endless passes over this rank's samples, each in a fresh random order. With by_clip the questions about one clip stay together
+    (in random order of clips), so that trained towers run once for all of them."""
 
-    def __init__(self, samples: list[Sample], seed: int):
+    def __init__(self, samples: list[Sample], seed: int, by_clip: bool = False):
         self.samples, self.rng, self.order = samples, np.random.default_rng(seed), []
+        clips: dict[str, list[int]] = {}
+        for i, s in enumerate(samples):
+            clips.setdefault(s.media_key if by_clip else s.id, []).append(i)
+        self.clips = list(clips.values())
 
     def take(self, n: int) -> list[Sample]:
         while len(self.order) < n:
-            self.order += self.rng.permutation(len(self.samples)).tolist()
+            self.order += [i for c in self.rng.permutation(len(self.clips)) for i in self.clips[c]]
         taken, self.order = self.order[:n], self.order[n:]
         return [self.samples[i] for i in taken]
 
@@ -397,7 +402,7 @@ def train_sft(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample]
     """Stage 0: cross-entropy on the traces; prompt tokens carry no loss."""
     params = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.01)
-    cursor, per_rank = Cursor(mine, cfg.seed * 1000 + rank), cfg.prompts_per_step // world
+    cursor, per_rank = Cursor(mine, cfg.seed * 1000 + rank, by_clip=True), cfg.prompts_per_step // world
     logger, started = Logger(cfg, rank, steps), time.perf_counter()
     for step in range(steps):
         t0 = time.perf_counter()
