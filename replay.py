@@ -185,7 +185,7 @@ class ReplayBuffer:
     # ------------------------------------------------------------------ reporting and saving
     def stats(self) -> dict[str, float]:
         """buffer_size, entries per tier, and the number of prompts whose hint is on."""
-        held = {tier: 0 for tier in TIERS}
+        held = dict.fromkeys(TIERS, 0)
         for prompt_id, history in self.prompts.items():
             held[self.tier(prompt_id)] += len(history.entries)
         return {"buffer_size": len(self), **{f"tier_{t}": held[t] for t in reversed(TIERS)},

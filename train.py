@@ -47,7 +47,7 @@ from rollout import Completion, generate
 from tas import SHAPES, clipped_is_loss, group_advantages, replay_advantages, temporal_weights
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen: no display is needed)
+import matplotlib.pyplot as plt
 
 
 # ---------------------------------------------------------------------------------------------- flags
@@ -100,6 +100,7 @@ class Config:
     eval_temperature: float = flag(1.0, "sampling temperature of evaluations; 0 = greedy")
     toy_dir: str = flag("toy_world", "where the toy world is rendered and cached")
     toy_clips: int | None = flag(None, "training clips of the toy world")
+    toy_heldout: int = flag(160, "held-out clips of the toy world, two questions each")
     device: str = flag("", "cpu or cuda; empty: cuda when there is one")
 
 
@@ -113,7 +114,6 @@ DEFAULTS = {
     "tiny stage 0": {"steps": 2000, "lr": 2e-3, "train_towers": True, "eval_every": 500, "toy_clips": 8000, "prompts_per_step": 24},
 }
 MIN_PIXELS = 28 * 28
-HELDOUT_CLIPS = 160  # of the toy world, two questions each
 
 
 def parse(argv: list[str]) -> Config:
@@ -140,7 +140,7 @@ def parse(argv: list[str]) -> Config:
                             ("capacity", 1, None), ("max_completion_tokens", 1, None), ("fps", 1e-3, None), ("max_frames", 2, None),
                             ("max_pixels", MIN_PIXELS, None), ("tas_lambda", 0, None), ("clip_eps", 0, 1), ("beta", 0, None), ("lr", 0, None),
                             ("warmup", 0, 1), ("temperature", 1e-3, None), ("top_k", 0, None), ("top_p", 1e-6, 1), ("eval_temperature", 0, None),
-                            ("vcrs_window", 1, None), ("hint_patience", 0, None), ("replay_min", 1, None), ("toy_clips", 1, None)):
+                            ("vcrs_window", 1, None), ("hint_patience", 0, None), ("replay_min", 1, None), ("toy_clips", 1, None), ("toy_heldout", 1, None)):
         value = getattr(cfg, name)
         if value < low or (high is not None and value > high):
             parser.error(f"--{name} {value}: must be " + (f"between {low} and {high}" if high is not None else f"at least {low}"))
@@ -219,7 +219,7 @@ def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sa
     train_file, eval_file = cfg.data, cfg.eval_data
     if not cfg.data:
         if rank == 0:
-            made = [str(toy.build(cfg.toy_dir, cfg.stage, "train", cfg.toy_clips)), str(toy.build(cfg.toy_dir, max(cfg.stage, 0), "heldout", HELDOUT_CLIPS))]
+            made = [str(toy.build(cfg.toy_dir, cfg.stage, "train", cfg.toy_clips)), str(toy.build(cfg.toy_dir, cfg.stage, "heldout", cfg.toy_heldout))]
         train_file, default_eval = gather(made if rank == 0 else None)[0]
         eval_file = cfg.eval_data or default_eval
     samples = load_samples(train_file, cfg.media_root, cfg.stage)
@@ -390,6 +390,8 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
         lr = learning_rate(cfg, step, steps)
         norm = optimiser_step(cfg, optimizer, params, lr)
         t2 = time.perf_counter()
+        if step % 10 == 0:
+            logger.completions(step, examples[:2])
         logger.step(step, generated, groups, examples, log, buffer.stats(), norm, lr, t1 - t0, t2 - t1)
         if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
             logger.evaluation(step + 1, generated, *evaluate(cfg, policy, make, held), started)
@@ -467,8 +469,8 @@ class Logger:
         row = {"step": step, "stage": cfg.stage, "generated": generated, "reward": reward, "reward_format": fmt, "reward_accuracy": acc,
                "reward_self": agree, "reward_judge": judge, "accuracy": mean([float(e[2] >= 1 - 1e-6) for e in table]), "loss": sum(joined["loss"]),
                "kl": mean(joined["kl"]) if cfg.beta else None, "ratio_mean": mean(joined["ratio"]), "ratio_max": max(joined["ratio"], default=None),
-               "ratio_mean_replayed": mean(joined["stale_ratio"]), "clip_fraction": mean(joined["clipped"]), "groups": len([z for p in parts for z in p["zero"]]),
-               "zero_advantage_groups": sum(z for p in parts for z in p["zero"]), **{k: sum(p["stats"][k] for p in parts) for k in stats},
+               "ratio_mean_replayed": mean(joined["stale_ratio"]), "clip_fraction": mean(joined["clipped"]),
+               "groups": sum(len(p["zero"]) for p in parts), "zero_advantage_groups": sum(sum(p["zero"]) for p in parts), **{k: sum(p["stats"][k] for p in parts) for k in stats},
                "replay_age": mean(age), "replayed": len(age), "grad_norm": norm, "lr": lr, "completion_tokens": sum(p["tokens"] for p in parts),
                "time_rollout": round(time_rollout, 4), "time_update": round(time_update, 4)}
         self.rows.append(row)
@@ -476,6 +478,12 @@ class Logger:
             self.write("metrics.jsonl", row)
         self.bar.set_postfix(reward=f"{reward:.2f}", accuracy=f"{row['accuracy']:.2f}", generated=generated)
         self.bar.update()
+
+    def completions(self, step: int, examples: list[dict]) -> None:
+        """Append full samples (prompt, completion, reward parts, advantage) to completions.jsonl."""
+        if self.main:
+            for e in examples:
+                self.write("completions.jsonl", {"step": step, **e})
 
     def sft_step(self, step, loss, norm, lr, tokens, seconds) -> None:
         row = {"step": step, "stage": 0, "generated": 0, "loss": loss, "grad_norm": norm, "lr": lr, "completion_tokens": tokens,
@@ -495,8 +503,7 @@ class Logger:
             self.write("metrics.jsonl", {"step": step, "stage": self.cfg.stage, "generated": generated, "eval_accuracy": scores["correct"],
                                          "eval_format": scores["format"], "eval_reward": scores["reward"], "eval_questions": scores["n"],
                                          "eval_completion_tokens": scores["tokens"], "seconds": round(time.perf_counter() - started, 1)})
-            for e in examples:
-                self.write("completions.jsonl", {"step": step, **e})
+            self.completions(step, examples)
             self.bar.write(f"step {step}: held-out accuracy {scores['correct']:.3f} on {scores['n']} questions, {generated:,} completions so far")
 
     def finish(self) -> dict:

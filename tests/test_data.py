@@ -13,8 +13,23 @@ from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5Omni
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as hf_smart_resize
 
-from data import (DataError, Media, Sample, audio_tokens, build_prompt, chunks_by_time, frame_indices, load_media, load_samples, log_mel, patchify,
-                  question_text, resize_frames, save_samples, smart_resize)
+from data import (
+    DataError,
+    Media,
+    Sample,
+    audio_tokens,
+    build_prompt,
+    chunks_by_time,
+    frame_indices,
+    load_media,
+    load_samples,
+    log_mel,
+    patchify,
+    question_text,
+    resize_frames,
+    save_samples,
+    smart_resize,
+)
 
 SETTINGS = {"fps": 2.0, "max_frames": 16, "min_pixels": 784, "max_pixels": 84 * 28}
 

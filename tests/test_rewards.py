@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards import (PROBLEM_TYPES, accuracy_reward, canonical_type, format_reward, normalise, score_group, self_rewards, split_completion,
-                     weighted)
+from rewards import PROBLEM_TYPES, accuracy_reward, canonical_type, format_reward, normalise, score_group, self_rewards, split_completion, weighted
 
 GOOD = "<think>look</think><answer>B</answer>"
 

@@ -1,0 +1,275 @@
+"""train.py: the real loop and the real command at toy size, and what a run leaves behind."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+import train
+from data import DataError
+from replay import ReplayBuffer
+from rollout import generate
+from tas import group_advantages
+
+REPO = Path(__file__).parent.parent
+METRICS = {"step", "stage", "generated", "reward", "reward_format", "reward_accuracy", "reward_self", "accuracy", "loss", "kl", "ratio_mean", "ratio_max",
+           "clip_fraction", "zero_advantage_groups", "buffer_size", "tier_easy", "tier_medium", "tier_hard", "replay_age", "hints", "grad_norm", "lr",
+           "completion_tokens", "time_rollout", "time_update"}
+
+
+def small(tmp_path, *extra, stage=2):
+    return ["--stage", str(stage), "--out", str(tmp_path / "run"), "--toy_dir", str(tmp_path / "toy"), "--toy_clips", "6", "--toy_heldout", "3",
+            "--prompts_per_step", "2", "--steps", "3", *extra]
+
+
+def rows_of(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [r for r in rows if "loss" in r], [r for r in rows if "eval_accuracy" in r]
+
+
+# ------------------------------------------------------------------ whole runs
+def test_avatar_run_leaves_its_outputs(tmp_path):
+    train.run(train.parse(small(tmp_path, "--replay_min", "8", "--eval_every", "2", "--steps", "4")))
+    out = tmp_path / "run"
+    steps, evals = rows_of(out)
+    assert [r["step"] for r in steps] == [0, 1, 2, 3] and [r["step"] for r in evals] == [0, 2, 4]
+    assert all(set(r) >= METRICS for r in steps)
+    assert [r["generated"] for r in steps] == [8, 16, 24, 32]                      # only the fresh half is generated
+    assert [r["buffer_size"] for r in steps] == [8, 16, 24, 32]
+    assert steps[-1]["replayed"] == 8 and steps[-1]["replay_age"] > 0
+    assert all(r["buffer_size"] == r["tier_easy"] + r["tier_medium"] + r["tier_hard"] for r in steps)
+    assert steps[0]["ratio_mean"] == pytest.approx(1, abs=1e-4)
+    examples = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
+    assert examples and {"prompt", "completion", "gold", "reward", "format", "accuracy", "advantage"} <= set(examples[0])
+    assert any(e["advantage"] is not None for e in examples)
+    assert (out / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert json.loads((out / "config.json").read_text())["fresh"] == 4
+    Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(out / "checkpoint")
+    shared = torch.load(out / "checkpoint" / "trainer" / "shared.pt", weights_only=True)
+    own = torch.load(out / "checkpoint" / "trainer" / "rank0.pt", weights_only=True)
+    assert shared["step"] == 4 and shared["generated"] == 32
+    buffer = ReplayBuffer()
+    buffer.load_state_dict(own["buffer"])
+    assert len(buffer) == 32
+
+
+def test_grpo_is_the_same_loop_without_replay(tmp_path):
+    train.run(train.parse(small(tmp_path, "--method", "grpo", "--steps", "2")))
+    steps, _ = rows_of(tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["fresh"], config["replayed"], config["tas_shape"]) == (8, 0, "uniform")
+    assert [r["generated"] for r in steps] == [16, 32] and all(r["replayed"] == 0 for r in steps)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_visual_and_localisation_stages_run(tmp_path, stage):
+    train.run(train.parse(small(tmp_path, "--steps", "2", stage=stage)))
+    steps, evals = rows_of(tmp_path / "run")
+    assert len(steps) == 2 and (steps[0]["reward_judge"] is None) == (stage == 1) and 0 <= evals[-1]["eval_accuracy"] <= 1
+
+
+def test_cold_start_makes_a_model_from_random_weights(tmp_path):
+    train.run(train.parse(small(tmp_path, "--max_completion_tokens", "8", stage=0)))
+    steps, _ = rows_of(tmp_path / "run")
+    assert len(steps) == 3 and steps[0]["loss"] > steps[-1]["loss"] > 0
+    train.run(train.parse(small(tmp_path, "--model", str(tmp_path / "run" / "checkpoint"), "--steps", "1", "--max_completion_tokens", "8",
+                                "--out", str(tmp_path / "next"))))
+
+
+def test_same_seed_gives_the_same_run(tmp_path):
+    runs = []
+    for name in "ab":
+        train.run(train.parse([*small(tmp_path, "--replay_min", "8"), "--out", str(tmp_path / name)]))
+        steps, evals = rows_of(tmp_path / name)
+        runs.append([{k: v for k, v in r.items() if "time" not in k and k != "seconds"} for r in steps + evals])
+    assert runs[0] == runs[1]
+
+
+def test_the_command_on_two_processes_leaves_one_set_of_outputs(tmp_path):
+    """torchrun on gloo: prompts are split by id, every process's buffer is saved, rank 0 alone writes the log."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(REPO / "train.py"),
+               *small(tmp_path, "--replay_min", "4", "--device", "cpu")]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("held-out accuracy") == 1 + 2                            # two evaluations and the last line
+    steps, evals = rows_of(tmp_path / "run")
+    assert [r["step"] for r in steps] == [0, 1, 2] and [r["generated"] for r in steps] == [8, 16, 24] and len(evals) == 2
+    states = [torch.load(tmp_path / "run" / "checkpoint" / "trainer" / f"rank{r}.pt", weights_only=True)["buffer"] for r in (0, 1)]
+    assert all(train.owner(i, 2) == r for r, s in enumerate(states) for i in s["ids"]) and sum(len(s["entries"]) for s in states) == 24
+
+
+# ------------------------------------------------------------------ the step
+@pytest.fixture
+def cfg(tmp_path):
+    return train.parse(small(tmp_path))
+
+
+def test_ratio_is_one_on_fresh_and_not_on_replayed_completions(cfg, fresh_policy, make, samples):
+    """A completion sampled by the policy has ratio 1; after the policy has moved, the same stored completion has not."""
+    buffer = ReplayBuffer(seed=0)
+    generator = torch.Generator().manual_seed(0)
+    groups, _ = train.rollout_step(cfg, fresh_policy, make, buffer, samples[:4], 0, generator)
+    for g in groups:
+        g.advantages = torch.linspace(-1, 1, len(g.tokens))
+    log = train.update_step(cfg, fresh_policy, None, groups)
+    assert np.abs(np.array(log["ratio"]) - 1).max() < 1e-4 and not any(log["clipped"]) and log["stale_ratio"] == []
+    with torch.no_grad():
+        for p in fresh_policy.text.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=generator))
+    by_id = {s.id: s for s in samples}
+    old = train.replay_step(cfg, make, buffer, by_id, 4, set())
+    for g in old:
+        g.advantages = torch.linspace(-1, 1, len(g.tokens))
+    log = train.update_step(cfg, fresh_policy, None, old)
+    assert len(log["stale_ratio"]) == len(log["ratio"]) > 0 and np.abs(np.array(log["ratio"]) - 1).mean() > 1e-2
+
+
+def test_each_prompt_stores_its_own_rewards(cfg, policy, make, samples):
+    """Entries, VCRS and groups of every prompt hold that prompt's completions, in order, EOS included."""
+    buffer = ReplayBuffer(seed=0)
+    groups, examples = train.rollout_step(cfg, policy, make, buffer, samples[:4], 7, torch.Generator().manual_seed(3))
+    assert [g.prompt.sample.id for g in groups] == [s.id for s in samples[:4]]
+    for i, g in enumerate(groups):
+        stored = buffer.prompts[g.prompt.sample.id].entries
+        assert [e.tokens.tolist() for e in stored] == g.tokens and [e.reward for e in stored] == g.rewards and {e.step for e in stored} == {7}
+        assert [x["reward"] for x in examples[4 * i: 4 * i + 4]] == g.rewards
+        assert torch.equal(g.advantages, group_advantages(torch.tensor(g.rewards)))
+        assert buffer.vcrs(g.prompt.sample.id) == pytest.approx(np.mean(g.rewards))
+
+
+def test_gradients_do_not_depend_on_micro_batches(cfg, fresh_policy, make, samples):
+    fresh_policy.freeze_towers()
+    groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:4], 0, torch.Generator().manual_seed(0))
+    grads = []
+    for size in (4, 1, 3):
+        cfg.micro_batch = size
+        fresh_policy.model.zero_grad()
+        train.update_step(cfg, fresh_policy, None, groups)
+        grads.append(torch.cat([p.grad.flatten() for p in fresh_policy.model.parameters() if p.grad is not None]))
+    for other in grads[1:]:
+        assert (other - grads[0]).norm() <= 1e-5 * grads[0].norm()
+
+
+def test_loss_is_on_policy_mean_plus_alpha_off_policy_mean(cfg, fresh_policy, make, samples):
+    """J = J_on + alpha J_off, each half the mean over its own completions, checked on group losses taken one by one."""
+    cfg.beta, cfg.alpha = 0.1, 0.5
+    groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:4], 0, torch.Generator().manual_seed(0))
+    reference = fresh_policy.reference()
+    for g in groups:
+        g.advantages = torch.linspace(-1, 1, len(g.tokens))
+    groups[2].replayed = groups[3].replayed = True
+    whole = sum(train.update_step(cfg, fresh_policy, reference, groups)["loss"])
+    cfg.alpha = 1.0
+    alone = [sum(train.update_step(cfg, fresh_policy, reference, [g])["loss"]) for g in groups]     # each the mean over its 4 completions
+    assert whole == pytest.approx((alone[0] + alone[1]) / 2 + 0.5 * (alone[2] + alone[3]) / 2, rel=1e-5)
+
+
+def test_groups_without_advantage_are_left_out_exactly(cfg, fresh_policy, make, samples):
+    """With beta = 0 a group of zero advantages has no gradient: leaving it out changes nothing but the time."""
+    cfg.beta = 0.0
+    groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:2], 0, torch.Generator().manual_seed(0))
+    groups[0].advantages, groups[1].advantages = torch.zeros(4), torch.tensor([1.0, -1.0, 0.5, 0.0])
+    log = train.update_step(cfg, fresh_policy, None, groups)
+    assert len(log["ratio"]) == sum(len(t) for t in groups[1].tokens)
+    ours = fresh_policy.head.weight.grad.clone()
+    fresh_policy.model.zero_grad()
+    groups[0].advantages = torch.full((4,), 1e-30)
+    train.update_step(cfg, fresh_policy, None, groups)
+    torch.testing.assert_close(fresh_policy.head.weight.grad, ours, atol=1e-7, rtol=1e-5)
+
+
+def test_a_hinted_completion_is_replayed_under_its_hinted_prompt(cfg, policy, make, samples):
+    buffer = ReplayBuffer(seed=0, patience=1)
+    stuck = samples[0]
+    buffer.add(stuck.id, [train.Entry(np.array([1], np.int32), np.array([-1.0], np.float32), 0.2, 0.0, 0)])
+    assert buffer.wants_hint(stuck.id)
+    groups, examples = train.rollout_step(cfg, policy, make, buffer, [stuck], 1, torch.Generator().manual_seed(0))
+    assert groups[0].prompt.hinted and stuck.hint in examples[0]["prompt"] and all(e.hinted for e in buffer.prompts[stuck.id].entries[1:])
+    assert buffer.vcrs(stuck.id) == pytest.approx(0.2)                                   # hinted rewards did not enter
+    drawn = [train.replay_step(cfg, make, buffer, {stuck.id: stuck}, 1, set()) for _ in range(20)]
+    for g in [g for groups in drawn for g in groups]:
+        assert g.prompt.hinted == (g.tokens != [[1]])
+
+
+def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, make, samples):
+    """The update points the right way: rewarding one of two sampled answers makes it likelier."""
+    fresh_policy.freeze_towers()
+    prompt = make(samples[0])
+    done = generate(fresh_policy, [prompt], 8, 60, generator=torch.Generator().manual_seed(0))[0]
+    good, bad = done[0], next(c for c in done if c.tokens != done[0].tokens)
+    group = train.Group(prompt, [good.tokens, bad.tokens], [good.logps, bad.logps], [1.0, 0.0], torch.tensor([1.0, -1.0]), False, [0, 0])
+    cfg.beta = 0.0
+    params = [p for p in fresh_policy.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=1e-4)
+    for _ in range(3):
+        train.update_step(cfg, fresh_policy, None, [group])
+        train.optimiser_step(cfg, optimizer, params, 1e-4)
+    with torch.no_grad():
+        logp, _ = fresh_policy.completion_logps([prompt], fresh_policy.features([prompt]), [group.tokens])
+    assert logp[0].sum() > sum(good.logps) and logp[1].sum() < sum(bad.logps)
+
+
+# ------------------------------------------------------------------ flags and schedule
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--lambda", "1"], "unrecognized arguments"), (["--method", "ppo"], "known methods"), (["--stage", "4"], "stages are 0, 1, 2, 3"),
+    (["--tas_shape", "w"], "known shapes"), (["--lr", "-1"], "at least 0"), (["--top_p", "1.5"], "between 1e-06 and 1"), (["--fresh", "0"], "at least 1"),
+    (["--steps", "two"], "invalid int value"), (["--tas_normalize", "maybe"], "neither true nor false"), (["--max_frames", "1"], "at least 2"),
+])
+def test_bad_flags_end_with_one_sentence(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        train.parse(flags)
+    assert message in capsys.readouterr().err
+
+
+def test_every_flag_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        train.parse(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"--{f.name} " in text and f.metadata["help"][:10] for f in train.fields(train.Config))
+
+
+def test_defaults_are_the_methods_numbers():
+    cfg = train.parse(["--model", "some/7b"])
+    assert (cfg.fresh, cfg.replayed, cfg.alpha, cfg.clip_eps, cfg.beta, cfg.tas_lambda, cfg.tas_shape) == (4, 4, 1.0, 0.2, 0.1, 0.3, "u")
+    assert (cfg.capacity, cfg.replay_min, cfg.vcrs_window, cfg.hint_patience, cfg.lr, cfg.warmup) == (10_000, 64, 20, 3, 5e-7, 0.05)
+    assert (cfg.temperature, cfg.max_completion_tokens, cfg.max_frames, cfg.max_pixels) == (1.0, 2048, 16, 50_176)
+
+
+def test_learning_rate_warms_up_and_stays_or_decays(cfg):
+    cfg.lr, cfg.warmup, cfg.stage = 1.0, 0.1, 2
+    assert [train.learning_rate(cfg, s, 40) for s in (0, 1, 3, 4, 39)] == pytest.approx([0.25, 0.5, 1.0, 1.0, 1.0])
+    cfg.stage = 0
+    assert train.learning_rate(cfg, 4, 40) == pytest.approx(1.0) and 0.05 < train.learning_rate(cfg, 39, 40) < 0.06
+
+
+def test_prompts_are_split_over_ranks_for_good():
+    owners = [train.owner(f"q{i}", 4) for i in range(4000)]
+    assert owners == [train.owner(f"q{i}", 4) for i in range(4000)] and all(900 < owners.count(r) < 1100 for r in range(4))
+
+
+def test_cursor_visits_every_sample_once_per_pass(samples):
+    for by_clip in (False, True):
+        cursor = train.Cursor(samples, 0, by_clip)
+        taken = [s.id for _ in range(2 * len(samples) // 4) for s in cursor.take(4)]
+        half = len(samples)
+        assert sorted(taken[:half]) == sorted(taken[half:]) == sorted(s.id for s in samples) and taken[:half] != taken[half:]
+    clips = [s.media_key for s in train.Cursor(samples, 0, by_clip=True).take(len(samples))]
+    assert all(clips[i] == clips[i + 1] for i in range(0, len(clips), 2))
+
+
+def test_missing_media_end_the_run_with_one_sentence(tmp_path):
+    (tmp_path / "d.jsonl").write_text(json.dumps({"id": "a", "question": "q", "problem_type": "numeric", "answer": "1", "video": "gone.mp4"}))
+    with pytest.raises(DataError, match=r"d.jsonl:1 \('a'\): field 'video'"):
+        train.run(train.parse(["--data", str(tmp_path / "d.jsonl"), "--out", str(tmp_path / "run"), "--steps", "1"]))
+
+
+def test_the_command_reports_errors_without_a_traceback(tmp_path):
+    done = subprocess.run([sys.executable, str(REPO / "train.py"), "--data", "gone.jsonl", "--out", str(tmp_path / "run")], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: gone.jsonl: no such data file") and "Traceback" not in done.stderr
