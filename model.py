@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoTokenizer, DynamicCache, Qwen2_5OmniThinkerForConditionalGeneration
 
-from data import PATCH, DataError, Prompt
+from data import MEAN, MERGE, PATCH, SAMPLE_RATE, STD, TEMPORAL_PATCH, DataError, Prompt, audio_tokens
 
 DEFAULT_MODEL = Path(__file__).parent / "assets" / "tiny-omni"
 THINKER_TYPES = ("qwen2_5_omni_thinker", "qwen2_5_omni")
@@ -134,8 +134,9 @@ class Policy:
             p.requires_grad_(False)
 
     def reference(self) -> "Policy":
-        """A frozen copy of the decoder as it is now, sharing the (frozen) towers' features by way of `features`' results."""
-        twin = Policy(copy.deepcopy(self.model).eval().requires_grad_(False), self.tokenizer)
+        """A frozen copy of the decoder as it is now. It has no towers of its own: give it the features of this policy."""
+        twin = copy.copy(self)
+        twin.text, twin.head = (copy.deepcopy(part).requires_grad_(False) for part in (self.text, self.head))
         return twin
 
     def features(self, prompts: list[Prompt]) -> list[dict[str, Tensor]]:
@@ -167,14 +168,13 @@ class Policy:
         if seen:
             grid = torch.tensor([prompts[i].grid for i in seen], device=self.device)             # (n, 3)
             merged = self.visual(torch.cat([prompts[i].patches for i in seen]).to(self.device), grid_thw=grid).pooler_output
-            for i, part in zip(seen, merged.split((grid.prod(1) // 4).tolist()), strict=True):
+            for i, part in zip(seen, merged.split((grid.prod(1) // MERGE**2).tolist()), strict=True):
                 out[i]["vision"] = part
         if heard:
-            lengths = torch.tensor([prompts[i].mel.shape[1] for i in heard], device=self.device)
-            after_conv, tokens = self.audio_tower._get_feat_extract_output_lengths(lengths)
+            lengths = [prompts[i].mel.shape[1] for i in heard]
             mel = torch.cat([prompts[i].mel for i in heard], dim=1).to(self.device)              # (M, sum L)
-            states = self.audio_tower(mel, feature_lens=lengths, aftercnn_lens=after_conv).last_hidden_state
-            for i, part in zip(heard, states.split(tokens.tolist()), strict=True):
+            states = self.audio_tower(mel, feature_lens=torch.tensor(lengths, device=self.device)).last_hidden_state
+            for i, part in zip(heard, states.split([audio_tokens(n) for n in lengths]), strict=True):
                 out[i]["audio"] = part
         return out
 
@@ -247,10 +247,9 @@ class Policy:
         folder = Path(folder)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        audio = WhisperFeatureExtractor(feature_size=self.config.audio_config.num_mel_bins, sampling_rate=16_000, return_attention_mask=True)
-        settings = audio.to_dict() | {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": PATCH, "temporal_patch_size": 2,
-                                      "merge_size": 2, "image_mean": [0.48145466, 0.4578275, 0.40821073],
-                                      "image_std": [0.26862954, 0.26130258, 0.27577711]}
+        audio = WhisperFeatureExtractor(feature_size=self.config.audio_config.num_mel_bins, sampling_rate=SAMPLE_RATE, return_attention_mask=True)
+        settings = audio.to_dict() | {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": PATCH, "merge_size": MERGE,
+                                      "temporal_patch_size": TEMPORAL_PATCH, "image_mean": list(MEAN), "image_std": list(STD)}
         settings.pop("mel_filters", None)
         (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 

@@ -65,7 +65,7 @@ class ReplayBuffer:
     def __init__(self, capacity: int = 10_000, window: int = 20, patience: int = 3, seed: int = 0):
         if capacity < 1 or window < 1 or patience < 0:
             raise ValueError(f"capacity {capacity} and window {window} must be positive, patience {patience} not negative")
-        self.room = {tier: int(round(capacity * share)) for tier, share in SHARES.items()}
+        self.room = {tier: round(capacity * share) for tier, share in SHARES.items()}
         self.window, self.patience = window, patience
         self.prompts: dict[str, PromptHistory] = {}
         self.inserted = 0

@@ -2,15 +2,15 @@
 
     python toy.py --out toy_world --stage 2 --clips 8      # look at what the data looks like
 
-A clip lasts 4 s and is cut into 8 beats of half a second. Two or three coloured shapes stand at the left, the
+A clip lasts 4 s and is cut into 4 beats of one second. Two or three coloured shapes stand at the left, the
 centre and the right; each one hops or flashes on some of the beats. One or two tones (low, mid, high) sound on some of
 the beats. Every tone belongs to one shape, its SOURCE: source and tone share exactly the same beats, no other shape does.
 The sound is mono, so a source can only be found by lining up sound and picture, as in real video.
 
-    beat            1 2 3 4 5 6 7 8
-    left red square . x . . x x . .     hops on beats 2, 5, 6        -> written 01001100
-    right blue disc x . . x . . . .     flashes on beats 1, 4        -> written 10010000
-    high tone       . x . . x x . .     sounds on beats 2, 5, 6      -> its source is the red square
+    beat             1 2 3 4
+    left red square  . x . x     hops on beats 2 and 4         -> written 0101
+    right blue disc  x . . x     flashes on beats 1 and 4      -> written 1001
+    high tone        . x . x     sounds on beats 2 and 4       -> its source is the red square
 
 Questions: stage 1 needs the eyes only, stage 2 eyes and ears, stage 3 locates every source ("left: red square | ...").
 Stage 0 holds the worked `<think>...</think><answer>...</answer>` traces of the cold start. They mix strategies the way scraped
@@ -33,7 +33,7 @@ from tqdm import tqdm
 from data import Sample, save_samples
 
 VERSION = 1            # part of the cache folder's name: raise it when the world changes
-BEATS, BEAT_SECONDS = 8, 0.5
+BEATS, BEAT_SECONDS = 4, 1.0
 VIDEO_FPS, CELL = 8, 56                       # 32 frames of 3 cells side by side: 168 x 56 pixels
 SAMPLE_RATE = 16_000
 PLACES = ("left", "centre", "right")
@@ -48,7 +48,7 @@ HINTED_CAREFUL = 0.90  # share of careful traces when a trace was written with t
 
 @dataclass
 class Shape:
-    """One shape: where it stands, what it is, how and when it moves (`beats`: 8 characters of 0 and 1)."""
+    """One shape: where it stands, what it is, how and when it moves (`beats`: one 0 or 1 per beat)."""
     place: str
     colour: str
     shape: str
@@ -94,7 +94,7 @@ def make_scene(rng: np.random.Generator) -> Scene:
     colours = rng.permutation(list(COLOURS))
     shapes: list[Shape] = []
     for place, colour in zip(places, colours, strict=False):
-        beats = draw_beats(rng, 1, 5, {s.beats for s in shapes})
+        beats = draw_beats(rng, 1, 3, {s.beats for s in shapes})
         shapes.append(Shape(PLACES[place], str(colour), str(rng.choice(SHAPES)), str(rng.choice(ACTS)), beats))
     n_tones = int(rng.integers(1, 3))
     sources = sorted(rng.choice(len(shapes), size=n_tones, replace=False))
@@ -105,43 +105,38 @@ def make_scene(rng: np.random.Generator) -> Scene:
 
 
 # ---------------------------------------------------------------------------------------------- rendering
-def draw_cell(shape: Shape, moving: bool, background: int) -> np.ndarray:
-    """One 56 x 56 cell with the shape at rest or moving. Returns (56, 56, 3) uint8."""
-    cell = Image.new("RGB", (CELL, CELL), (background,) * 3)
+def draw_cell(shape: Shape | None, moving: bool, light: int) -> np.ndarray:
+    """One 56 x 56 cell with the shape at rest or moving, before a wall of grey level `light`. Returns (56, 56, 3) uint8."""
+    cell = Image.new("RGB", (CELL, CELL), (light,) * 3)
+    if shape is None:
+        return np.asarray(cell)
     pen = ImageDraw.Draw(cell)
-    top = 20
-    if moving and shape.act == "hop":
-        top = 2
+    top = 2 if moving and shape.act == "hop" else 20
     if moving and shape.act == "flash":
         pen.rectangle((4, 8, 52, 54), fill=(250, 250, 250))
     box = (14, top, 42, top + 28)
-    fill = COLOURS[shape.colour]
     if shape.shape == "square":
-        pen.rectangle(box, fill=fill)
+        pen.rectangle(box, fill=COLOURS[shape.colour])
     elif shape.shape == "disc":
-        pen.ellipse(box, fill=fill)
+        pen.ellipse(box, fill=COLOURS[shape.colour])
     else:
-        pen.polygon(((28, top), (43, top + 28), (13, top + 28)), fill=fill)
+        pen.polygon(((28, top), (43, top + 28), (13, top + 28)), fill=COLOURS[shape.colour])
     return np.asarray(cell)
 
 
-def render_frames(scene: Scene, background: int) -> np.ndarray:
-    """All frames of the clip, (32, 56, 168, 3) uint8."""
-    per_beat = int(VIDEO_FPS * BEAT_SECONDS)
-    frames = np.full((BEATS * per_beat, CELL, 3 * CELL, 3), background, dtype=np.uint8)
-    for shape in scene.shapes:
-        x = PLACES.index(shape.place) * CELL
-        cells = [draw_cell(shape, moving, background) for moving in (False, True)]
-        for beat, bit in enumerate(shape.beats):
-            frames[beat * per_beat : (beat + 1) * per_beat, :, x : x + CELL] = cells[int(bit)]
-    return frames
+def render_frames(scene: Scene) -> np.ndarray:
+    """All frames of the clip, (32, 56, 168, 3) uint8. Day breaks over the four seconds: the wall behind the shapes gets lighter."""
+    at = {s.place: s for s in scene.shapes}
+    beats = [np.concatenate([draw_cell(at.get(place), place in at and at[place].beats[b] == "1", 16 + 32 * b) for place in PLACES], axis=1)
+             for b in range(BEATS)]                                            # a picture (56, 168, 3) per beat
+    return np.repeat(np.stack(beats), int(VIDEO_FPS * BEAT_SECONDS), axis=0)
 
 
 def render_sound(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The mono sound track, (64000,) float32 in [-1, 1] at 16 kHz: a 0.36 s burst in the middle of each sounding beat."""
+    """The mono sound track, (64000,) float32 in [-1, 1] at 16 kHz: a 0.8 s burst in the middle of each sounding beat."""
     n = int(BEAT_SECONDS * SAMPLE_RATE)
     t = np.arange(n) / SAMPLE_RATE
-    envelope = np.clip(np.minimum(t - 0.07, 0.43 - t) / 0.02, 0, 1)
+    envelope = np.clip(np.minimum(t - 0.1, 0.9 - t) / 0.02, 0, 1)
     sound = 0.002 * rng.standard_normal(n * BEATS)
     for tone in scene.tones:
         burst = 0.35 * envelope * np.sin(2 * np.pi * PITCHES[tone.pitch] * t)
@@ -153,7 +148,7 @@ def render_sound(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 def write_clip(path: Path, scene: Scene, rng: np.random.Generator) -> None:
     """Render `scene` to an H.264 + AAC mp4 at `path`; written to a temporary name first, so a clip is whole or absent."""
-    frames, sound = render_frames(scene, int(rng.integers(20, 50))), render_sound(scene, rng)
+    frames, sound = render_frames(scene), render_sound(scene, rng)
     partial = path.with_suffix(".part")
     with av.open(str(partial), "w", format="mp4") as box:
         video = box.add_stream("libx264", rate=VIDEO_FPS, options={"crf": "18", "preset": "veryfast"})
@@ -212,7 +207,7 @@ def ask_count_moves(scene: Scene, rng: np.random.Generator) -> Question:
     shape = scene.shapes[rng.integers(len(scene.shapes))]
     n = shape.beats.count("1")
     return Question("count_moves", f"How many times does the {shape.name} {shape.act}?", "numeric", str(n), [],
-                    [look(shape), f"sum {n}."], ([f"look: {shape.name}."], str(rng.integers(1, 6))), near(n), list("12345"),
+                    [look(shape), f"sum {n}."], ([f"look: {shape.name}."], str(rng.integers(1, 4))), near(n), list("123"),
                     f"Watch the {shape.name} beat by beat, then add up.")
 
 

@@ -23,13 +23,14 @@ How this differs from the paper and its released trainer (the modules list their
 """
 import argparse
 import hashlib
+import itertools
 import json
 import math
 import os
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import matplotlib
@@ -111,7 +112,7 @@ DEFAULTS = {
              "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8},
     "tiny": {"steps": 48, "beta": 0.02, "lr": 3e-4, "train_towers": False, "max_completion_tokens": 96, "replay_min": 64, "max_pixels": 84 * 28,
              "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 8},
-    "tiny stage 0": {"steps": 2000, "lr": 2e-3, "train_towers": True, "eval_every": 500, "toy_clips": 8000, "prompts_per_step": 24},
+    "tiny stage 0": {"steps": 2000, "lr": 2e-3, "train_towers": True, "eval_every": 500, "toy_clips": 5000, "prompts_per_step": 36},
 }
 MIN_PIXELS = 28 * 28
 
@@ -400,6 +401,23 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
     return logger.finish()
 
 
+def share_prefixes(prompts: list[Prompt], traces: list[list[int]]) -> list[tuple[Prompt, list[list[int]], list[int]]]:
+    """Neighbouring prompts about one clip begin alike (system turn, media): compute that part once. Returns per clip the common
+    prefix as a Prompt, the rest of each prompt followed by its trace, and how many tokens of each rest carry no loss."""
+    out = []
+    for _, members in itertools.groupby(range(len(prompts)), key=lambda i: prompts[i].sample.media_key):
+        some = list(members)
+        ids = [prompts[i].ids.tolist() for i in some]
+        k = len(os.path.commonprefix(ids))
+        first = prompts[some[0]]
+        prefix = replace(first, ids=first.ids[:k], positions=first.positions[:, :k])
+        if len(some) > 1 and int(first.positions[0, k]) != prefix.next_position:   # media not wholly inside: keep the prompts apart
+            out += [(prompts[i], [traces[i]], [0]) for i in some]
+        else:
+            out.append((prefix, [row[k:] + traces[i] for row, i in zip(ids, some, strict=True)], [len(row) - k for row in ids]))
+    return out
+
+
 def train_sft(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample], held: list[Sample], rank: int, world: int, steps: int) -> dict:
     """Stage 0: cross-entropy on the traces; prompt tokens carry no loss."""
     params = [p for p in policy.model.parameters() if p.requires_grad]
@@ -409,13 +427,17 @@ def train_sft(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample]
     for step in range(steps):
         t0 = time.perf_counter()
         prompts = make.many(samples := cursor.take(per_rank), [bool(s.hint) for s in samples])
-        tokens = [[policy.tokenizer(s.trace, add_special_tokens=False)["input_ids"] + [policy.tokenizer.eos_token_id]] for s in samples]
-        total = sum(gather(sum(len(t[0]) for t in tokens)))
+        traces = [policy.tokenizer(s.trace, add_special_tokens=False)["input_ids"] + [policy.tokenizer.eos_token_id] for s in samples]
+        total = sum(gather(sum(len(t) for t in traces)))
         loss = 0.0
-        for i in range(0, len(prompts), size := 4 * cfg.micro_batch):   # one completion per prompt: four times as many prompts fit
-            part = prompts[i: i + size]
-            logp, mask = policy.completion_logps(part, policy.features(part), tokens[i: i + size])  # (N, R)
-            piece = -logp[mask].sum() / total
+        groups = share_prefixes(prompts, traces)
+        for i in range(0, len(groups), size := 2 * cfg.micro_batch):
+            part = groups[i: i + size]
+            prefixes, rows = [g[0] for g in part], [g[1] for g in part]
+            logp, mask = policy.completion_logps(prefixes, policy.features(prefixes), rows)          # (N, R)
+            skip = torch.tensor([n for g in part for n in g[2]], device=logp.device)
+            target = mask & (torch.arange(mask.shape[1], device=logp.device) >= skip[:, None])       # (N, R): the traces only
+            piece = -logp[target].sum() / total
             piece.backward()
             loss += piece.item()
         lr = learning_rate(cfg, step, steps)
@@ -470,7 +492,8 @@ class Logger:
                "reward_self": agree, "reward_judge": judge, "accuracy": mean([float(e[2] >= 1 - 1e-6) for e in table]), "loss": sum(joined["loss"]),
                "kl": mean(joined["kl"]) if cfg.beta else None, "ratio_mean": mean(joined["ratio"]), "ratio_max": max(joined["ratio"], default=None),
                "ratio_mean_replayed": mean(joined["stale_ratio"]), "clip_fraction": mean(joined["clipped"]),
-               "groups": sum(len(p["zero"]) for p in parts), "zero_advantage_groups": sum(sum(p["zero"]) for p in parts), **{k: sum(p["stats"][k] for p in parts) for k in stats},
+               "groups": sum(len(p["zero"]) for p in parts), "zero_advantage_groups": sum(sum(p["zero"]) for p in parts),
+               **{k: sum(p["stats"][k] for p in parts) for k in stats},
                "replay_age": mean(age), "replayed": len(age), "grad_norm": norm, "lr": lr, "completion_tokens": sum(p["tokens"] for p in parts),
                "time_rollout": round(time_rollout, 4), "time_update": round(time_update, 4)}
         self.rows.append(row)

@@ -167,8 +167,10 @@ def test_interleaving_equals_transformers_processor(policy, shape):
     """The processor itself needs torchvision; the method that writes the placeholders does not."""
     tok, media = policy.tokenizer, media_of("video+sound", **shape)
     prompt = build_prompt(Sample("a", "How many?", "numeric", "1"), media, tok, policy.config)
-    stub = SimpleNamespace(video_processor=SimpleNamespace(merge_size=2), audio_bos_token=tok.audio_bos_token, audio_eos_token=tok.audio_eos_token,
-                           video_token=tok.video_token, audio_token=tok.audio_token, get_chunked_index=Qwen2_5OmniProcessor.get_chunked_index.__get__(None, object))
+    stub = SimpleNamespace(
+        video_processor=SimpleNamespace(merge_size=2), audio_bos_token=tok.audio_bos_token, audio_eos_token=tok.audio_eos_token,
+        video_token=tok.video_token, audio_token=tok.audio_token,
+        get_chunked_index=lambda indices, per_chunk: Qwen2_5OmniProcessor.get_chunked_index(None, indices, per_chunk))
     text = Qwen2_5OmniProcessor.replace_video_with_audio_token(
         stub, {"video_grid_thw": [np.array(prompt.grid)], "video_second_per_grid": [media.seconds_per_group]}, 0,
         {"num_audio_tokens": [audio_tokens(prompt.mel.shape[1])]}, 0, position_id_per_seconds=25, seconds_per_chunk=2.0)
@@ -209,7 +211,8 @@ GOOD = {"id": "a", "question": "q", "problem_type": "numeric", "answer": "1"}
 
 
 @pytest.mark.parametrize(("record", "message"), [
-    ({k: v for k, v in GOOD.items() if k != "answer"}, "d.jsonl:2: field 'answer' is missing"), (GOOD | {"problem_type": "essay"}, "d.jsonl:2: field 'problem_type' of record 'a': unknown"),
+    ({k: v for k, v in GOOD.items() if k != "answer"}, "d.jsonl:2: field 'answer' is missing"),
+    (GOOD | {"problem_type": "essay"}, "d.jsonl:2: field 'problem_type' of record 'a': unknown"),
     (GOOD | {"vidoe": "x.mp4"}, "d.jsonl:2: unknown field 'vidoe'"), ("{", "d.jsonl:2: not a JSON object"), ("[1]", "d.jsonl:2: expected a JSON object"),
     (GOOD | {"id": "first"}, "id 'first' was used at"),
 ])
