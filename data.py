@@ -29,10 +29,12 @@ from PIL import Image, UnidentifiedImageError
 from rewards import canonical_type
 
 SAMPLE_RATE = 16_000
+MIN_SOUND = SAMPLE_RATE // 10                          # shorter sound is padded with silence: the tower needs a few frames
 N_FFT, HOP = 400, 160                                  # Whisper's STFT: 25 ms windows every 10 ms
 MEAN = (0.48145466, 0.4578275, 0.40821073)             # CLIP's pixel statistics, used by every Qwen vision tower
 STD = (0.26862954, 0.26130258, 0.27577711)
 PATCH, TEMPORAL_PATCH, MERGE = 14, 2, 2
+MIN_PIXELS = (PATCH * MERGE) ** 2                      # smallest frame: one token
 INSTRUCTION = "Think inside <think> </think>, then answer inside <answer> </answer>."
 TYPE_INSTRUCTION = {"multiple choice": "Answer with the letter.", "numeric": "Answer with a number.", "free-form": "Answer briefly.",
                     "localisation": "Answer with place: shape, joined by |."}
@@ -202,9 +204,12 @@ def read_frames(path: str, fps: float, max_frames: int, where: str) -> tuple[np.
 
 def read_sound(path: str, is_video: bool, where: str) -> np.ndarray:
     """Mono sound at 16 kHz, (n,) float32: a video's own track by decord, a sound file by soundfile + soxr."""
+    unreadable: tuple[type[Exception], ...] = (RuntimeError, OSError)                # soundfile's errors are RuntimeErrors
+    if is_video:
+        import decord
+        unreadable += (decord.DECORDError,)
     try:
         if is_video:
-            import decord
             # subtle: reader[:] indexes sample by sample, 20 times slower than the array it holds (decord 0.6.0, its last release)
             sound = decord.AudioReader(path, sample_rate=SAMPLE_RATE, mono=True)._array[0]
         else:
@@ -214,13 +219,13 @@ def read_sound(path: str, is_video: bool, where: str) -> np.ndarray:
             sound = sound.mean(axis=1)
             if rate != SAMPLE_RATE:
                 sound = soxr.resample(sound, rate, SAMPLE_RATE)
-    except (RuntimeError, OSError) as error:  # DECORDError and soundfile's errors are RuntimeErrors
+    except unreadable as error:
         what = "has no sound track that can be read" if is_video else "cannot be read as sound"
         mend = "pass --use_audio false, add an 'audio' file to the record, or remove it" if is_video else "replace the file or remove the record"
         raise DataError(f"{where}: field '{'video' if is_video else 'audio'}': {path} {what} ({first_line(error)}); {mend}") from None
     if sound.size == 0:
         raise DataError(f"{where}: {path} holds no sound samples; pass --use_audio false or remove the record")
-    return np.ascontiguousarray(sound, dtype=np.float32)
+    return np.pad(np.asarray(sound, dtype=np.float32), (0, max(0, MIN_SOUND - len(sound))))
 
 
 def first_line(error: BaseException) -> str:
@@ -323,9 +328,17 @@ def question_text(sample: Sample, hinted: bool = False, audio_caption: bool = Fa
 
 
 def chunks_by_time(times: np.ndarray, per_chunk: int) -> list[np.ndarray]:
-    """Split token indices by their time position, `per_chunk` positions each: times [0 0 25 50 75], 50 -> [[0 1 2], [3 4]]."""
-    chunk = times // per_chunk
-    return [np.flatnonzero(chunk == c) for c in range(int(chunk[-1]) + 1)] if len(times) else []
+    """Split token indices by their time position as transformers and vLLM do: times [0 0 25 50 75], 50 -> [[0 1 2], [3 4]].
+
+    subtle: a token that lies k chunks ahead opens only ONE new chunk, so where frames are further apart than a chunk their tokens are
+    spread over the chunks in between. The positions stay true; the order is kept so that prompts equal those of the serving engines.
+    """
+    chunks, start = [], 0
+    for i, time in enumerate(times):
+        if time >= (len(chunks) + 1) * per_chunk:
+            chunks.append(np.arange(start, i))
+            start = i
+    return [*chunks, np.arange(start, len(times))]
 
 
 def vision_positions(grid: tuple[int, int, int], seconds_per_group: float, per_second: int) -> np.ndarray:
@@ -438,7 +451,7 @@ if __name__ == "__main__":
     parser.add_argument("-n", type=int, default=2)
     args = parser.parse_args()
     tok, cfg = load_tokenizer_and_config(args.model)
-    make = PromptMaker(tok, cfg, fps=2.0, max_frames=16, min_pixels=28 * 28, max_pixels=50_176)
+    make = PromptMaker(tok, cfg, fps=2.0, max_frames=16, min_pixels=MIN_PIXELS, max_pixels=50_176)
     for item in load_samples(args.data)[: args.n]:
         made = make(item)
         print(f"--- {item.id}: {len(made.ids)} tokens, grid {made.grid}, mel {tuple(made.mel.shape) if made.mel is not None else None}, "

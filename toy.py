@@ -321,7 +321,7 @@ def make_records(scene: Scene, clip: str, stage: int, rng: np.random.Generator, 
         per_clip += 1
     else:
         kinds, first = QUESTIONS[stage], int(rng.integers(6))
-        asked = [kinds[(first + i) % len(kinds)] for i in range(per_clip + 1)]     # one to spare: a kind may not fit the scene
+        asked = [kinds[(first + i) % len(kinds)] for i in range(4 * per_clip)]     # more than needed: a kind may not fit the scene
     caption = " and ".join(f"a {t.pitch} tone that sounds {'once' if t.beats.count('1') == 1 else 'several times'}" for t in scene.tones)
     records: list[Sample] = []
     for ask in asked:

@@ -40,7 +40,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import toy
-from data import DataError, Prompt, PromptMaker, Sample, load_samples, question_text
+from data import MIN_PIXELS, DataError, Prompt, PromptMaker, Sample, load_samples, question_text
 from model import DEFAULT_MODEL, Policy, load_policy, make_tiny_policy
 from replay import Entry, ReplayBuffer
 from rewards import score_group
@@ -112,9 +112,8 @@ DEFAULTS = {
              "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8},
     "tiny": {"steps": 48, "beta": 0.02, "lr": 3e-4, "train_towers": False, "max_completion_tokens": 96, "replay_min": 64, "max_pixels": 84 * 28,
              "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 8},
-    "tiny stage 0": {"steps": 2000, "lr": 2e-3, "train_towers": True, "eval_every": 500, "toy_clips": 5000, "prompts_per_step": 36},
+    "tiny stage 0": {"steps": 2600, "lr": 2e-3, "train_towers": True, "eval_every": 650, "toy_clips": 5000, "prompts_per_step": 18},
 }
-MIN_PIXELS = 28 * 28
 
 
 def parse(argv: list[str]) -> Config:
@@ -408,7 +407,7 @@ def share_prefixes(prompts: list[Prompt], traces: list[list[int]]) -> list[tuple
     for _, members in itertools.groupby(range(len(prompts)), key=lambda i: prompts[i].sample.media_key):
         some = list(members)
         ids = [prompts[i].ids.tolist() for i in some]
-        k = len(os.path.commonprefix(ids))
+        k = next((at for at, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1), min(map(len, ids)))
         first = prompts[some[0]]
         prefix = replace(first, ids=first.ids[:k], positions=first.positions[:, :k])
         if len(some) > 1 and int(first.positions[0, k]) != prefix.next_position:   # media not wholly inside: keep the prompts apart

@@ -189,7 +189,7 @@ def test_sound_and_picture_stand_at_the_same_time(policy):
 
 def test_chunks_by_time_by_hand():
     assert [c.tolist() for c in chunks_by_time(np.array([0, 0, 25, 50, 75]), 50)] == [[0, 1, 2], [3, 4]]
-    assert chunks_by_time(np.array([], int), 50) == []
+    assert [c.tolist() for c in chunks_by_time(np.array([0, 0, 187, 187, 375, 375]), 50)] == [[0, 1], [2], [3], [4], [5]]
 
 
 def test_hint_goes_into_the_user_turn_and_keeps_the_system_prompt(policy, samples, make):

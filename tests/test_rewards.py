@@ -30,7 +30,7 @@ def test_split_completion(text, reasoning, answer):
 
 @pytest.mark.parametrize(("answer", "gold", "kind", "options", "expected"), [
     ("B", "B", "multiple choice", ["A. red", "B. blue"], 1), ("b", "B", "multiple choice", ["A. red", "B. blue"], 1),
-    ("(B) blue", "B", "multiple choice", ["A. red", "B. blue"], 0), ("B. blue", "B", "multiple choice", [], 1),
+    ("(B) blue", "B", "multiple choice", ["A. red", "B. blue"], 1), ("B. blue", "B", "multiple choice", [], 1),
     ("blue", "B", "multiple choice", ["A. red", "B. blue"], 1), ("A or B", "B", "multiple choice", ["A. red", "B. blue"], 0),
     ("red", "A", "multiple choice", ["A. red", "B. red"], 0),           # names two options: none
     ("3", "3", "numeric", [], 1), ("3.0", "3", "numeric", [], 1), ("1,200", "1200", "numeric", [], 1), ("three", "3", "numeric", [], 0),
