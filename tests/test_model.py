@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
 from data import DataError, Sample, build_prompt
-from model import DEFAULT_MODEL, FeatureCache, Policy, load_policy, make_tiny_policy, parts
+from model import DEFAULT_MODEL, MEDIA_TOKENS, FeatureCache, Policy, load_policy, make_tiny_policy, parts
 from tests.test_data import media_of
 
 
@@ -130,6 +130,20 @@ def test_checkpoint_loads_in_transformers_with_equal_logits(fresh_policy, prompt
     text = "left: red square 0101\n<think>a</think>"
     assert tokenizer(text)["input_ids"] == fresh_policy.tokenizer(text)["input_ids"] and tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert WhisperFeatureExtractor.from_pretrained(tmp_path / "m").feature_size == 64
+
+
+def test_chat_form_is_qwens(policy):
+    """The template by hand; every marker is one token, and none of them may be sampled except the one that ends a turn."""
+    tok = policy.tokenizer
+    turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Why?"}]}
+    text = tok.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    assert text == ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_bos|><|VIDEO|><|vision_eos|>Why?<|im_end|>\n"
+                    "<|im_start|>assistant\n")
+    for marker in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", *MEDIA_TOKENS.values()):
+        ids = tok(marker)["input_ids"]
+        assert len(ids) == 1 and bool(policy.banned[ids[0]]) == (ids[0] not in policy.eos_ids)
+    assert tok.convert_ids_to_tokens(policy.eos_ids) in (["<|im_end|>", "<|endoftext|>"], ["<|endoftext|>", "<|im_end|>"])
+    assert [len(tok(tag)["input_ids"]) for tag in ("<think>", "</think>", "<answer>", "</answer>")] == [1] * 4
 
 
 def test_bundled_model_is_small_and_documented():

@@ -215,6 +215,21 @@ def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, make, sam
     assert logp[0].sum() > sum(good.logps) and logp[1].sum() < sum(bad.logps)
 
 
+def test_cold_start_on_shared_prefixes_equals_separate_prompts(policy, make, samples):
+    """Questions about one clip share its prefix; the traces' log-probs are those of every prompt on its own."""
+    prompts = make.many(samples[:6])
+    traces = [policy.tokenizer(f"<think>look {i}</think><answer>{s.answer}</answer>")["input_ids"] for i, s in enumerate(samples[:6])]
+    groups = train.share_prefixes(prompts, traces)
+    assert [len(g[1]) for g in groups] == [2, 2, 2] and all(min(g[2]) > 0 for g in groups)
+    with torch.no_grad():
+        prefixes = [g[0] for g in groups]
+        shared, _ = policy.completion_logps(prefixes, policy.features(prefixes), [g[1] for g in groups])
+        alone, _ = policy.completion_logps(prompts, policy.features(prompts), [[t] for t in traces])
+    skips = [n for g in groups for n in g[2]]
+    for row, skip, expected, trace in zip(shared, skips, alone, traces, strict=True):
+        torch.testing.assert_close(row[skip: skip + len(trace)], expected[: len(trace)], atol=1e-5, rtol=0)
+
+
 # ------------------------------------------------------------------ flags and schedule
 @pytest.mark.parametrize(("flags", "message"), [
     (["--lambda", "1"], "unrecognized arguments"), (["--method", "ppo"], "known methods"), (["--stage", "4"], "stages are 0, 1, 2, 3"),
