@@ -36,7 +36,7 @@ VERSION = 1            # part of the cache folder's name: raise it when the worl
 BEATS, BEAT_SECONDS = 4, 1.0
 VIDEO_FPS, CELL = 8, 56                       # 32 frames of 3 cells side by side: 168 x 56 pixels
 SAMPLE_RATE = 16_000
-PLACES = ("left", "centre", "right")
+PLACES = {"left": (150, 60, 20), "centre": (20, 120, 120), "right": (150, 40, 150)}  # and the colour of the floor there
 COLOURS = {"red": (225, 45, 45), "green": (40, 190, 70), "blue": (60, 90, 240), "yellow": (235, 215, 50)}
 SHAPES = ("square", "disc", "triangle")
 ACTS = ("hop", "flash")
@@ -95,7 +95,7 @@ def make_scene(rng: np.random.Generator) -> Scene:
     shapes: list[Shape] = []
     for place, colour in zip(places, colours, strict=False):
         beats = draw_beats(rng, 1, 3, {s.beats for s in shapes})
-        shapes.append(Shape(PLACES[place], str(colour), str(rng.choice(SHAPES)), str(rng.choice(ACTS)), beats))
+        shapes.append(Shape(list(PLACES)[place], str(colour), str(rng.choice(SHAPES)), str(rng.choice(ACTS)), beats))
     n_tones = int(rng.integers(1, 3))
     sources = sorted(rng.choice(len(shapes), size=n_tones, replace=False))
     pitches = sorted(rng.choice(len(PITCHES), size=n_tones, replace=False))
@@ -105,30 +105,31 @@ def make_scene(rng: np.random.Generator) -> Scene:
 
 
 # ---------------------------------------------------------------------------------------------- rendering
-def draw_cell(shape: Shape | None, moving: bool, light: int) -> np.ndarray:
-    """One 56 x 56 cell with the shape at rest or moving, before a wall of grey level `light`. Returns (56, 56, 3) uint8."""
+def draw_cell(place: str, shape: Shape | None, moving: bool, light: int) -> np.ndarray:
+    """One 56 x 56 cell: the floor of `place`, a wall of grey level `light`, the shape at rest or moving. Returns (56, 56, 3) uint8."""
     cell = Image.new("RGB", (CELL, CELL), (light,) * 3)
+    pen = ImageDraw.Draw(cell)
+    pen.rectangle((0, 48, CELL, CELL), fill=PLACES[place])
     if shape is None:
         return np.asarray(cell)
-    pen = ImageDraw.Draw(cell)
     top = 2 if moving and shape.act == "hop" else 20
     if moving and shape.act == "flash":
-        pen.rectangle((4, 8, 52, 54), fill=(250, 250, 250))
-    box = (14, top, 42, top + 28)
+        pen.rectangle((4, 4, 52, 47), fill=(250, 250, 250))
+    box = (14, top, 42, top + 27)
     if shape.shape == "square":
         pen.rectangle(box, fill=COLOURS[shape.colour])
     elif shape.shape == "disc":
         pen.ellipse(box, fill=COLOURS[shape.colour])
     else:
-        pen.polygon(((28, top), (43, top + 28), (13, top + 28)), fill=COLOURS[shape.colour])
+        pen.polygon(((28, top), (43, top + 27), (13, top + 27)), fill=COLOURS[shape.colour])
     return np.asarray(cell)
 
 
 def render_frames(scene: Scene) -> np.ndarray:
     """All frames of the clip, (32, 56, 168, 3) uint8. Day breaks over the four seconds: the wall behind the shapes gets lighter."""
     at = {s.place: s for s in scene.shapes}
-    beats = [np.concatenate([draw_cell(at.get(place), place in at and at[place].beats[b] == "1", 16 + 32 * b) for place in PLACES], axis=1)
-             for b in range(BEATS)]                                            # a picture (56, 168, 3) per beat
+    beats = [np.concatenate([draw_cell(place, at.get(place), place in at and at[place].beats[b] == "1", 16 + 32 * b) for place in PLACES],
+                            axis=1) for b in range(BEATS)]                                            # one (56, 168, 3) per beat
     return np.repeat(np.stack(beats), int(VIDEO_FPS * BEAT_SECONDS), axis=0)
 
 

@@ -95,7 +95,7 @@ class Config:
     fps: float = flag(2.0, "video frames sampled per second")
     max_frames: int = flag(16, "most frames per video")
     max_pixels: int | None = flag(None, "most pixels per frame")
-    use_audio: bool | None = flag(None, "read the sound of videos (stage 1 does not)")
+    use_audio: bool | None = flag(None, "read the sound of videos (stage 1 of a real model does not)")
     audio_caption: bool = flag(False, "put the record's audio caption into the prompt")
     eval_every: int | None = flag(None, "steps between evaluations; 0 = only at the start and the end")
     eval_temperature: float = flag(1.0, "sampling temperature of evaluations; 0 = greedy")
@@ -112,7 +112,7 @@ DEFAULTS = {
              "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8},
     "tiny": {"steps": 48, "beta": 0.02, "lr": 3e-4, "train_towers": False, "max_completion_tokens": 96, "replay_min": 64, "max_pixels": 84 * 28,
              "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 8},
-    "tiny stage 0": {"steps": 2600, "lr": 2e-3, "train_towers": True, "eval_every": 650, "toy_clips": 5000, "prompts_per_step": 18},
+    "tiny stage 0": {"steps": 2100, "lr": 2e-3, "train_towers": True, "eval_every": 700, "toy_clips": 5000, "prompts_per_step": 18},
 }
 
 
@@ -129,7 +129,7 @@ def parse(argv: list[str]) -> Config:
     if cfg.stage not in (0, 1, 2, 3):
         parser.error(f"--stage {cfg.stage}: stages are 0, 1, 2, 3")
     tiny = not cfg.model or Path(cfg.model).resolve() == DEFAULT_MODEL.resolve() or "tiny" in Path(cfg.model).name
-    table = METHODS[cfg.method] | DEFAULTS["tiny" if tiny else "real"] | ({"use_audio": False} if cfg.stage == 1 else {})
+    table = METHODS[cfg.method] | DEFAULTS["tiny" if tiny else "real"] | ({"use_audio": False} if cfg.stage == 1 and not tiny else {})
     if cfg.stage == 0 and tiny:
         table |= DEFAULTS["tiny stage 0"]
     for name, value in table.items():

@@ -70,8 +70,8 @@ def test_rendered_clip_shows_the_scene(tmp_path):
             sound = np.concatenate([f.to_ndarray()[0] for f in box.decode(audio=0)])
         assert frames.shape == (32, 56, 168, 3)
         for shape in scene.shapes:
-            x = toy.PLACES.index(shape.place) * 56
-            cells = frames[4::8, :, x: x + 56]                                                 # the middle of each beat
+            x = list(toy.PLACES).index(shape.place) * 56
+            cells = frames[4::8, :47, x: x + 56]                                               # the middle of each beat
             lit = (cells.min(axis=-1) > 215).mean(axis=(1, 2)) > 0.2                           # a white card behind the shape
             colourful = cells.max(axis=-1) - cells.min(axis=-1) > 60
             high = np.array([np.nonzero(c)[0].mean() < 28 for c in colourful])                 # the shape's mean row
