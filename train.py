@@ -128,7 +128,7 @@ def parse(argv: list[str]) -> Config:
         parser.error(f"--method {cfg.method}: known methods are {', '.join(METHODS)}")
     if cfg.stage not in (0, 1, 2, 3):
         parser.error(f"--stage {cfg.stage}: stages are 0, 1, 2, 3")
-    tiny = not cfg.model or Path(cfg.model).resolve() == DEFAULT_MODEL.resolve() or "tiny" in Path(cfg.model).name
+    tiny = is_tiny(cfg.model)
     table = METHODS[cfg.method] | DEFAULTS["tiny" if tiny else "real"] | ({"use_audio": False} if cfg.stage == 1 and not tiny else {})
     if cfg.stage == 0 and tiny:
         table |= DEFAULTS["tiny stage 0"]
@@ -147,6 +147,12 @@ def parse(argv: list[str]) -> Config:
     if cfg.tas_shape not in SHAPES:
         parser.error(f"--tas_shape {cfg.tas_shape}: known shapes are {', '.join(SHAPES)}")
     return cfg
+
+
+def is_tiny(model: str) -> bool:
+    """Does this --model name a model of the bundled one's size (decoder width 512 or less)? Empty means the bundled one."""
+    config = Path(model) / "config.json"
+    return not model or (config.is_file() and json.loads(config.read_text()).get("text_config", {}).get("hidden_size", math.inf) <= 512)
 
 
 def to_bool(text: str) -> bool:
@@ -225,6 +231,8 @@ def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sa
     samples = load_samples(train_file, cfg.media_root, cfg.stage)
     if cfg.stage == 0 and (bare := [s for s in samples if not s.trace]):
         raise DataError(f"{bare[0].where}: field 'trace' of record '{bare[0].id}' is empty; stage 0 imitates traces")
+    if cfg.stage == 3 and (unknown := [s for s in samples if s.scene is None]):
+        raise DataError(f"{unknown[0].where}: field 'scene' of record '{unknown[0].id}' is empty; the only judge so far is the toy's oracle, which reads it")
     mine = [s for s in samples if owner(s.id, world) == rank]
     if min(gather(len(mine))) == 0:
         raise DataError(f"{train_file}: {len(samples)} prompts are too few for {world} processes; use fewer")

@@ -284,6 +284,18 @@ def test_missing_media_end_the_run_with_one_sentence(tmp_path):
         train.run(train.parse(["--data", str(tmp_path / "d.jsonl"), "--out", str(tmp_path / "run"), "--steps", "1"]))
 
 
+def test_stage_3_without_a_judge_is_refused(tmp_path):
+    """Falling back to the format reward alone would train on nothing that matters."""
+    (tmp_path / "d.jsonl").write_text(json.dumps({"id": "a", "question": "q", "problem_type": "localisation", "answer": "left: dog"}))
+    with pytest.raises(DataError, match="the only judge so far"):
+        train.run(train.parse(["--stage", "3", "--data", str(tmp_path / "d.jsonl"), "--out", str(tmp_path / "run"), "--steps", "1"]))
+
+
+def test_a_checkpoint_of_the_tiny_model_keeps_its_defaults(policy, tmp_path):
+    policy.save(tmp_path / "checkpoint")
+    assert train.parse(["--model", str(tmp_path / "checkpoint")]).lr == train.parse([]).lr != train.parse(["--model", "some/7b"]).lr
+
+
 def test_the_command_reports_errors_without_a_traceback(tmp_path):
     done = subprocess.run([sys.executable, str(REPO / "train.py"), "--data", "gone.jsonl", "--out", str(tmp_path / "run")], cwd=tmp_path,
                           capture_output=True, text=True, timeout=100)
