@@ -205,8 +205,7 @@ def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, make, sam
     good, bad = done[0], next(c for c in done if c.tokens != done[0].tokens)
     group = train.Group(prompt, [good.tokens, bad.tokens], [good.logps, bad.logps], [1.0, 0.0], torch.tensor([1.0, -1.0]), False, [0, 0])
     cfg.beta = 0.0
-    params = [p for p in fresh_policy.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(params, lr=1e-4)
+    optimizer, params = train.make_optimizer(cfg, fresh_policy)
     for _ in range(3):
         train.update_step(cfg, fresh_policy, None, [group])
         train.optimiser_step(cfg, optimizer, params, 1e-4)
