@@ -290,7 +290,7 @@ def make_tiny_tokenizer(corpus: Iterable[str], vocab_size: int = 640):
     return tokenizer
 
 
-def make_tiny_policy(corpus: Iterable[str], seed: int = 0) -> Policy:
+def make_tiny_policy(corpus: Iterable[str], seed: int = 0, device: torch.device | str = "cpu") -> Policy:
     """A 1.6 M-parameter Qwen2.5-Omni thinker with random weights: 4 decoder layers of width 128, two 2-layer towers of width 96."""
     from transformers import Qwen2_5OmniThinkerConfig
     tokenizer = make_tiny_tokenizer(corpus)
@@ -310,4 +310,4 @@ def make_tiny_policy(corpus: Iterable[str], seed: int = 0) -> Policy:
         audio_end_token_id=media["audio_eos_token"], vision_start_token_id=media["vision_bos_token"],
         vision_end_token_id=media["vision_eos_token"], user_token_id=tokenizer.convert_tokens_to_ids("user"))
     torch.manual_seed(seed)
-    return Policy(Qwen2_5OmniThinkerForConditionalGeneration(config), tokenizer)
+    return Policy(Qwen2_5OmniThinkerForConditionalGeneration(config).to(device), tokenizer)

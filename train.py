@@ -601,13 +601,6 @@ def save_checkpoint(cfg: Config, policy: Policy, rank: int, shared: dict, own: d
 
 
 # ---------------------------------------------------------------------------------------------- the program
-def new_tiny_policy(cfg: Config, samples: list[Sample], device: torch.device) -> Policy:
-    """The tiny model with random weights, its tokenizer learned from the questions and traces of stage 0."""
-    policy = make_tiny_policy([question_text(s, hinted=True) + s.trace for s in samples], cfg.seed)
-    policy.model.to(device)
-    return Policy(policy.model, policy.tokenizer)
-
-
 def run(cfg: Config) -> None:
     rank, world, device = start_processes(cfg)
     if cfg.prompts_per_step % world:
@@ -617,8 +610,8 @@ def run(cfg: Config) -> None:
     started = time.perf_counter()
     mine, held = load_data(cfg, rank, world)
     if cfg.stage == 0 and not cfg.model:
-        corpus = [s for part in gather(mine[:4000]) for s in part]
-        policy = new_tiny_policy(cfg, corpus, device)
+        corpus = [question_text(s, hinted=True) + s.trace for part in gather(mine[:4000]) for s in part]
+        policy = make_tiny_policy(corpus, cfg.seed, device)      # its tokenizer is learned from the questions and traces
     else:
         policy = load_policy(cfg.model or DEFAULT_MODEL, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     policy.model.train()
