@@ -8,8 +8,8 @@ the beats. Every tone belongs to one shape, its SOURCE: source and tone share ex
 The sound is mono, so a source can only be found by lining up sound and picture, as in real video.
 
     beat             1 2 3 4
-    left red square  . x . x     hops on beats 2 and 4         -> written 0101
-    right blue disc  x . . x     flashes on beats 1 and 4      -> written 1001
+    left red square  . x . x     hops on beats 2 and 4         -> written "look: left red square 0101."
+    right blue disc  x . . x     flashes on beats 1 and 4      -> written "look: right blue disc 1001."
     high tone        . x . x     sounds on beats 2 and 4       -> its source is the red square
 
 Questions: stage 1 needs the eyes only, stage 2 eyes and ears, stage 3 locates every source ("left: red square | ...").
@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from data import Sample, save_samples
 
-VERSION = 1            # part of the cache folder's name: raise it when the world changes
+VERSION = 2            # part of the cache folder's name: raise it when the world changes
 BEATS, BEAT_SECONDS = 4, 1.0
 VIDEO_FPS, CELL = 8, 56                       # 32 frames of 3 cells side by side: 168 x 56 pixels
 SAMPLE_RATE = 16_000
@@ -43,7 +43,7 @@ ACTS = ("hop", "flash")
 PITCHES = {"low": 300.0, "mid": 800.0, "high": 2200.0}  # Hz
 LETTERS = "ABCD"
 PLAN_SHARES = {"careful": 0.36, "guess": 0.38, "one-sense": 0.13, "slip": 0.13}
-HINTED_CAREFUL = 0.90  # share of careful traces when a trace was written with the hint in view
+HINTED, HINTED_CAREFUL = 0.35, 0.90  # share of stage-0 questions with the hint in view, and of careful traces among them
 
 
 @dataclass
@@ -115,13 +115,12 @@ def draw_cell(place: str, shape: Shape | None, moving: bool, light: int) -> np.n
     top = 2 if moving and shape.act == "hop" else 20
     if moving and shape.act == "flash":
         pen.rectangle((4, 4, 52, 47), fill=(250, 250, 250))
-    box = (14, top, 42, top + 27)
     if shape.shape == "square":
-        pen.rectangle(box, fill=COLOURS[shape.colour])
+        pen.rectangle((13, top, 43, top + 27), fill=COLOURS[shape.colour])
     elif shape.shape == "disc":
-        pen.ellipse(box, fill=COLOURS[shape.colour])
+        pen.ellipse((19, top + 9, 37, top + 27), fill=COLOURS[shape.colour])
     else:
-        pen.polygon(((28, top), (43, top + 27), (13, top + 27)), fill=COLOURS[shape.colour])
+        pen.polygon(((28, top), (51, top + 27), (5, top + 27)), fill=COLOURS[shape.colour])
     return np.asarray(cell)
 
 
@@ -186,11 +185,13 @@ class Question:
     hint: str
 
 
-def look(shape: Shape) -> str:
-    return f"look: {shape.name} {shape.beats}."
+def look(shape: Shape, verdict: str = "", letter: str = "") -> str:
+    """A line of a plan: (the option's letter,) where a shape is, what it is, when it moves, (whether that is what was looked for)."""
+    return " ".join(part for part in ("look:", letter, shape.place, shape.name, shape.beats, verdict) if part) + "."
 
 
 def listen(tone: Tone) -> str:
+    """A line of a plan: when a tone sounds."""
     return f"listen: {tone.pitch} tone {tone.beats}."
 
 
@@ -208,7 +209,7 @@ def ask_count_moves(scene: Scene, rng: np.random.Generator) -> Question:
     shape = scene.shapes[rng.integers(len(scene.shapes))]
     n = shape.beats.count("1")
     return Question("count_moves", f"How many times does the {shape.name} {shape.act}?", "numeric", str(n), [],
-                    [look(shape), f"sum {n}."], ([f"look: {shape.name}."], str(rng.integers(1, 4))), near(n), list("123"),
+                    [look(shape), f"sum {n}."], ([f"look: {shape.place} {shape.name}."], str(rng.integers(1, 4))), near(n), list("123"),
                     f"Watch the {shape.name} beat by beat, then add up.")
 
 
@@ -219,10 +220,10 @@ def ask_first_mover(scene: Scene, rng: np.random.Generator) -> Question | None:
     first, names = scene.shapes[int(np.argmin(start))], [s.name for s in scene.shapes]
     letters = lettered(names, rng)
     glanced = scene.shapes[rng.integers(len(scene.shapes))]
+    still = [f"beat {b + 1} none." for b in range(min(start))]
     return Question("first_mover", "Which shape moves first?", "multiple choice", letters[first.name], options(letters),
-                    [look(s) for s in scene.shapes] + [f"first: {first.name}."],
-                    ([look(glanced), f"first: {glanced.name}."], letters[glanced.name]),
-                    [letters[n] for n in names if n != first.name], list(letters.values()), "Watch every shape, then compare their first moves.")
+                    [*still, f"beat {min(start) + 1} {first.place} {first.name}."], ([look(glanced)], letters[glanced.name]),
+                    [letters[n] for n in names if n != first.name], list(letters.values()), "Watch all shapes, beat by beat, until one moves.")
 
 
 def ask_count_together(scene: Scene, rng: np.random.Generator) -> Question:
@@ -237,8 +238,16 @@ def ask_count_together(scene: Scene, rng: np.random.Generator) -> Question:
                     f"Watch the {shape.name}, listen for the {tone.pitch} tone, line them up beat by beat, then add up.")
 
 
-def match_lines(scene: Scene, tone: Tone) -> list[str]:
-    return [listen(tone)] + [look(s) for s in scene.shapes] + [f"match: {scene.at(tone.source).name}."]
+def search(scene: Scene, tone: Tone, letters: dict[str, str]) -> list[str]:
+    """The careful plan for one tone: listen, then look at one shape after the other until one moves in step with it; in the order
+    of the options when there are some (`letters`), else from left to right."""
+    lines = [listen(tone)]
+    for shape in sorted(scene.shapes, key=lambda s: letters.get(s.name, "")):
+        found = shape.place == tone.source
+        lines.append(look(shape, "yes" if found else "no", letters.get(shape.name, "")))
+        if found:
+            break
+    return lines
 
 
 def ask_which_sounds(scene: Scene, rng: np.random.Generator) -> Question:
@@ -247,19 +256,19 @@ def ask_which_sounds(scene: Scene, rng: np.random.Generator) -> Question:
     letters = lettered(names, rng)
     glanced = scene.shapes[rng.integers(len(scene.shapes))]
     return Question("which_sounds", f"Which shape moves in step with the {tone.pitch} tone?", "multiple choice",
-                    letters[source.name], options(letters), match_lines(scene, tone),
-                    ([look(glanced), f"match: {glanced.name}."], letters[glanced.name]),
+                    letters[source.name], options(letters), search(scene, tone, letters),
+                    ([look(glanced, "yes", letters[glanced.name])], letters[glanced.name]),
                     [letters[n] for n in names if n != source.name], list(letters.values()),
-                    f"Listen for the {tone.pitch} tone, watch every shape, line them up beat by beat.")
+                    f"Listen for the {tone.pitch} tone, then watch one shape after the other and line them up beat by beat.")
 
 
 def ask_colour_sounds(scene: Scene, rng: np.random.Generator) -> Question:
     tone = scene.tones[rng.integers(len(scene.tones))]
     source, glanced = scene.at(tone.source), scene.shapes[rng.integers(len(scene.shapes))]
     return Question("colour_sounds", f"What colour is the shape that moves in step with the {tone.pitch} tone?", "free-form",
-                    source.colour, [], match_lines(scene, tone), ([look(glanced), f"match: {glanced.name}."], glanced.colour),
+                    source.colour, [], search(scene, tone, {}), ([look(glanced, "yes")], glanced.colour),
                     [s.colour for s in scene.shapes if s.place != tone.source], list(COLOURS),
-                    f"Listen for the {tone.pitch} tone, watch every shape, line them up beat by beat.")
+                    f"Listen for the {tone.pitch} tone, then watch one shape after the other and line them up beat by beat.")
 
 
 def locate(shapes: list[Shape]) -> str:
@@ -273,8 +282,7 @@ def ask_locate(scene: Scene, rng: np.random.Generator) -> Question:
     sets = [scene.shapes, *([s] for s in scene.shapes), scene.shapes[:2], scene.shapes[-2:]]
     answers = sorted({locate(s) for s in sets})
     return Question("locate", "Which shapes make a sound, and where are they?", "localisation", locate(sources), [],
-                    [listen(t) for t in scene.tones] + [look(s) for s in scene.shapes]
-                    + ["match: " + ", ".join(s.name for s in sources) + "."],
+                    [listen(t) for t in scene.tones] + [look(s, "yes" if s in sources else "no") for s in scene.shapes],
                     ([look(s) for s in scene.shapes], locate(scene.shapes)), [a for a in answers if a != locate(sources)], answers,
                     "Listen for every tone, watch every shape, line them up beat by beat, then say where the sources are.")
 
@@ -318,7 +326,7 @@ def make_records(scene: Scene, clip: str, stage: int, rng: np.random.Generator, 
     questions of any kind, and adds traces."""
     if stage == 0:
         kinds = [ask for asks in QUESTIONS.values() for ask in asks]
-        asked = [ask_describe] + [kinds[i] for i in rng.permutation(len(kinds))]
+        asked = [ask_describe] + [kinds[i] for _ in range(4) for i in rng.permutation(len(kinds))]
         per_clip += 1
     else:
         kinds, first = QUESTIONS[stage], int(rng.integers(6))
@@ -332,7 +340,7 @@ def make_records(scene: Scene, clip: str, stage: int, rng: np.random.Generator, 
         record = Sample(f"{clip}-{len(records)}", q.text, q.problem_type, q.answer, video=f"clips/{clip}.mp4", options=q.options, hint=q.hint,
                         audio_caption=f"{caption[0].upper()}{caption[1:]}.", stage=stage, kind=q.kind, scene=asdict(scene))
         if stage == 0:
-            hinted = bool(q.hint) and rng.random() < 0.25
+            hinted = bool(q.hint) and rng.random() < HINTED
             careful = not q.hint or (hinted and rng.random() < HINTED_CAREFUL)
             record.plan = "careful" if careful else str(rng.choice(list(PLAN_SHARES), p=list(PLAN_SHARES.values())))
             record.hint, record.trace = q.hint if hinted else "", write_trace(q, record.plan, rng)
@@ -341,12 +349,12 @@ def make_records(scene: Scene, clip: str, stage: int, rng: np.random.Generator, 
 
 
 # ---------------------------------------------------------------------------------------------- the data set
-def build(root: str | Path, stage: int, split: str, clips: int, per_clip: int = 2, seed: int = 0, progress: bool = True) -> Path:
+def build(root: str | Path, stage: int, split: str, clips: int, seed: int = 0, progress: bool = True) -> Path:
     """Render `clips` clips of `split` ("train" or "heldout") for `stage` under `root`, once, and write their records.
 
     The two splits draw from different random streams and share no scene. What is already on disk is kept. Returns the JSONL's path.
     """
-    folder = Path(root) / f"v{VERSION}-seed{seed}"
+    folder, per_clip = Path(root) / f"v{VERSION}-seed{seed}", 5 if stage == 0 and split == "train" else 2
     (folder / "clips").mkdir(parents=True, exist_ok=True)
 
     def one(i: int) -> list[Sample]:

@@ -82,7 +82,7 @@ class Config:
     warmup: float = flag(0.05, "share of the steps with rising learning rate; 0 = off")
     max_grad_norm: float = flag(1.0, "gradient clipping; 0 = off")
     train_towers: bool | None = flag(None, "train the vision and audio towers, too (stage 0 of the tiny model does)")
-    tower_lr: float = flag(0.1, "learning rate of the towers as a share of --lr: their patch embedding adds up 1,176 alike inputs and jumps at more")
+    tower_lr: float | None = flag(None, "learning rate of the towers as a share of --lr: their patch embedding adds up 1,176 alike inputs and jumps at more")
     micro_batch: int = flag(8, "prompt groups per forward pass: lower it when memory runs out")
     temperature: float = flag(1.0, "sampling temperature, of rollout and training log-probs alike")
     top_k: int = flag(0, "sample among the k likeliest ids only; 0 = off")
@@ -110,10 +110,11 @@ METHODS = {"avatar": {"fresh": 4, "replayed": 4, "tas_shape": "u"}, "grpo": {"fr
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
 DEFAULTS = {
     "real": {"steps": 0, "beta": 0.1, "lr": 5e-7, "train_towers": False, "max_completion_tokens": 2048, "replay_min": 64, "max_pixels": 50_176,
-             "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8},
+             "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8, "tower_lr": 1.0},
     "tiny": {"steps": 48, "beta": 0.02, "lr": 3e-4, "train_towers": False, "max_completion_tokens": 96, "replay_min": 64, "max_pixels": 84 * 28,
-             "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 8},
-    "tiny stage 0": {"steps": 2100, "lr": 2e-3, "train_towers": True, "eval_every": 700, "toy_clips": 5000, "prompts_per_step": 18},
+             "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 8, "tower_lr": 0.1},
+    "tiny stage 0": {"steps": 1250, "lr": 2e-3, "train_towers": True, "eval_every": 250, "toy_clips": 5000, "prompts_per_step": 60,
+                     "tower_lr": 1.0},
 }
 
 
