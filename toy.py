@@ -8,8 +8,8 @@ the beats. Every tone belongs to one shape, its SOURCE: source and tone share ex
 The sound is mono, so a source can only be found by lining up sound and picture, as in real video.
 
     beat             1 2 3 4
-    left red square  . x . x     hops on beats 2 and 4         -> written "look: left red square 0101."
-    right blue disc  x . . x     flashes on beats 1 and 4      -> written "look: right blue disc 1001."
+    left red square  . x . x     hops on beats 2 and 4         -> written "look: red square left 0101."
+    right blue disc  x . . x     flashes on beats 1 and 4      -> written "look: blue disc right 1001."
     high tone        . x . x     sounds on beats 2 and 4       -> its source is the red square
 
 Questions: stage 1 needs the eyes only, stage 2 eyes and ears, stage 3 locates every source ("left: red square | ...").
@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from data import Sample, save_samples
 
-VERSION = 2            # part of the cache folder's name: raise it when the world changes
+VERSION = 3            # part of the cache folder's name: raise it when the world changes
 BEATS, BEAT_SECONDS = 4, 1.0
 VIDEO_FPS, CELL = 8, 56                       # 32 frames of 3 cells side by side: 168 x 56 pixels
 SAMPLE_RATE = 16_000
@@ -43,7 +43,7 @@ ACTS = ("hop", "flash")
 PITCHES = {"low": 300.0, "mid": 800.0, "high": 2200.0}  # Hz
 LETTERS = "ABCD"
 PLAN_SHARES = {"careful": 0.36, "guess": 0.38, "one-sense": 0.13, "slip": 0.13}
-HINTED, HINTED_CAREFUL = 0.35, 0.90  # share of stage-0 questions with the hint in view, and of careful traces among them
+HINTED, HINTED_CAREFUL = 0.45, 0.90  # share of stage-0 questions with the hint in view, and of careful traces among them
 
 
 @dataclass
@@ -79,17 +79,17 @@ class Scene:
         return next(s for s in self.shapes if s.place == place)
 
 
-def draw_beats(rng: np.random.Generator, low: int, high: int, not_these: set[str]) -> str:
-    """A random beat pattern with `low`..`high` ones that is not in `not_these`."""
+def draw_beats(rng: np.random.Generator, low: int, high: int, others: set[str]) -> str:
+    """A random beat pattern with `low`..`high` ones that differs from each of `others` on two beats at least."""
     while True:
         ones = rng.choice(BEATS, size=rng.integers(low, high + 1), replace=False)
         beats = "".join("1" if b in ones else "0" for b in range(BEATS))
-        if beats not in not_these:
+        if all(sum(x != y for x, y in zip(beats, other, strict=True)) > 1 for other in others):
             return beats
 
 
 def make_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene. All beat patterns of the shapes differ, so every tone has exactly one source."""
+    """Draw a scene. The beat patterns of any two shapes differ on two beats at least, so every tone has exactly one source."""
     places = sorted(rng.choice(3, size=rng.integers(2, 4), replace=False))
     colours = rng.permutation(list(COLOURS))
     shapes: list[Shape] = []
@@ -186,8 +186,8 @@ class Question:
 
 
 def look(shape: Shape, verdict: str = "", letter: str = "") -> str:
-    """A line of a plan: (the option's letter,) where a shape is, what it is, when it moves, (whether that is what was looked for)."""
-    return " ".join(part for part in ("look:", letter, shape.place, shape.name, shape.beats, verdict) if part) + "."
+    """A line of a plan: (the option's letter,) what a shape is, where it is, when it moves, (whether that is what was looked for)."""
+    return " ".join(part for part in ("look:", letter, shape.name, shape.place, shape.beats, verdict) if part) + "."
 
 
 def listen(tone: Tone) -> str:
@@ -209,7 +209,7 @@ def ask_count_moves(scene: Scene, rng: np.random.Generator) -> Question:
     shape = scene.shapes[rng.integers(len(scene.shapes))]
     n = shape.beats.count("1")
     return Question("count_moves", f"How many times does the {shape.name} {shape.act}?", "numeric", str(n), [],
-                    [look(shape), f"sum {n}."], ([f"look: {shape.place} {shape.name}."], str(rng.integers(1, 4))), near(n), list("123"),
+                    [look(shape), f"sum {n}."], ([f"look: {shape.name} {shape.place}."], str(rng.integers(1, 4))), near(n), list("123"),
                     f"Watch the {shape.name} beat by beat, then add up.")
 
 
@@ -220,10 +220,10 @@ def ask_first_mover(scene: Scene, rng: np.random.Generator) -> Question | None:
     first, names = scene.shapes[int(np.argmin(start))], [s.name for s in scene.shapes]
     letters = lettered(names, rng)
     glanced = scene.shapes[rng.integers(len(scene.shapes))]
-    still = [f"beat {b + 1} none." for b in range(min(start))]
+    rows = {s.name: look(s, f"from {n + 1}", letters[s.name]) for s, n in zip(scene.shapes, start, strict=True)}
     return Question("first_mover", "Which shape moves first?", "multiple choice", letters[first.name], options(letters),
-                    [*still, f"beat {min(start) + 1} {first.place} {first.name}."], ([look(glanced)], letters[glanced.name]),
-                    [letters[n] for n in names if n != first.name], list(letters.values()), "Watch all shapes, beat by beat, until one moves.")
+                    [rows[n] for n in letters], ([rows[glanced.name]], letters[glanced.name]),
+                    [letters[n] for n in names if n != first.name], list(letters.values()), "Watch every shape, then compare their first moves.")
 
 
 def ask_count_together(scene: Scene, rng: np.random.Generator) -> Question:

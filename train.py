@@ -113,7 +113,7 @@ DEFAULTS = {
              "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8, "tower_lr": 1.0},
     "tiny": {"steps": 48, "beta": 0.02, "lr": 3e-4, "train_towers": False, "max_completion_tokens": 96, "replay_min": 64, "max_pixels": 84 * 28,
              "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 8, "tower_lr": 0.1},
-    "tiny stage 0": {"steps": 1250, "lr": 2e-3, "train_towers": True, "eval_every": 250, "toy_clips": 5000, "prompts_per_step": 60,
+    "tiny stage 0": {"steps": 1150, "lr": 2e-3, "train_towers": True, "eval_every": 250, "toy_clips": 5000, "prompts_per_step": 60,
                      "tower_lr": 1.0},
 }
 
