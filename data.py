@@ -1,6 +1,6 @@
 """data.py: records -> media -> model inputs. One path for the toy world and for real files.
 
-    python data.py toy_world/v1-seed0/stage2_train_8x2.jsonl      # print the first prompts, their token counts and their timing
+    python data.py toy_world/v3-seed0/stage2_train_8x2.jsonl      # print the first prompts, their token counts and their timing
 
 A record is one JSON object per line (fields: class Sample). Its media become
     video   frames by decord, sampled uniformly at `fps` (at most `max_frames`), resized to at most `max_pixels` (Qwen's smart resize)

@@ -43,7 +43,7 @@ ACTS = ("hop", "flash")
 PITCHES = {"low": 300.0, "mid": 800.0, "high": 2200.0}  # Hz
 LETTERS = "ABCD"
 PLAN_SHARES = {"careful": 0.36, "guess": 0.38, "one-sense": 0.13, "slip": 0.13}
-HINTED, HINTED_CAREFUL = 0.45, 0.90  # share of stage-0 questions with the hint in view, and of careful traces among them
+HINTED, HINTED_CAREFUL = 0.60, 0.90  # share of stage-0 questions with the hint in view, and of careful traces among them
 
 
 @dataclass
@@ -354,7 +354,7 @@ def build(root: str | Path, stage: int, split: str, clips: int, seed: int = 0, p
 
     The two splits draw from different random streams and share no scene. What is already on disk is kept. Returns the JSONL's path.
     """
-    folder, per_clip = Path(root) / f"v{VERSION}-seed{seed}", 5 if stage == 0 and split == "train" else 2
+    folder, per_clip = Path(root) / f"v{VERSION}-seed{seed}", 7 if stage == 0 and split == "train" else 2
     (folder / "clips").mkdir(parents=True, exist_ok=True)
 
     def one(i: int) -> list[Sample]:

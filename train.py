@@ -18,7 +18,8 @@ How this differs from the paper and its released trainer (the modules list their
     the log counts every completion sampled for training.
  2. The off-policy half trains on other prompts than the fresh one; both halves are means over their own completions.
  3. top-k truncation (50 in the released run) is off: it changes the sampled distribution but not the trained one.
- 4. Groups whose advantages are all zero are left out of the forward pass when beta = 0: exact, they have no gradient. They are counted.
+ 4. The KL term acts on the fresh half only: k3 estimates the KL from the policy's own samples. Groups whose advantages are all zero and that
+    have no KL term are left out of the forward pass: exact, they have no gradient. They are counted.
  5. One update per rollout, so a fresh completion's ratio is 1 up to rounding; clipping acts on the replayed half.
 """
 import argparse
@@ -111,9 +112,9 @@ METHODS = {"avatar": {"fresh": 4, "replayed": 4, "tas_shape": "u"}, "grpo": {"fr
 DEFAULTS = {
     "real": {"steps": 0, "beta": 0.1, "lr": 5e-7, "train_towers": False, "max_completion_tokens": 2048, "replay_min": 64, "max_pixels": 50_176,
              "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8, "tower_lr": 1.0},
-    "tiny": {"steps": 48, "beta": 0.02, "lr": 3e-4, "train_towers": False, "max_completion_tokens": 96, "replay_min": 64, "max_pixels": 84 * 28,
-             "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 8, "tower_lr": 0.1},
-    "tiny stage 0": {"steps": 1150, "lr": 2e-3, "train_towers": True, "eval_every": 250, "toy_clips": 5000, "prompts_per_step": 60,
+    "tiny": {"steps": 56, "beta": 0.02, "lr": 4e-4, "train_towers": False, "max_completion_tokens": 96, "replay_min": 64, "max_pixels": 84 * 28,
+             "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 16, "tower_lr": 0.1},
+    "tiny stage 0": {"steps": 1150, "lr": 2e-3, "train_towers": True, "eval_every": 250, "toy_clips": 5000, "prompts_per_step": 64,
                      "tower_lr": 1.0},
 }
 
@@ -243,11 +244,11 @@ def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sa
 
 
 def learning_rate(cfg: Config, step: int, steps: int) -> float:
-    """Linear warm-up, then constant (RL) or a cosine down to 5 % (stage 0). step counts from 0."""
+    """Linear warm-up, then a cosine down to 5 % of the peak. step counts from 0."""
     rise = max(1, round(cfg.warmup * steps))
     if step < rise:
         return cfg.lr * (step + 1) / rise
-    return cfg.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))) if cfg.stage == 0 else cfg.lr
+    return cfg.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))))
 
 
 def make_optimizer(cfg: Config, policy: Policy, **settings) -> tuple[torch.optim.AdamW, list[torch.nn.Parameter]]:
@@ -356,18 +357,20 @@ def replay_step(cfg: Config, make: PromptMaker, buffer: ReplayBuffer, by_id: dic
 
 
 def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group]) -> dict[str, list]:
-    """Step 6 up to the gradients: accumulate those of J = J_on + alpha J_off over micro-batches. Each half is divided by its GLOBAL
+    """Step 6 up to the gradients: accumulate those of J = J_on + alpha J_off over micro-batches (of one half each). Each half is divided by its GLOBAL
     number of completions, so the sum over processes is the loss of the whole batch, whatever the split. Returns diagnostics."""
     count = np.sum(gather([sum(len(g.tokens) for g in groups if g.replayed == half) for half in (False, True)]), axis=0)  # on, off
     log: dict[str, list] = {"loss": [], "kl": [], "ratio": [], "clipped": [], "stale_ratio": []}
-    live = [g for g in groups if cfg.beta or bool(g.advantages.any())]
-    for i in range(0, len(live), cfg.micro_batch):
-        part = live[i: i + cfg.micro_batch]
+    # k3 estimates KL(pi_theta || pi_ref) from samples of pi_theta, so only the fresh half has a KL term: on a replayed token that pi_theta has left,
+    # exp(ref - logp) is no such estimate, and a single one of them outweighs all advantages of a step.
+    fresh = [g for g in groups if not g.replayed and (cfg.beta or bool(g.advantages.any()))]
+    old = [g for g in groups if g.replayed and bool(g.advantages.any())]
+    for part in [half[i: i + cfg.micro_batch] for half in (fresh, old) for i in range(0, len(half), cfg.micro_batch)]:
         prompts, tokens = [g.prompt for g in part], [g.tokens for g in part]
         features = policy.features(prompts)
         logp, mask = policy.completion_logps(prompts, features, tokens, cfg.temperature)             # (N, R)
         ref = None
-        if reference is not None:
+        if reference is not None and not part[0].replayed:
             with torch.no_grad():
                 ref, _ = reference.completion_logps(prompts, features, tokens, cfg.temperature)      # (N, R)
         flat = [torch.tensor(b) for g in part for b in g.behaviour]
@@ -379,7 +382,7 @@ def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: l
         total = (loss * share).sum()
         total.backward()
         log["loss"].append(total.item())
-        for name, value in (("ratio", seen["ratio"]), ("clipped", seen["clipped"].float()), ("kl", seen["kl"])):
+        for name, value in (("ratio", seen["ratio"]), ("clipped", seen["clipped"].float()), *([("kl", seen["kl"])] if ref is not None else [])):
             log[name] += value[mask].tolist()
         stale = torch.tensor([g.replayed for g in part for _ in g.tokens], device=logp.device)
         log["stale_ratio"] += seen["ratio"][stale[:, None] & mask].tolist()

@@ -170,6 +170,23 @@ def test_loss_is_on_policy_mean_plus_alpha_off_policy_mean(cfg, fresh_policy, ma
     assert whole == pytest.approx((alone[0] + alone[1]) / 2 + 0.5 * (alone[2] + alone[3]) / 2, abs=1e-6)   # terms of order 1 cancel
 
 
+def test_the_kl_term_acts_on_fresh_completions_only(cfg, fresh_policy, make, samples):
+    """The same group has the KL's loss when it is fresh and none when it is replayed; a replayed one without advantages is not run at all."""
+    cfg.beta = 0.1
+    groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:1], 0, torch.Generator().manual_seed(0))
+    reference, group = fresh_policy.reference(), groups[0]
+    with torch.no_grad():
+        for p in reference.text.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    losses = []
+    for advantages, replayed in ((torch.zeros(4), False), (torch.tensor([1.0, -1.0, 0.5, 0.0]), False), (torch.tensor([1.0, -1.0, 0.5, 0.0]), True)):
+        group.advantages, group.replayed = advantages, replayed
+        losses.append(sum(train.update_step(cfg, fresh_policy, reference, groups)["loss"]))
+    assert losses[0] > 1e-3 and losses[1] - losses[2] == pytest.approx(losses[0], rel=1e-3)
+    group.advantages = torch.zeros(4)
+    assert train.update_step(cfg, fresh_policy, reference, groups)["ratio"] == []
+
+
 def test_groups_without_advantage_are_left_out_exactly(cfg, fresh_policy, make, samples):
     """With beta = 0 a group of zero advantages has no gradient: leaving it out changes nothing but the time."""
     cfg.beta = 0.0
@@ -255,11 +272,11 @@ def test_defaults_are_the_methods_numbers():
     assert (cfg.temperature, cfg.max_completion_tokens, cfg.max_frames, cfg.max_pixels) == (1.0, 2048, 16, 50_176)
 
 
-def test_learning_rate_warms_up_and_stays_or_decays(cfg):
-    cfg.lr, cfg.warmup, cfg.stage = 1.0, 0.1, 2
-    assert [train.learning_rate(cfg, s, 40) for s in (0, 1, 3, 4, 39)] == pytest.approx([0.25, 0.5, 1.0, 1.0, 1.0])
-    cfg.stage = 0
-    assert train.learning_rate(cfg, 4, 40) == pytest.approx(1.0) and 0.05 < train.learning_rate(cfg, 39, 40) < 0.06
+def test_learning_rate_warms_up_and_decays(cfg):
+    """Four warm-up steps of 40, then half a cosine from 1 to 0.05: in its middle (step 22) 0.525."""
+    cfg.lr, cfg.warmup = 1.0, 0.1
+    assert [train.learning_rate(cfg, s, 40) for s in (0, 1, 3, 4, 22)] == pytest.approx([0.25, 0.5, 1.0, 1.0, 0.525])
+    assert 0.05 < train.learning_rate(cfg, 39, 40) < 0.06
 
 
 def test_prompts_are_split_over_ranks_for_good():
