@@ -171,6 +171,8 @@ def start_processes(cfg: Config) -> tuple[int, int, torch.device]:
     if cuda and not torch.cuda.is_available():
         raise DataError("--device cuda: PyTorch sees no GPU here; pass --device cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if not cuda:
+        torch.use_deterministic_algorithms(True)   # gradients of gathered rows are otherwise added up in whatever order the threads run
     if cuda:
         torch.cuda.set_device(device)
     if "WORLD_SIZE" in os.environ:

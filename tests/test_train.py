@@ -177,7 +177,7 @@ def test_the_kl_term_acts_on_fresh_completions_only(cfg, fresh_policy, make, sam
     reference, group = fresh_policy.reference(), groups[0]
     with torch.no_grad():
         for p in reference.text.parameters():
-            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
     losses = []
     for advantages, replayed in ((torch.zeros(4), False), (torch.tensor([1.0, -1.0, 0.5, 0.0]), False), (torch.tensor([1.0, -1.0, 0.5, 0.0]), True)):
         group.advantages, group.replayed = advantages, replayed
