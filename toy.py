@@ -354,7 +354,8 @@ def build(root: str | Path, stage: int, split: str, clips: int, seed: int = 0, p
 
     The two splits draw from different random streams and share no scene. What is already on disk is kept. Returns the JSONL's path.
     """
-    folder, per_clip = Path(root) / f"v{VERSION}-seed{seed}", 7 if stage == 0 and split == "train" else 2
+    folder = Path(root) / f"v{VERSION}-seed{seed}"
+    per_clip = 7 if stage == 0 and split == "train" else 2
     (folder / "clips").mkdir(parents=True, exist_ok=True)
 
     def one(i: int) -> list[Sample]:

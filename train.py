@@ -21,6 +21,7 @@ How this differs from the paper and its released trainer (the modules list their
  4. The KL term acts on the fresh half only: k3 estimates the KL from the policy's own samples. Groups whose advantages are all zero and that
     have no KL term are left out of the forward pass: exact, they have no gradient. They are counted.
  5. One update per rollout, so a fresh completion's ratio is 1 up to rounding; clipping acts on the replayed half.
+ 6. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the warm-up only.
 """
 import argparse
 import hashlib
@@ -83,7 +84,7 @@ class Config:
     warmup: float = flag(0.05, "share of the steps with rising learning rate; 0 = off")
     max_grad_norm: float = flag(1.0, "gradient clipping; 0 = off")
     train_towers: bool | None = flag(None, "train the vision and audio towers, too (stage 0 of the tiny model does)")
-    tower_lr: float | None = flag(None, "learning rate of the towers as a share of --lr: their patch embedding adds up 1,176 alike inputs and jumps at more")
+    tower_lr: float | None = flag(None, "learning rate of the towers as a share of --lr; 0 = they stay, at the cost of their gradient")
     micro_batch: int = flag(8, "prompt groups per forward pass: lower it when memory runs out")
     temperature: float = flag(1.0, "sampling temperature, of rollout and training log-probs alike")
     top_k: int = flag(0, "sample among the k likeliest ids only; 0 = off")
@@ -171,10 +172,10 @@ def start_processes(cfg: Config) -> tuple[int, int, torch.device]:
     if cuda and not torch.cuda.is_available():
         raise DataError("--device cuda: PyTorch sees no GPU here; pass --device cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-    if not cuda:
-        torch.use_deterministic_algorithms(True)   # gradients of gathered rows are otherwise added up in whatever order the threads run
     if cuda:
         torch.cuda.set_device(device)
+    else:
+        torch.use_deterministic_algorithms(True)   # gradients of gathered rows are otherwise added up in whatever order the threads run
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("nccl" if cuda else "gloo")
     elif not cuda:
@@ -368,11 +369,11 @@ def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: l
     fresh = [g for g in groups if not g.replayed and (cfg.beta or bool(g.advantages.any()))]
     old = [g for g in groups if g.replayed and bool(g.advantages.any())]
     for part in [half[i: i + cfg.micro_batch] for half in (fresh, old) for i in range(0, len(half), cfg.micro_batch)]:
-        prompts, tokens = [g.prompt for g in part], [g.tokens for g in part]
+        prompts, tokens, replayed = [g.prompt for g in part], [g.tokens for g in part], part[0].replayed
         features = policy.features(prompts)
         logp, mask = policy.completion_logps(prompts, features, tokens, cfg.temperature)             # (N, R)
         ref = None
-        if reference is not None and not part[0].replayed:
+        if reference is not None and not replayed:
             with torch.no_grad():
                 ref, _ = reference.completion_logps(prompts, features, tokens, cfg.temperature)      # (N, R)
         flat = [torch.tensor(b) for g in part for b in g.behaviour]
@@ -380,14 +381,15 @@ def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: l
         advantages = torch.cat([g.advantages for g in part]).to(logp.device)                         # (N,)
         weights = temporal_weights(mask, cfg.tas_lambda, cfg.tas_shape, cfg.tas_normalize)           # (N, R)
         loss, seen = clipped_is_loss(logp, behaviour, advantages, weights, mask, cfg.clip_eps, cfg.beta, ref)   # (N,)
-        share = torch.tensor([cfg.alpha / count[1] if g.replayed else 1.0 / count[0] for g in part for _ in g.tokens], device=logp.device)
-        total = (loss * share).sum()
+        total = (loss * float(cfg.alpha / count[1] if replayed else 1.0 / count[0])).sum()
         total.backward()
         log["loss"].append(total.item())
-        for name, value in (("ratio", seen["ratio"]), ("clipped", seen["clipped"].float()), *([("kl", seen["kl"])] if ref is not None else [])):
-            log[name] += value[mask].tolist()
-        stale = torch.tensor([g.replayed for g in part for _ in g.tokens], device=logp.device)
-        log["stale_ratio"] += seen["ratio"][stale[:, None] & mask].tolist()
+        log["ratio"] += seen["ratio"][mask].tolist()
+        log["clipped"] += seen["clipped"][mask].float().tolist()
+        if replayed:
+            log["stale_ratio"] += seen["ratio"][mask].tolist()
+        elif ref is not None:
+            log["kl"] += seen["kl"][mask].tolist()
     return log
 
 
