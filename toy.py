@@ -171,7 +171,8 @@ class Question:
     """A question about a scene and the lines a thinker may write on the way to its answer.
 
     careful: the lines of the full plan; one_sense: the lines and the answer of the plan that skips a sense; slips: the wrong
-    answers a slip in the last step leads to; guesses: what one may answer without looking.
+    answers a slip in the last step leads to; guesses: what one may answer without looking. Solvers answer a multiple-choice question with the
+    option's text.
     """
     kind: str
     text: str
@@ -183,11 +184,19 @@ class Question:
     slips: list[str]
     guesses: list[str]
     hint: str
+    said: str = ""  # how a solver words the right answer, when not as `answer` does
 
 
-def look(shape: Shape, verdict: str = "", letter: str = "") -> str:
-    """A line of a plan: (the option's letter,) what a shape is, where it is, when it moves, (whether that is what was looked for)."""
-    return " ".join(part for part in ("look:", letter, shape.name, shape.place, shape.beats, verdict) if part) + "."
+
+def look(shape: Shape, verdict: str = "", beats: bool = True) -> str:
+    """A line of a plan: what a shape is, where it is, when it moves, (whether that is what was looked for)."""
+    return " ".join(part for part in ("look:", shape.name, shape.place, shape.beats if beats else "", verdict) if part) + "."
+
+
+def find(scene: Scene, wanted: Shape) -> list[str]:
+    """Lines of a plan: from left to right until the wanted shape is found, whose beats are noted."""
+    at = scene.shapes.index(wanted)
+    return [look(s, "skip", beats=False) for s in scene.shapes[:at]] + [look(wanted)]
 
 
 def listen(tone: Tone) -> str:
@@ -209,7 +218,7 @@ def ask_count_moves(scene: Scene, rng: np.random.Generator) -> Question:
     shape = scene.shapes[rng.integers(len(scene.shapes))]
     n = shape.beats.count("1")
     return Question("count_moves", f"How many times does the {shape.name} {shape.act}?", "numeric", str(n), [],
-                    [look(shape), f"sum {n}."], ([f"look: {shape.name} {shape.place}."], str(rng.integers(1, 4))), near(n), list("123"),
+                    [*find(scene, shape), f"sum {n}."], ([f"look: {shape.name}."], str(rng.integers(1, 4))), near(n), list("123"),
                     f"Watch the {shape.name} beat by beat, then add up.")
 
 
@@ -218,12 +227,9 @@ def ask_first_mover(scene: Scene, rng: np.random.Generator) -> Question | None:
     if start.count(min(start)) > 1:
         return None
     first, names = scene.shapes[int(np.argmin(start))], [s.name for s in scene.shapes]
-    letters = lettered(names, rng)
-    glanced = scene.shapes[rng.integers(len(scene.shapes))]
-    rows = {s.name: look(s, f"from {n + 1}", letters[s.name]) for s, n in zip(scene.shapes, start, strict=True)}
-    return Question("first_mover", "Which shape moves first?", "multiple choice", letters[first.name], options(letters),
-                    [rows[n] for n in letters], ([rows[glanced.name]], letters[glanced.name]),
-                    [letters[n] for n in names if n != first.name], list(letters.values()), "Watch every shape, then compare their first moves.")
+    letters, rows = lettered(names, rng), [look(s, f"from {n + 1}") for s, n in zip(scene.shapes, start, strict=True)]
+    return Question("first_mover", "Which shape moves first?", "multiple choice", letters[first.name], options(letters), rows,
+                    (rows[:1], names[0]), [n for n in names if n != first.name], names, "Watch every shape, then compare their first moves.", first.name)
 
 
 def ask_count_together(scene: Scene, rng: np.random.Generator) -> Question:
@@ -233,40 +239,38 @@ def ask_count_together(scene: Scene, rng: np.random.Generator) -> Question:
     beats = both(shape.beats, tone.beats)
     n, seen = beats.count("1"), shape.beats.count("1")
     return Question("count_together", f"How many times does the {shape.name} {shape.act} while the {tone.pitch} tone sounds?",
-                    "numeric", str(n), [], [look(shape), listen(tone), f"together {beats}.", f"sum {n}."],
-                    ([look(shape), f"sum {seen}."], str(seen)), near(n), list("0123"),
+                    "numeric", str(n), [], [*find(scene, shape), listen(tone), f"together {beats}.", f"sum {n}."],
+                    ([*find(scene, shape), f"sum {seen}."], str(seen)), near(n), list("0123"),
                     f"Watch the {shape.name}, listen for the {tone.pitch} tone, line them up beat by beat, then add up.")
 
 
-def search(scene: Scene, tone: Tone, letters: dict[str, str]) -> list[str]:
-    """The careful plan for one tone: listen, then look at one shape after the other until one moves in step with it; in the order
-    of the options when there are some (`letters`), else from left to right."""
-    lines = [listen(tone)]
-    for shape in sorted(scene.shapes, key=lambda s: letters.get(s.name, "")):
-        found = shape.place == tone.source
-        lines.append(look(shape, "yes" if found else "no", letters.get(shape.name, "")))
-        if found:
-            break
-    return lines
+def compare(shape: Shape, tones: list[Tone]) -> str:
+    """A line of a plan: on which beats a shape differs from each of the tones, and whether it never differs from one."""
+    differ = ["".join("1" if x != y else "0" for x, y in zip(shape.beats, t.beats, strict=True)) for t in tones]
+    return look(shape, f"differs {' '.join(differ)} {'yes' if '0000' in differ else 'no'}")
+
+
+def search(scene: Scene, tone: Tone) -> list[str]:
+    """The careful plan for one tone: listen, then look at one shape after the other, from left to right, until one never differs from it."""
+    until = [s.place for s in scene.shapes].index(tone.source)
+    return [listen(tone)] + [compare(s, [tone]) for s in scene.shapes[:until + 1]]
 
 
 def ask_which_sounds(scene: Scene, rng: np.random.Generator) -> Question:
     tone = scene.tones[rng.integers(len(scene.tones))]
     source, names = scene.at(tone.source), [s.name for s in scene.shapes]
-    letters = lettered(names, rng)
-    glanced = scene.shapes[rng.integers(len(scene.shapes))]
+    letters, glanced = lettered(names, rng), scene.shapes[rng.integers(len(scene.shapes))]
     return Question("which_sounds", f"Which shape moves in step with the {tone.pitch} tone?", "multiple choice",
-                    letters[source.name], options(letters), search(scene, tone, letters),
-                    ([look(glanced, "yes", letters[glanced.name])], letters[glanced.name]),
-                    [letters[n] for n in names if n != source.name], list(letters.values()),
-                    f"Listen for the {tone.pitch} tone, then watch one shape after the other and line them up beat by beat.")
+                    letters[source.name], options(letters), search(scene, tone), ([look(glanced, "yes")], glanced.name),
+                    [n for n in names if n != source.name], names,
+                    f"Listen for the {tone.pitch} tone, then watch one shape after the other and line them up beat by beat.", source.name)
 
 
 def ask_colour_sounds(scene: Scene, rng: np.random.Generator) -> Question:
     tone = scene.tones[rng.integers(len(scene.tones))]
     source, glanced = scene.at(tone.source), scene.shapes[rng.integers(len(scene.shapes))]
     return Question("colour_sounds", f"What colour is the shape that moves in step with the {tone.pitch} tone?", "free-form",
-                    source.colour, [], search(scene, tone, {}), ([look(glanced, "yes")], glanced.colour),
+                    source.colour, [], search(scene, tone), ([look(glanced, "yes")], glanced.colour),
                     [s.colour for s in scene.shapes if s.place != tone.source], list(COLOURS),
                     f"Listen for the {tone.pitch} tone, then watch one shape after the other and line them up beat by beat.")
 
@@ -282,7 +286,7 @@ def ask_locate(scene: Scene, rng: np.random.Generator) -> Question:
     sets = [scene.shapes, *([s] for s in scene.shapes), scene.shapes[:2], scene.shapes[-2:]]
     answers = sorted({locate(s) for s in sets})
     return Question("locate", "Which shapes make a sound, and where are they?", "localisation", locate(sources), [],
-                    [listen(t) for t in scene.tones] + [look(s, "yes" if s in sources else "no") for s in scene.shapes],
+                    [listen(t) for t in scene.tones] + [compare(s, scene.tones) for s in scene.shapes],
                     ([look(s) for s in scene.shapes], locate(scene.shapes)), [a for a in answers if a != locate(sources)], answers,
                     "Listen for every tone, watch every shape, line them up beat by beat, then say where the sources are.")
 
@@ -309,7 +313,7 @@ QUESTIONS = {1: (ask_count_moves, ask_first_mover), 2: (ask_count_together, ask_
 
 def write_trace(q: Question, plan: str, rng: np.random.Generator) -> str:
     """The `<think>...</think><answer>...</answer>` text of one solver who follows `plan` (a key of PLAN_SHARES)."""
-    lines, answer = q.careful, q.answer
+    lines, answer = q.careful, q.said or q.answer
     if plan == "guess":
         lines, answer = ["guess."], str(rng.choice(q.guesses))
     elif plan == "one-sense":
