@@ -7,8 +7,10 @@
 
 Stage table (method section 7): 1 = 0.5 format + 0.5 accuracy, 2 = 0.2 format + 0.4 accuracy + 0.4 self, 3 = 0.5 format + 0.5 judge.
 
+Problem types (rules: `accuracy_reward`) and the labels of the training sets that mean them are in PROBLEM_TYPES.
+
 How this differs from the paper and its released trainer:
- 1. An unknown problem type is an error, never an exact match.
+ 1. An unknown problem type is an error, never an exact match (the released trainer's branches match none of Video-R1's labels).
  2. Self reward: a tie gives every tied answer 1/ties (the trainer gives the first one 1), and an unparsable answer never wins.
  3. A judge's missing score falls back to the stage's other rewards, re-weighted; it is never 0.
 
@@ -19,9 +21,23 @@ from collections import Counter
 
 STAGE_REWARDS = {1: {"format": 0.5, "accuracy": 0.5}, 2: {"format": 0.2, "accuracy": 0.4, "self": 0.4}, 3: {"format": 0.5, "judge": 0.5}}
 
-# label in a data set -> canonical problem type
-PROBLEM_TYPES = {"multiple choice": "multiple choice", "multiple_choice": "multiple choice", "numeric": "numeric", "numerical": "numeric",
-                 "free-form": "free-form", "free_form": "free-form", "localisation": "localisation"}
+# canonical problem type: its labels in Video-R1, the released AVATAR, IntentBench / HumanOmniV2 and EchoInk, and our own
+LABELS = {
+    "multiple choice": ("multiple choice", "multiple_choice"),
+    "multi-label": ("multi-label", "multi_label", "emer_ov_mc", "emer_ov"),
+    "numeric": ("numeric", "numerical"),
+    "regression": ("regression",),
+    "counting": ("counting",),
+    "ocr": ("OCR", "ocr", "text_recognition"),
+    "free-form": ("free-form", "free_form", "descriptive"),
+    "yes/no": ("yes/no", "judge"),
+    "temporal": ("temporal", "temporal_iou", "temporal_grounding"),
+    "code": ("code",),
+    "localisation": ("localisation", "localization"),
+}
+PROBLEM_TYPES = {label: kind for kind, labels in LABELS.items() for label in labels}
+NUMBER_WORDS = {word: n for n, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+                                                 "sixteen seventeen eighteen nineteen twenty".split())} | {"none": 0, "no": 0, "once": 1, "twice": 2}
 
 
 def canonical_type(label: str) -> str:
@@ -97,6 +113,81 @@ def number(text: str) -> float | None:
     return value if value == value and abs(value) != float("inf") else None
 
 
+def count_of(text: str) -> float | None:
+    """A count in digits or as a word up to twenty: count_of("Three.") = 3.0; None when it is neither."""
+    value = number(text)
+    return float(NUMBER_WORDS[plain(text)]) if value is None and plain(text) in NUMBER_WORDS else value
+
+
+def labels_of(text: str, options: list[str]) -> frozenset[str]:
+    """The labels of a multi-label answer: option letters where an item means one, else its plain text.
+
+    >>> sorted(labels_of("B, e", ["A. x", "B. y", "E. z"])), sorted(labels_of("Happy; calm", []))
+    (['B', 'E'], ['calm', 'happy'])
+    """
+    items = [item for item in re.split(r"[,;|\n]", text) if plain(item)]
+    return frozenset(letter_of(item, options) or plain(item) for item in items)
+
+
+def yes_no(text: str) -> str | None:
+    """'yes' or 'no' by the answer's first word, None otherwise: yes_no("Yes, it does.") = 'yes'."""
+    first = plain(text).split(" ")[0].strip(",.;:!")
+    return first if first in ("yes", "no") else None
+
+
+def seconds(text: str) -> float | None:
+    """A time in seconds or h:m:s: seconds("1:02.5") = 62.5; None when it is not one."""
+    parts = [number(part) for part in text.split(":")]
+    if len(parts) > 3 or any(part is None or part < 0 for part in parts):
+        return None
+    return sum(part * 60**i for i, part in enumerate(reversed(parts)))
+
+
+def intervals(text: str) -> list[tuple[float, float]]:
+    """The time spans of a temporal answer, "[s, e]; [s, e]", merged and sorted; spans that do not parse or are empty are left out.
+
+    >>> intervals("[1, 2.5]; [0:02, 0:04]"), intervals("from 1 to 2"), intervals("[3, 1]")
+    ([(1.0, 4.0)], [], [])
+    """
+    spans = []
+    for item in re.findall(r"\[([^\[\],]{1,40}),([^\[\],]{1,40})\]", text):
+        start, end = seconds(item[0]), seconds(item[1])
+        if start is not None and end is not None and start < end:
+            spans.append((start, end))
+    merged: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def temporal_iou(a: list[tuple[float, float]], b: list[tuple[float, float]]) -> float:
+    """Length of the intersection over that of the union of two sets of merged spans.
+
+    >>> temporal_iou([(0.0, 4.0)], [(2.0, 6.0)])                  # 2 s of 6 s
+    0.3333333333333333
+    """
+    shared = sum(max(0.0, min(e1, e2) - max(s1, s2)) for s1, e1 in a for s2, e2 in b)
+    total = sum(e - s for s, e in a) + sum(e - s for s, e in b) - shared
+    return shared / total if total else 0.0
+
+
+def word_accuracy(prediction: str, gold: str) -> float:
+    """1 - word error rate, clipped to [0, 1], case and white space folded (jiwer): word_accuracy("EXIT left", "exit right") = 0.5."""
+    said, truth = " ".join(prediction.lower().split()), " ".join(gold.lower().split())
+    if not truth:
+        return float(not said)
+    import jiwer  # imported here: only OCR answers need it
+    return max(0.0, 1.0 - jiwer.wer(truth, said))
+
+
+def f1(said: frozenset, truth: frozenset) -> float:
+    """F1 of two sets: f1({1, 2}, {2}) = 2 * 1 / 3; 0 when either is empty."""
+    return 2 * len(said & truth) / (len(said) + len(truth)) if said and truth else 0.0
+
+
 def rouge(prediction: str, gold: str) -> float:
     """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with stemming (rouge-score); 1 for equal plain texts.
 
@@ -126,40 +217,75 @@ def places(text: str) -> frozenset[tuple[str, str]]:
 def accuracy_reward(answer: str | None, gold: str, problem_type: str, options: list[str] | None = None) -> float:
     """The accuracy reward in [0, 1] of an extracted answer (None: unparsable, 0), by canonical problem type.
 
-    multiple choice: same letter (an option's text counts as its letter). numeric: equal after rounding to 2 decimals.
-    free-form: `rouge`. localisation: F1 of the (place, thing) pairs.
+    multiple choice  same letter (an option's text counts as its letter)       multi-label  F1 of the sets of letters or labels
+    numeric          equal after rounding to 2 decimals                        yes/no       same first word
+    regression       1 - min(1, |p - g| / |g|), the rMAE reward                ocr          1 - word error rate
+    counting         1 - min(1, |p - g| / max(g, 1)), number words allowed     free-form    `rouge`
+    temporal         IoU of the time spans                                     code         equal but for white space
+    localisation     F1 of the (place, thing) pairs
 
     >>> accuracy_reward("B. blue", "B", "multiple choice"), accuracy_reward("3.0", "3", "numeric"), accuracy_reward(None, "3", "numeric")
     (1.0, 1.0, 0.0)
+    >>> accuracy_reward("A, B", "B", "multi-label"), accuracy_reward("9", "12", "regression"), accuracy_reward("three", "4", "counting")
+    (0.6666666666666666, 0.75, 0.75)
     """
+    options = options or []
     if answer is None:
         return 0.0
     if problem_type == "multiple choice":
-        said = letter_of(answer, options or [])
-        return float(said is not None and said == letter_of(gold, options or []))
+        said = letter_of(answer, options)
+        return float(said is not None and said == letter_of(gold, options))
+    if problem_type == "multi-label":
+        return f1(labels_of(answer, options), labels_of(gold, options))
     if problem_type == "numeric":
         said, truth = number(answer), number(gold)
         return float(said is not None and truth is not None and round(said, 2) == round(truth, 2))
+    if problem_type == "regression":
+        said, truth = number(answer), number(gold)
+        return 0.0 if said is None or truth is None else 1 - min(1.0, (abs(said - truth) + 1e-9) / (abs(truth) + 1e-9))
+    if problem_type == "counting":
+        said, truth = count_of(answer), count_of(gold)
+        return 0.0 if said is None or truth is None else 1 - min(1.0, abs(said - truth) / max(truth, 1.0))
+    if problem_type == "ocr":
+        return word_accuracy(answer, gold)
     if problem_type == "free-form":
         return rouge(answer, gold)
+    if problem_type == "yes/no":
+        return float(yes_no(answer) is not None and yes_no(answer) == yes_no(gold))
+    if problem_type == "temporal":
+        return temporal_iou(intervals(answer), intervals(gold))
+    if problem_type == "code":
+        return float(answer.split() == gold.split())
     if problem_type == "localisation":
-        said, truth = places(answer), places(gold)
-        return 2 * len(said & truth) / (len(said) + len(truth)) if said and truth else 0.0
-    raise ValueError(f"no accuracy rule for problem type '{problem_type}'; known: {', '.join(sorted(set(PROBLEM_TYPES.values())))}")
+        return f1(places(answer), places(gold))
+    raise ValueError(f"no accuracy rule for problem type '{problem_type}'; known: {', '.join(LABELS)}")
 
 
 # ---------------------------------------------------------------------------------------------- self reward
 def normalise(answer: str | None, problem_type: str, options: list[str] | None = None) -> str | None:
-    """One text for all spellings of an answer, so that votes can be counted: normalise("(b)", "multiple choice") = 'B'."""
+    """One text for all spellings of an answer, so that votes can be counted; None when it cannot be read as its type.
+
+    >>> normalise("(b)", "multiple choice"), normalise("3.00", "numeric"), normalise("e, b", "multi-label", ["B. x", "E. y"])
+    ('B', '3', 'B, E')
+    """
     if answer is None:
         return None
+    options = options or []
     if problem_type == "multiple choice":
-        return letter_of(answer, options or [])
-    if problem_type == "numeric":
-        value = number(answer)
-        return None if value is None else f"{round(value, 2):g}"
+        return letter_of(answer, options)
+    if problem_type in ("numeric", "regression", "counting"):
+        value = count_of(answer) if problem_type == "counting" else number(answer)
+        return None if value is None else f"{round(value, 2):.15g}"
+    if problem_type == "multi-label":
+        return ", ".join(sorted(labels_of(answer, options))) or None
+    if problem_type == "yes/no":
+        return yes_no(answer)
+    if problem_type == "temporal":
+        return "; ".join(f"{s:.2f}-{e:.2f}" for s, e in intervals(answer)) or None
     if problem_type == "localisation":
-        return str(sorted(places(answer))) if places(answer) else None
+        return " | ".join(f"{place}: {thing}" for place, thing in sorted(places(answer))) or None
+    if problem_type == "code":
+        return " ".join(answer.split()) or None
     return plain(answer) or None
 
 

@@ -3,7 +3,9 @@
     group_advantages     A_i = (R_i - mean R) / (std R + 1e-4)                       fresh completions of one prompt (GRPO)
     replay_advantages    A_i = (R_i - Rbar(q)) / (std R + 1e-4)                      replayed ones, against the prompt's history (VCRS)
     temporal_weights     w_t = 1 + lambda (2 t/(L-1) - 1)^2                          a U over the completion: plan and answer weigh more
-    clipped_is_loss      -min(r A, clip(r, 1-eps, 1+eps) A) + beta KL_k3             r = pi_theta / pi_behaviour, token by token
+    importance_ratio     r_t = pi_theta / pi_behaviour                               per token, or one per completion (GSPO)
+    clipped_is_loss      -min(r A, clip(r, 1-eps, 1+eps) A) + beta KL_k3             PPO's clip, or CISPO's
+    total_loss           J = J_on + alpha J_off                                      each half a mean over completions, or over tokens
 
 Dimensions: G completions, R completion tokens (padded), L_i the true length of completion i, EOS included.
 
@@ -11,7 +13,8 @@ How this differs from the paper and its released trainer:
  1. std is the sample standard deviation (divided by G - 1), as in the trainer and its peers; the paper does not say which. A group
     whose rewards are all alike gets advantage 0: the replay formula as printed would divide by 1e-4 and blow the step up.
  2. t counts the completion's own tokens. The trainer counts columns of the padded window, so its t/(L-1) leaves [0, 1].
- 3. The ratio of a replayed completion is taken per token, as the trainer does; the paper writes one ratio per sequence.
+ 3. The ratio of a replayed completion is taken per token, as the trainer does; the paper writes one ratio per sequence
+    (level="sequence", length-normalised as in GSPO, arXiv 2507.18071).
  4. The KL term is not weighted by TAS (as in the trainer; the paper does not say).
 
 This module imports nothing of ours.
@@ -21,6 +24,7 @@ from torch import Tensor
 
 STD_EPS = 1e-4
 SHAPES = ("u", "uniform", "decay", "incline", "inverse")
+LEVELS, CLIPS, NORMS = ("token", "sequence"), ("ppo", "cispo"), ("sequence", "token")
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
@@ -73,22 +77,95 @@ def kl_k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
     return torch.exp(d) - d - 1
 
 
-def clipped_is_loss(logp: Tensor, behaviour_logp: Tensor, advantages: Tensor, weights: Tensor, mask: Tensor, eps: float = 0.2,
-                    beta: float = 0.0, ref_logp: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped importance-sampled loss of each completion, (G,), averaged over its own tokens, and per-token diagnostics.
+def importance_ratio(logp: Tensor, behaviour_logp: Tensor, mask: Tensor, level: str = "token") -> Tensor:
+    """r (G, R) = pi_theta / pi_behaviour, with gradient through logp; 1 on padding.
 
-    logp, behaviour_logp, ref_logp (G, R): log-probs under the policy now, the policy that wrote the completion, and the reference;
-    advantages (G,); weights (G, R) from temporal_weights; mask (G, R). Only logp carries gradient. An empty completion gives 0.
-    diagnostics (G, R): ratio, clipped (the clip was active), kl (0 without ref_logp).
+    token: exp(logp - behaviour), one per token. sequence: the length-normalised ratio of the whole completion,
+    s_i = exp(mean_t (logp - behaviour)), on each of its tokens, in GSPO's token form (arXiv 2507.18071):
+    the value is s_i, the gradient s_i grad logp_t, so that TAS weights still reach their own token.
+
+    >>> importance_ratio(torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.0, -1.0]]), torch.ones(1, 2).bool(), "sequence")   # exp(-1/2)
+    tensor([[0.6065, 0.6065]])
     """
-    ratio = torch.exp((logp - behaviour_logp) * mask)                                    # (G, R)
+    log_ratio = (logp - behaviour_logp) * mask                                           # (G, R)
+    if level == "token":
+        return torch.exp(log_ratio)
+    if level != "sequence":
+        raise ValueError(f"unknown level '{level}' of the importance ratio; known: {', '.join(LEVELS)}")
+    mean = log_ratio.detach().sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)   # (G, 1)
+    return torch.exp((mean + log_ratio - log_ratio.detach()) * mask)                     # (G, R)
+
+
+def clipped_is_loss(ratio: Tensor, logp: Tensor, advantages: Tensor, weights: Tensor, mask: Tensor, eps: float = 0.2, eps_high: float | None = None,
+                    clip: str = "ppo", beta: float = 0.0, ref_logp: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """The clipped importance-sampled loss of each token, (G, R), 0 on padding, and per-token diagnostics.
+
+    ppo     -min(r A_t, clip(r, 1-eps, 1+eps_high) A_t)              a clipped token has no gradient
+    cispo   -sg[clip(r, 1-eps, 1+eps_high)] A_t logp_t               every token keeps one, of bounded weight (arXiv 2506.13585)
+    plus beta KL_k3(logp, ref_logp), which TAS does not weight. A_t = w_t A.
+
+    ratio (G, R) from importance_ratio; logp, ref_logp (G, R) under the policy now and the reference; advantages (G,); weights (G, R) from
+    temporal_weights; mask (G, R). eps_high: upper half-width of the clip (None: eps; DAPO's clip-higher uses 0.28, arXiv 2503.14476).
+    diagnostics (G, R): ratio, clipped (the bound was active), kl (0 without ref_logp).
+    """
+    low, high = 1 - eps, 1 + (eps if eps_high is None else eps_high)
     a = advantages[:, None] * weights                                                    # (G, R)  A_it = w_it A_i
-    surrogate = torch.minimum(ratio * a, ratio.clamp(1 - eps, 1 + eps) * a)              # (G, R)
-    per_token = -surrogate
+    if clip == "ppo":
+        per_token = -torch.minimum(ratio * a, ratio.clamp(low, high) * a)                # (G, R)
+    elif clip == "cispo":
+        per_token = -ratio.detach().clamp(low, high) * a * logp                          # (G, R)
+    else:
+        raise ValueError(f"unknown clip '{clip}'; known: {', '.join(CLIPS)}")
     kl = torch.zeros_like(ratio)
     if ref_logp is not None:
         kl = kl_k3(logp, ref_logp) * mask                                                # (G, R)
         per_token = per_token + beta * kl                                                # the KL term is not shaped by TAS
-    loss = (per_token * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)                  # (G,)
-    clipped = ((ratio < 1 - eps) & (a < 0)) | ((ratio > 1 + eps) & (a > 0))
-    return loss, {"ratio": ratio.detach(), "clipped": (clipped & mask), "kl": kl.detach()}
+    clipped = ((ratio < low) & (a < 0)) | ((ratio > high) & (a > 0)) if clip == "ppo" else (ratio < low) | (ratio > high)
+    return per_token * mask, {"ratio": ratio.detach(), "clipped": (clipped & mask), "kl": kl.detach()}
+
+
+def total_loss(per_token: Tensor, mask: Tensor, replayed: Tensor, completions: tuple[int, int], tokens: tuple[int, int], alpha: float = 1.0,
+               norm: str = "sequence") -> Tensor:
+    """J_on + alpha J_off of a micro-batch, a scalar: summed over micro-batches and processes it is the loss of the whole batch, however split.
+
+    sequence: each half is the mean over its completions of the mean over their tokens (GRPO). token: each half is the mean over all its
+    tokens (DAPO), so that long completions count by their length.
+    per_token, mask (G, R); replayed (G,) bool; completions, tokens: (fresh, replayed) counts of the WHOLE batch, all processes.
+
+    >>> loss, mask = torch.tensor([[1.0, 3.0], [4.0, 0.0]]), torch.tensor([[True, True], [True, False]])
+    >>> total_loss(loss, mask, torch.tensor([False, False]), (2, 0), (3, 0))                     # (2 + 4) / 2
+    tensor(3.)
+    >>> total_loss(loss, mask, torch.tensor([False, False]), (2, 0), (3, 0), norm="token")       # (1 + 3 + 4) / 3
+    tensor(2.6667)
+    """
+    if norm not in NORMS:
+        raise ValueError(f"unknown loss norm '{norm}'; known: {', '.join(NORMS)}")
+    counts = completions if norm == "sequence" else tokens
+    share = torch.where(replayed, alpha / max(counts[1], 1), 1.0 / max(counts[0], 1))    # (G,)
+    length = mask.sum(dim=1).clamp(min=1) if norm == "sequence" else torch.ones_like(share)
+    return (per_token.sum(dim=1) / length * share).sum()
+
+
+def too_stale(log_ratio_mean: Tensor, advantages: Tensor, replayed: Tensor, bound: float) -> Tensor:
+    """(G,) bool: replayed completions that are left out of the loss, because they are bad news (A < 0) about behaviour the policy has
+    already left: mean_t log(pi_behaviour / pi_theta) > bound (DeepSeek-V3.2, arXiv 2512.02556, off-policy sequence masking). bound 0: none.
+    log_ratio_mean (G,) = mean_t log(pi_theta / pi_behaviour).
+    """
+    return replayed & (advantages < 0) & (-log_ratio_mean > bound) if bound else torch.zeros_like(replayed)
+
+
+def kl_to_behaviour(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """(G,) estimate of KL(pi_theta || pi_behaviour) per token from completions that pi_behaviour wrote: mean_t of r log r - (r - 1) >= 0,
+    r = pi_theta / pi_behaviour. log_ratio, mask (G, R)."""
+    r = torch.exp(log_ratio * mask)                                                      # (G, R)
+    return ((r * log_ratio - (r - 1)) * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)  # (G,)
+
+
+def effective_sample_share(ratio: Tensor) -> float:
+    """Effective sample size of importance weights as a share of their number, (sum r)^2 / (n sum r^2): 1 when all are alike, 1/n when one
+    dominates. ratio (n,).
+
+    >>> effective_sample_share(torch.tensor([1.0, 3.0]))         # 16 / (2 * 10)
+    0.8
+    """
+    return (ratio.sum() ** 2 / (len(ratio) * (ratio**2).sum())).item()

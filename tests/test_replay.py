@@ -1,5 +1,6 @@
 """replay.py: tiers, rooms, draws, histories, hints, saving. Expected values are worked by hand."""
 import io
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -167,6 +168,67 @@ def test_saved_and_reloaded_buffer_goes_on_identically():
         each.add("q3", [entry(0.9)] * 4)
         each.refresh()
     assert [buffer.tier(f"q{i}") for i in range(10)] == [twin.tier(f"q{i}") for i in range(10)]
+
+
+def test_hint_comes_when_a_hard_prompt_fails_and_the_policy_no_longer_moves_on_it():
+    """The paper's rule: hard tier, failed again, small KL to the behaviour policy. Each of the three alone is not enough."""
+    def buffer_with(rewards, kl, accuracy=0.0):
+        buffer = filled({f"q{i}": [i / 10] for i in range(1, 10)}, patience=0, hint_kl=0.01)
+        buffer.add("q", [entry(rewards, accuracy=0.0)])
+        buffer.refresh()
+        if kl is not None:
+            buffer.note_kl("q", kl)
+        buffer.add("q", [entry(rewards, accuracy=accuracy)])
+        return buffer
+    assert buffer_with(0.0, 0.001).wants_hint("q") and buffer_with(0.0, 0.001).hinted_prompts() == ["q"]
+    assert not buffer_with(0.0, 0.5).wants_hint("q")                       # it still moves
+    assert not buffer_with(0.0, None).wants_hint("q")                      # never replayed: nothing is known
+    assert not buffer_with(0.95, 0.001).wants_hint("q")                    # not hard
+    assert not buffer_with(0.0, 0.001, accuracy=1.0).wants_hint("q")       # solved
+
+
+def test_expired_entries_go_and_statistics_stay():
+    buffer = ReplayBuffer()
+    for step in range(4):
+        buffer.add("q", [entry(step / 4, step)] )
+    buffer.add("old", [entry(0.5, 0)])
+    buffer.refresh()
+    buffer.expire(before=2)
+    assert [e.step for e in buffer.prompts["q"].entries] == [2, 3] and len(buffer) == 2 and buffer.vcrs("q") == pytest.approx(0.375)
+    assert all(buffer.draw(4)[0] == "q" for _ in range(20)) and buffer.vcrs("old") == 0.5
+
+
+def test_eviction_equals_the_rule_applied_one_by_one():
+    """A random history against the plainest form of the rule: while a tier is over its room, drop its oldest entry that is not the last
+    of its kind in its prompt; when only such are left, its oldest."""
+    rng = np.random.default_rng(0)
+    buffer = ReplayBuffer(capacity=40)
+    for step in range(60):
+        for prompt_id in rng.choice(8, 2, replace=False):
+            buffer.add(f"q{prompt_id}", [entry(float(r), step) for r in rng.integers(0, 2, rng.integers(1, 5))])
+        before = {p: list(h.entries) for p, h in buffer.prompts.items()}
+        buffer.refresh()
+        for tier, room in (("hard", 16), ("medium", 14), ("easy", 10)):
+            mine = {p: e for p, e in before.items() if buffer.tier(p) == tier}
+            while sum(map(len, mine.values())) > room:
+                everyone = sorted((e.order, p, e) for p, es in mine.items() for e in es)
+                spare = [x for x in everyone if sum(o.success == x[2].success for o in mine[x[1]]) > 1]
+                _, p, gone = (spare or everyone)[0]
+                mine[p] = [e for e in mine[p] if e is not gone]
+            for p, expected in mine.items():
+                assert [e.order for e in buffer.prompts[p].entries] == [e.order for e in expected]
+
+
+def test_ten_thousand_entries_fit_in_100_megabytes():
+    tokens, logps = np.zeros(512, np.int32), np.zeros(512, np.float32)
+    tracemalloc.start()
+    buffer = ReplayBuffer()
+    parts = {"format": 1.0, "accuracy": 0.0, "self": 0.5, "judge": None}
+    for i in range(2_500):
+        buffer.add(f"clip{i}-q0", [Entry(tokens.copy(), logps.copy(), 0.2, 0.0, i, parts=dict(parts)) for _ in range(4)])
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(buffer) == 10_000 and used < 100e6
 
 
 def test_impossible_settings_are_refused():

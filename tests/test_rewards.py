@@ -1,4 +1,5 @@
 """rewards.py against the written rules."""
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +40,16 @@ def test_split_completion(text, reasoning, answer):
     ("left: red disc | right: blue disc", "left: red disc", "localisation", [], 2 / 3),
     ("right: red disc", "left: red disc", "localisation", [], 0), ("red disc", "left: red disc", "localisation", [], 0),
     (None, "3", "numeric", [], 0),
+    ("B, E", "B,E", "multi-label", [], 1), ("B", "B, E", "multi-label", [], 2 / 3), ("A", "B, E", "multi-label", [], 0),
+    ("sad; calm", "calm, Sad", "multi-label", [], 1), ("joy", "A", "multi-label", ["A. joy", "B. fear"], 1),
+    ("9", "12", "regression", [], 0.75), ("30", "12", "regression", [], 0), ("12.0", "12", "regression", [], 1), ("far", "12", "regression", [], 0),
+    ("3", "4", "counting", [], 0.75), ("four", "4", "counting", [], 1), ("1", "0", "counting", [], 0), ("0", "0", "counting", [], 1),
+    ("none", "0", "counting", [], 1), ("9", "4", "counting", [], 0), ("many", "4", "counting", [], 0),
+    ("EXIT left", "exit right", "ocr", [], 0.5), ("stop", "STOP", "ocr", [], 1), ("a b c d", "x", "ocr", [], 0), ("", "x y", "ocr", [], 0),
+    ("Yes, it does.", "yes", "yes/no", [], 1), ("no", "Yes", "yes/no", [], 0), ("perhaps", "Yes", "yes/no", [], 0), ("yesterday", "Yes", "yes/no", [], 0),
+    ("[2, 6]", "[0, 4]", "temporal", [], 1 / 3), ("[0:01, 0:02]; [1:00, 1:02]", "[1, 2]; [60, 62]", "temporal", [], 1),
+    ("[0, 2]; [1, 3]", "[0, 3]", "temporal", [], 1), ("2 to 6", "[0, 4]", "temporal", [], 0), ("[4, 2]", "[0, 4]", "temporal", [], 0),
+    ("print( 1 )", "print(  1 )\n", "code", [], 1), ("print(1)", "print(2)", "code", [], 0),
 ])
 def test_accuracy(answer, gold, kind, options, expected):
     assert accuracy_reward(answer, gold, kind, options) == pytest.approx(expected)
@@ -47,6 +58,27 @@ def test_accuracy(answer, gold, kind, options, expected):
 def test_free_form_is_the_mean_of_three_rouge_scores():
     # words a b c against a b d: ROUGE-1 = 2/3, ROUGE-2 (ab, bc | ab, bd) = 1/2, ROUGE-L (a b) = 2/3
     assert accuracy_reward("alpha beta gamma", "alpha beta delta", "free-form") == pytest.approx((2 / 3 + 1 / 2 + 2 / 3) / 3)
+
+
+def test_every_label_of_the_training_sets_is_known():
+    video_r1 = ["multiple choice", "free-form", "numerical", "OCR", "regression"]
+    avatar = ["multiple_choice", "numerical", "ocr", "text_recognition", "free_form", "descriptive", "code"]
+    intent = ["multiple choice", "emer_ov_mc", "emer_ov", "judge"]
+    kinds = {label: canonical_type(label) for label in video_r1 + avatar + intent}
+    assert set(kinds.values()) == {"multiple choice", "free-form", "numeric", "ocr", "regression", "code", "multi-label", "yes/no"}
+    assert kinds["judge"] == "yes/no" and kinds["emer_ov_mc"] == "multi-label" and kinds["descriptive"] == "free-form"
+
+
+@pytest.mark.parametrize("prediction", ["the cat sat", "the hat", "a b the cat sat on the mat x", "mat the on sat cat the"])
+def test_ocr_is_one_minus_the_edit_distance_over_words(prediction):
+    gold = "the cat sat on the mat".split()
+    said = prediction.split()
+    table = np.zeros((len(gold) + 1, len(said) + 1))                     # Levenshtein by the textbook
+    table[:, 0], table[0] = range(len(gold) + 1), range(len(said) + 1)
+    for i, g in enumerate(gold):
+        for j, s in enumerate(said):
+            table[i + 1, j + 1] = min(table[i, j + 1] + 1, table[i + 1, j] + 1, table[i, j] + (g != s))
+    assert accuracy_reward(prediction, " ".join(gold), "ocr") == pytest.approx(max(0, 1 - table[-1, -1] / 6))
 
 
 def test_unknown_types_are_errors():
@@ -68,6 +100,9 @@ def test_self_reward_votes_are_normalised():
     assert normalise("3.0", "numeric") == normalise("3", "numeric")
     assert normalise("left: a | right: b", "localisation") == normalise("right: b|left: A", "localisation")
     assert normalise("nonsense", "numeric") is None
+    assert normalise("e,B", "multi-label") == normalise("B, E", "multi-label") and normalise("two", "counting") == normalise("2", "counting") == "2"
+    assert normalise("[0:01, 2]", "temporal") == normalise("[1, 2.0]", "temporal") and normalise("soon", "temporal") is None
+    assert normalise("Yes.", "yes/no") == "yes" and normalise("x  = 1", "code") == "x = 1" and normalise("1234567.25", "numeric") == "1234567.25"
 
 
 def test_stage_tables_by_hand():
