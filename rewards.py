@@ -36,8 +36,9 @@ LABELS = {
     "localisation": ("localisation", "localization"),
 }
 PROBLEM_TYPES = {label: kind for kind, labels in LABELS.items() for label in labels}
-NUMBER_WORDS = {word: n for n, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-                                                 "sixteen seventeen eighteen nineteen twenty".split())} | {"none": 0, "no": 0, "once": 1, "twice": 2}
+NUMBER_WORDS = {"no": 0, "none": 0, "zero": 0, "once": 1, "one": 1, "twice": 2, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
+                "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+                "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20}
 
 
 def canonical_type(label: str) -> str:
@@ -315,12 +316,12 @@ def weighted(parts: dict[str, float | None], weights: dict[str, float]) -> float
     return sum(w * scale * parts[name] for name, w in present.items())
 
 
-def score_group(texts: list[str], gold: str, problem_type: str, options: list[str], stage: int, judge=None,
+def score_group(texts: list[str], gold: str, problem_type: str, options: list[str], stage: int, verdicts: list[dict[str, float] | None] | None = None,
                 format_penalty: float = 0.0) -> list[dict[str, float | None]]:
     """Score the fresh completions of ONE prompt. Returns per completion: format, accuracy, self, judge and their stage-weighted
     `reward`; a part the stage does not use and cannot know is None.
 
-    judge(reasoning, answer) -> {criterion: score in [0, 1]} or None when it gave no usable verdict; only asked in stage 3.
+    verdicts: the judge's {criterion: score in [0, 1]} of each completion, None where it gave no usable one; needed in stage 3 only.
     format_penalty: the format part of a badly formed completion (0, or -1 as one summary of the paper has it).
     """
     if stage not in STAGE_REWARDS:
@@ -328,11 +329,10 @@ def score_group(texts: list[str], gold: str, problem_type: str, options: list[st
     read = [split_completion(t) for t in texts]
     votes = self_rewards([normalise(answer, problem_type, options) for _, answer in read])
     scored = []
-    for text, (reasoning, answer), vote in zip(texts, read, votes, strict=True):
+    for text, (_, answer), vote, verdict in zip(texts, read, votes, verdicts or [None] * len(texts), strict=True):
         parts: dict[str, float | None] = {"format": format_reward(text) or format_penalty,
                                           "accuracy": accuracy_reward(answer, gold, problem_type, options), "self": vote, "judge": None}
-        if "judge" in STAGE_REWARDS[stage] and judge is not None:
-            criteria = judge(reasoning, answer or "")
-            parts["judge"] = sum(criteria.values()) / len(criteria) if criteria else None
+        if verdict:
+            parts["judge"] = sum(verdict.values()) / len(verdict)
         scored.append(parts | {"reward": weighted(parts, STAGE_REWARDS[stage])})
     return scored

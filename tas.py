@@ -124,34 +124,32 @@ def clipped_is_loss(ratio: Tensor, logp: Tensor, advantages: Tensor, weights: Te
     return per_token * mask, {"ratio": ratio.detach(), "clipped": (clipped & mask), "kl": kl.detach()}
 
 
-def total_loss(per_token: Tensor, mask: Tensor, replayed: Tensor, completions: tuple[int, int], tokens: tuple[int, int], alpha: float = 1.0,
-               norm: str = "sequence") -> Tensor:
-    """J_on + alpha J_off of a micro-batch, a scalar: summed over micro-batches and processes it is the loss of the whole batch, however split.
+def half_loss(per_token: Tensor, mask: Tensor, completions: int, tokens: int, norm: str = "sequence") -> Tensor:
+    """A micro-batch's share of J_on or of J_off, a scalar: summed over micro-batches and processes it is that half's loss, however split.
 
-    sequence: each half is the mean over its completions of the mean over their tokens (GRPO). token: each half is the mean over all its
-    tokens (DAPO), so that long completions count by their length.
-    per_token, mask (G, R); replayed (G,) bool; completions, tokens: (fresh, replayed) counts of the WHOLE batch, all processes.
+    sequence: the mean over the half's completions of the mean over their tokens (GRPO). token: the mean over all its tokens (DAPO), so that
+    long completions count by their length. per_token, mask (G, R); completions, tokens: how many the WHOLE half has, in all processes.
 
     >>> loss, mask = torch.tensor([[1.0, 3.0], [4.0, 0.0]]), torch.tensor([[True, True], [True, False]])
-    >>> total_loss(loss, mask, torch.tensor([False, False]), (2, 0), (3, 0))                     # (2 + 4) / 2
+    >>> half_loss(loss, mask, completions=2, tokens=3)                     # (2 + 4) / 2
     tensor(3.)
-    >>> total_loss(loss, mask, torch.tensor([False, False]), (2, 0), (3, 0), norm="token")       # (1 + 3 + 4) / 3
+    >>> half_loss(loss, mask, completions=2, tokens=3, norm="token")       # (1 + 3 + 4) / 3
     tensor(2.6667)
     """
     if norm not in NORMS:
         raise ValueError(f"unknown loss norm '{norm}'; known: {', '.join(NORMS)}")
-    counts = completions if norm == "sequence" else tokens
-    share = torch.where(replayed, alpha / max(counts[1], 1), 1.0 / max(counts[0], 1))    # (G,)
-    length = mask.sum(dim=1).clamp(min=1) if norm == "sequence" else torch.ones_like(share)
-    return (per_token.sum(dim=1) / length * share).sum()
+    if norm == "token":
+        return per_token.sum() / tokens
+    return (per_token.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum() / completions
 
 
-def too_stale(log_ratio_mean: Tensor, advantages: Tensor, replayed: Tensor, bound: float) -> Tensor:
+def too_stale(log_ratio: Tensor, mask: Tensor, advantages: Tensor, bound: float) -> Tensor:
     """(G,) bool: replayed completions that are left out of the loss, because they are bad news (A < 0) about behaviour the policy has
     already left: mean_t log(pi_behaviour / pi_theta) > bound (DeepSeek-V3.2, arXiv 2512.02556, off-policy sequence masking). bound 0: none.
-    log_ratio_mean (G,) = mean_t log(pi_theta / pi_behaviour).
+    log_ratio (G, R) = log(pi_theta / pi_behaviour), 0 outside the mask; advantages (G,).
     """
-    return replayed & (advantages < 0) & (-log_ratio_mean > bound) if bound else torch.zeros_like(replayed)
+    left = -log_ratio.sum(dim=1) / mask.sum(dim=1).clamp(min=1) > bound if bound else torch.zeros_like(advantages, dtype=torch.bool)
+    return left & (advantages < 0)
 
 
 def kl_to_behaviour(log_ratio: Tensor, mask: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
     python train.py                                       # the bundled tiny model on the toy world, stage 2: minutes on two CPU cores
     python train.py --method grpo                         # the baseline in the same loop: 8 fresh completions, no replay, uniform weights
+    python train.py --stage 0,1,2,3                       # the curriculum: each stage from the last one's checkpoint
     python train.py --stage 0                             # supervised cold start: makes the tiny model from random weights
     torchrun --nproc_per_node=8 train.py --stage 2 --model Qwen/Qwen2.5-Omni-7B --data DATA.jsonl
 
@@ -43,11 +44,26 @@ from tqdm import tqdm
 
 import toy
 from data import MIN_PIXELS, DataError, Prompt, PromptMaker, Sample, load_samples, question_text
+from judge import DEFAULT_JUDGE, Endpoint, Judge, LocalModel
 from model import DEFAULT_MODEL, Policy, load_policy, make_tiny_policy
 from replay import Entry, ReplayBuffer
-from rewards import score_group
+from rewards import score_group, split_completion
 from rollout import Completion, generate
-from tas import SHAPES, clipped_is_loss, group_advantages, replay_advantages, temporal_weights
+from tas import (
+    CLIPS,
+    LEVELS,
+    NORMS,
+    SHAPES,
+    clipped_is_loss,
+    effective_sample_share,
+    group_advantages,
+    importance_ratio,
+    kl_to_behaviour,
+    replay_advantages,
+    temporal_weights,
+    too_stale,
+    half_loss,
+)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -62,8 +78,8 @@ def flag(default, help: str):
 @dataclass
 class Config:
     """Every flag of train.py. A default of None is filled in from METHODS (by --method) or DEFAULTS (by model and stage)."""
-    stage: int = flag(2, "0 cold start (SFT), 1 visual, 2 audio-visual, 3 localisation")
-    method: str = flag("avatar", "avatar, or grpo: the baseline in the same loop")
+    stage: int = flag(2, "0 cold start (SFT), 1 visual, 2 audio-visual, 3 localisation; several in a row: 0,1,2,3")
+    method: str = flag("avatar", "a row of the paper's ablation, in the same loop: avatar, grpo (the baseline), tas_only, replay_only")
     model: str = flag("", "model folder or hub name; empty: the bundled tiny model (stage 0: a new random tiny model)")
     data: str = flag("", "training records, JSONL; empty: the toy world")
     eval_data: str = flag("", "held-out records, JSONL; empty: the toy world's, or no evaluation with --data")
@@ -75,10 +91,15 @@ class Config:
     fresh: int | None = flag(None, "fresh completions per prompt (avatar 4, grpo 8)")
     replayed: int | None = flag(None, "replayed completions per replayed group, one group per prompt (avatar 4, grpo 0 = no replay)")
     alpha: float = flag(1.0, "weight of the off-policy half in J = J_on + alpha J_off")
+    dynamic_sampling: int = flag(0, "extra rounds of fresh prompts in place of groups whose rewards are all alike (DAPO), all counted; 0 = off")
     tas_shape: str | None = flag(None, f"temporal weights: {', '.join(SHAPES)} (avatar u, grpo uniform = off)")
     tas_lambda: float = flag(0.3, "lambda of the temporal weights; 0 = off")
     tas_normalize: bool = flag(False, "divide temporal weights by their mean, so that a shape does not change the step size")
+    is_level: str = flag("token", "importance ratio per token, or per sequence (length-normalised, as GSPO)")
+    clip: str = flag("ppo", "ppo, or cispo: clip the ratio as a weight, every token keeps its gradient")
     clip_eps: float = flag(0.2, "epsilon of the clipped ratio")
+    clip_eps_high: float = flag(0.0, "epsilon of the upper bound when it differs (DAPO's clip-higher: 0.28); 0 = clip_eps")
+    loss_norm: str = flag("sequence", "each half of the loss is a mean over completions of their token means (sequence), or over all tokens (token)")
     beta: float | None = flag(None, "weight of the KL to the stage's starting weights; 0 = off, no reference pass")
     lr: float | None = flag(None, "peak learning rate of AdamW")
     warmup: float = flag(0.05, "share of the steps with rising learning rate; 0 = off")
@@ -93,12 +114,18 @@ class Config:
     format_penalty: float = flag(0.0, "format reward of a badly formed completion: 0, or -1")
     capacity: int = flag(10_000, "completions the buffer holds: 40 / 35 / 25 % hard / medium / easy")
     replay_min: int | None = flag(None, "replay starts when the buffer holds this many completions")
+    replay_max_age: int = flag(0, "completions older than this many steps are dropped from the buffer; 0 = kept")
+    stale_bound: float = flag(0.0, "a replayed completion with A < 0 and mean log(pi_behaviour / pi_theta) above this is left out; 0 = off")
     vcrs_window: int = flag(20, "fresh unhinted rewards in a prompt's moving average Rbar(q)")
-    hint_patience: int = flag(3, "visits without success before a prompt gets its hint; 0 = no hints")
+    hint_patience: int = flag(3, "visits without success before a prompt gets its hint; 0 = this rule off")
+    hint_kl: float = flag(1e-3, "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per token is below; 0 = this rule off")
     fps: float = flag(2.0, "video frames sampled per second")
     max_frames: int = flag(16, "most frames per video")
     max_pixels: int | None = flag(None, "most pixels per frame")
     use_audio: bool | None = flag(None, "read the sound of videos (stage 1 of a real model does not)")
+    judge: str = flag("", "stage 3: the judge's model folder or hub name, or oracle (toy only); empty: oracle on the toy, else " + DEFAULT_JUDGE)
+    judge_endpoint: str = flag("", "stage 3: an OpenAI-compatible server that runs the --judge, e.g. http://localhost:8000/v1; empty: load it here")
+    judge_device: str = flag("", "stage 3: where a judge that is loaded here runs; empty: the training device")
     audio_caption: bool = flag(False, "put the record's audio caption into the prompt")
     eval_every: int | None = flag(None, "steps between evaluations; 0 = only at the start and the end")
     eval_temperature: float = flag(1.0, "sampling temperature of evaluations; 0 = greedy")
@@ -108,7 +135,8 @@ class Config:
     device: str = flag("", "cpu or cuda; empty: cuda when there is one")
 
 
-METHODS = {"avatar": {"fresh": 4, "replayed": 4, "tas_shape": "u"}, "grpo": {"fresh": 8, "replayed": 0, "tas_shape": "uniform"}}
+METHODS = {"avatar": {"fresh": 4, "replayed": 4, "tas_shape": "u"}, "grpo": {"fresh": 8, "replayed": 0, "tas_shape": "uniform"},
+           "tas_only": {"fresh": 8, "replayed": 0, "tas_shape": "u"}, "replay_only": {"fresh": 4, "replayed": 4, "tas_shape": "uniform"}}
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
 DEFAULTS = {
     "real": {"steps": 0, "beta": 0.1, "lr": 5e-7, "train_towers": False, "max_completion_tokens": 2048, "replay_min": 64, "max_pixels": 50_176,
@@ -144,12 +172,15 @@ def parse(argv: list[str]) -> Config:
                             ("capacity", 1, None), ("max_completion_tokens", 1, None), ("fps", 1e-3, None), ("max_frames", 2, None), ("tower_lr", 0, None),
                             ("max_pixels", MIN_PIXELS, None), ("tas_lambda", 0, None), ("clip_eps", 0, 1), ("beta", 0, None), ("lr", 0, None),
                             ("warmup", 0, 1), ("temperature", 1e-3, None), ("top_k", 0, None), ("top_p", 1e-6, 1), ("eval_temperature", 0, None),
-                            ("vcrs_window", 1, None), ("hint_patience", 0, None), ("replay_min", 1, None), ("toy_clips", 1, None), ("toy_heldout", 1, None)):
+                            ("vcrs_window", 1, None), ("hint_patience", 0, None), ("hint_kl", 0, None),
+                            ("clip_eps_high", 0, None), ("replay_max_age", 0, None), ("stale_bound", 0, None), ("dynamic_sampling", 0, None),
+                            ("replay_min", 1, None), ("toy_clips", 1, None), ("toy_heldout", 1, None)):
         value = getattr(cfg, name)
         if value < low or (high is not None and value > high):
             parser.error(f"--{name} {value}: must be " + (f"between {low} and {high}" if high is not None else f"at least {low}"))
-    if cfg.tas_shape not in SHAPES:
-        parser.error(f"--tas_shape {cfg.tas_shape}: known shapes are {', '.join(SHAPES)}")
+    for name, known in (("tas_shape", SHAPES), ("is_level", LEVELS), ("clip", CLIPS), ("loss_norm", NORMS)):
+        if getattr(cfg, name) not in known:
+            parser.error(f"--{name} {getattr(cfg, name)}: known are {', '.join(known)}")
     return cfg
 
 
@@ -177,9 +208,9 @@ def start_processes(cfg: Config) -> tuple[int, int, torch.device]:
     else:
         torch.use_deterministic_algorithms(True)   # gradients of gathered rows are otherwise added up in whatever order the threads run
         torch.utils.deterministic.fill_uninitialized_memory = False   # a debugging aid that costs 5 %
-    if "WORLD_SIZE" in os.environ:
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
-    elif not cuda:
+    elif not cuda and not dist.is_initialized():
         torch.set_num_threads(os.cpu_count() or 1)
     return (dist.get_rank(), dist.get_world_size(), device) if dist.is_initialized() else (0, 1, device)
 
@@ -238,8 +269,6 @@ def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sa
     samples = load_samples(train_file, cfg.media_root, cfg.stage)
     if cfg.stage == 0 and (bare := [s for s in samples if not s.trace]):
         raise DataError(f"{bare[0].where}: field 'trace' of record '{bare[0].id}' is empty; stage 0 imitates traces")
-    if cfg.stage == 3 and (unknown := [s for s in samples if s.scene is None]):
-        raise DataError(f"{unknown[0].where}: field 'scene' of record '{unknown[0].id}' is empty; the only judge so far is the toy's oracle, which reads it")
     mine = [s for s in samples if owner(s.id, world) == rank]
     if min(gather(len(mine))) == 0:
         raise DataError(f"{train_file}: {len(samples)} prompts are too few for {world} processes; use fewer")
@@ -278,7 +307,7 @@ def optimiser_step(cfg: Config, optimizer: torch.optim.Optimizer, params: list[t
 # ---------------------------------------------------------------------------------------------- rollout, reward
 @dataclass
 class Group:
-    """Completions of one prompt that are trained together. advantages, rewards (G,); step: when each was written."""
+    """Completions of one prompt that are trained together. advantages, rewards (G,); steps: when each was written."""
     prompt: Prompt
     tokens: list[list[int]]
     behaviour: list[list[float]]
@@ -288,15 +317,36 @@ class Group:
     steps: list[int]
 
 
-def score(cfg: Config, prompt: Prompt, completions: list[Completion], stage: int) -> list[dict]:
-    """Reward parts of one prompt's completions. On the toy, stage 3 is judged by the oracle."""
-    s = prompt.sample
-    judge = (lambda reasoning, answer: toy.oracle_judge(reasoning, answer, s.scene)) if s.scene else None
-    return score_group([c.text for c in completions], s.answer, s.problem_type, s.options, stage, judge, cfg.format_penalty)
+def make_judge(cfg: Config, samples: list[Sample], device: torch.device):
+    """The judge of stage 3, a function of (sample, reasoning, answer) triples (judge.py); None in other stages."""
+    if cfg.stage != 3:
+        return None
+    name = cfg.judge or ("oracle" if not cfg.data else DEFAULT_JUDGE)
+    if name == "oracle":
+        if unknown := [s for s in samples if s.scene is None]:
+            raise DataError(f"{unknown[0].where}: field 'scene' of record '{unknown[0].id}' is empty, and the oracle judge reads it; pass --judge MODEL")
+        return oracle
+    return Judge(Endpoint(cfg.judge_endpoint, name) if cfg.judge_endpoint else LocalModel(name, cfg.judge_device or device))
+
+
+def oracle(items: list[tuple[Sample, str, str]]) -> list[dict[str, float]]:
+    """The toy's judge: knows the scene."""
+    return [toy.oracle_judge(reasoning, answer, sample.scene) for sample, reasoning, answer in items]
+
+
+def score(cfg: Config, prompts: list[Prompt], groups: list[list[Completion]], judge=None) -> list[list[dict]]:
+    """Reward parts of every completion of every prompt; the judge sees all of them in one batch."""
+    verdicts: list = [None] * sum(map(len, groups))
+    if judge is not None:
+        read = [(p.sample, *split_completion(c.text)) for p, done in zip(prompts, groups, strict=True) for c in done]
+        verdicts = judge([(sample, reasoning, answer or "") for sample, reasoning, answer in read])
+    left = iter(verdicts)
+    return [score_group([c.text for c in done], p.sample.answer, p.sample.problem_type, p.sample.options, cfg.stage or 2,
+                        list(itertools.islice(left, len(done))), cfg.format_penalty) for p, done in zip(prompts, groups, strict=True)]
 
 
 @torch.no_grad()
-def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample], batch: int = 64) -> tuple[dict[str, float], list[dict]]:
+def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample], judge=None, batch: int = 64) -> tuple[dict[str, float], list[dict]]:
     """One completion per held-out question, always from the same random stream. Returns the mean scores over all processes and a
     few full examples. `correct` is the share of completely right answers (accuracy reward 1)."""
     generator = torch.Generator(policy.device).manual_seed(1234)
@@ -304,8 +354,7 @@ def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample],
     for i in range(0, len(held), batch):
         prompts = make.many(held[i: i + batch])
         done = generate(policy, prompts, 1, cfg.max_completion_tokens, cfg.eval_temperature, cfg.top_k, cfg.top_p, generator)
-        for prompt, (completion,) in zip(prompts, done, strict=True):
-            parts = score(cfg, prompt, [completion], cfg.stage or 2)[0]
+        for prompt, (completion,), (parts,) in zip(prompts, done, score(cfg, prompts, done, judge), strict=True):
             rows.append([parts["accuracy"] >= 1 - 1e-6, parts["format"], parts["reward"], len(completion.tokens)])
             if len(examples) < 4:
                 examples.append(example(prompt, completion, parts, None))
@@ -317,24 +366,39 @@ def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample],
 def example(prompt: Prompt, completion: Completion, parts: dict, advantage: float | None) -> dict:
     """One line of completions.jsonl."""
     return {"id": prompt.sample.id, "hinted": prompt.hinted, "prompt": question_text(prompt.sample, prompt.hinted), "gold": prompt.sample.answer,
-            "completion": completion.text, "finished": completion.finished, **parts, "advantage": advantage}
+            "completion": completion.text, "tokens": len(completion.tokens), "finished": completion.finished, **parts, "advantage": advantage}
 
 
 # ---------------------------------------------------------------------------------------------- one step of RL
-def rollout_step(cfg: Config, policy: Policy, make: PromptMaker, buffer: ReplayBuffer, samples: list[Sample], step: int,
-                 generator: torch.Generator) -> tuple[list[Group], list[dict]]:
-    """Steps 1-3: sample, score, insert. Returns the fresh groups with GRPO advantages, and every completion's example record."""
+def sample_groups(cfg: Config, policy: Policy, make: PromptMaker, buffer: ReplayBuffer, samples: list[Sample], step: int,
+                  generator: torch.Generator, judge=None) -> tuple[list[Group], list[dict]]:
+    """Steps 1-3 for some prompts: sample, score, insert. Returns the groups with GRPO advantages, and every completion's example record."""
     prompts = make.many(samples, [buffer.wants_hint(s.id) and bool(s.hint) for s in samples])
     groups, examples = [], []
-    for prompt, done in zip(prompts, generate(policy, prompts, cfg.fresh, cfg.max_completion_tokens, cfg.temperature, cfg.top_k, cfg.top_p,
-                                              generator), strict=True):
-        parts = score(cfg, prompt, done, cfg.stage)
+    sampled = generate(policy, prompts, cfg.fresh, cfg.max_completion_tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator)
+    for prompt, done, parts in zip(prompts, sampled, score(cfg, prompts, sampled, judge), strict=True):
         rewards = [p["reward"] for p in parts]
         advantages = group_advantages(torch.tensor(rewards))                                        # (G,)
         groups.append(Group(prompt, [c.tokens for c in done], [c.logps for c in done], rewards, advantages, False, [step] * len(done)))
         examples += [example(prompt, c, p, a) for c, p, a in zip(done, parts, advantages.tolist(), strict=True)]
         buffer.add(prompt.sample.id, [Entry(np.array(c.tokens, np.int32), np.array(c.logps, np.float32), p["reward"], p["accuracy"], step,
-                                            prompt.hinted) for c, p in zip(done, parts, strict=True)])
+                                            prompt.hinted, p) for c, p in zip(done, parts, strict=True)])
+    return groups, examples
+
+
+def rollout_step(cfg: Config, policy: Policy, make: PromptMaker, buffer: ReplayBuffer, samples: list[Sample], step: int,
+                 generator: torch.Generator, more=None, judge=None) -> tuple[list[Group], list[dict]]:
+    """Steps 1-3. With --dynamic_sampling groups whose rewards are all alike are replaced by those of new prompts (`more(n)`); what they cost
+    is in the examples and in the buffer all the same."""
+    groups, examples = sample_groups(cfg, policy, make, buffer, samples, step, generator, judge)
+    for _ in range(cfg.dynamic_sampling):
+        useful = [g for g in groups if bool(g.advantages.any())]
+        if len(useful) == len(samples):
+            break
+        again, more_examples = sample_groups(cfg, policy, make, buffer, more(len(samples) - len(useful)), step, generator, judge)
+        groups, examples = useful + again, examples + more_examples
+    if cfg.replay_max_age:
+        buffer.expire(step - cfg.replay_max_age)
     buffer.refresh([v for part in gather(buffer.all_vcrs()) for v in part])                         # tiers are global
     return groups, examples
 
@@ -360,11 +424,14 @@ def replay_step(cfg: Config, make: PromptMaker, buffer: ReplayBuffer, by_id: dic
     return groups
 
 
-def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group]) -> dict[str, list]:
-    """Step 6 up to the gradients: accumulate those of J = J_on + alpha J_off over micro-batches (of one half each). Each half is divided by its GLOBAL
-    number of completions, so the sum over processes is the loss of the whole batch, whatever the split. Returns diagnostics."""
-    count = np.sum(gather([sum(len(g.tokens) for g in groups if g.replayed == half) for half in (False, True)]), axis=0)  # on, off
-    log: dict[str, list] = {"loss": [], "kl": [], "ratio": [], "clipped": [], "stale_ratio": []}
+def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group], step: int = 0) -> dict[str, list]:
+    """Step 6 up to the gradients: accumulate those of J = J_on + alpha J_off over micro-batches (of one half each). Each half is divided by its
+    GLOBAL counts, so the sum over processes is the loss of the whole batch, whatever the split. Returns diagnostics: lists over the trained
+    tokens (ratio, clipped, kl), over micro-batches (loss), and over replayed completions (stale: prompt, age, tokens, clipped tokens,
+    mean squared log-ratio, KL to the behaviour policy, left out?)."""
+    sizes = [[len(t) for g in groups if g.replayed == half for t in g.tokens] for half in (False, True)]
+    counts = np.sum(gather([(len(n), sum(n)) for n in sizes]), axis=0)                               # (2, 2): fresh and replayed; completions, tokens
+    log: dict[str, list] = {"loss": [], "kl": [], "ratio": [], "clipped": [], "stale_ratio": [], "stale": []}
     # k3 estimates KL(pi_theta || pi_ref) from samples of pi_theta, so only the fresh half has a KL term: on a replayed token that pi_theta has left,
     # exp(ref - logp) is no such estimate, and a single one of them outweighs all advantages of a step.
     fresh = [g for g in groups if not g.replayed and (cfg.beta or bool(g.advantages.any()))]
@@ -381,14 +448,24 @@ def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: l
         behaviour = torch.nn.utils.rnn.pad_sequence(flat, batch_first=True).to(logp.device)          # (N, R)
         advantages = torch.cat([g.advantages for g in part]).to(logp.device)                         # (N,)
         weights = temporal_weights(mask, cfg.tas_lambda, cfg.tas_shape, cfg.tas_normalize)           # (N, R)
-        loss, seen = clipped_is_loss(logp, behaviour, advantages, weights, mask, cfg.clip_eps, cfg.beta, ref)   # (N,)
-        total = (loss * float(cfg.alpha / count[1] if replayed else 1.0 / count[0])).sum()
+        ratio = importance_ratio(logp, behaviour, mask, cfg.is_level)                                # (N, R)
+        per_token, seen = clipped_is_loss(ratio, logp, advantages, weights, mask, cfg.clip_eps, cfg.clip_eps_high or None, cfg.clip, cfg.beta, ref)
+        log_ratio = ((logp - behaviour) * mask).detach()                                             # (N, R)
+        if replayed:
+            stale = too_stale(log_ratio, mask, advantages, cfg.stale_bound)                          # (N,)
+            per_token = per_token.masked_fill(stale[:, None], 0.0)                                   # (N, R)
+        half = half_loss(per_token, mask, *counts[int(replayed)].tolist(), cfg.loss_norm)
+        total = cfg.alpha * half if replayed else half
         total.backward()
         log["loss"].append(total.item())
         log["ratio"] += seen["ratio"][mask].tolist()
         log["clipped"] += seen["clipped"][mask].float().tolist()
         if replayed:
             log["stale_ratio"] += seen["ratio"][mask].tolist()
+            names = [(g.prompt.sample.id, step - s) for g in part for s in g.steps]
+            length = mask.sum(dim=1).clamp(min=1)                                                    # (N,)
+            columns = (length, seen["clipped"].sum(1), (log_ratio**2).sum(1) / length, kl_to_behaviour(log_ratio, mask), stale)
+            log["stale"] += [(*name, *row) for name, *row in zip(names, *(c.tolist() for c in columns), strict=True)]
         elif ref is not None:
             log["kl"] += seen["kl"][mask].tolist()
     return log
@@ -398,29 +475,31 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
     """Stages 1-3: the loop. Returns what `main` reports and plots."""
     reference = policy.reference() if cfg.beta else None                                            # the stage's starting weights
     optimizer, params = make_optimizer(cfg, policy, weight_decay=0.0)
-    buffer = ReplayBuffer(cfg.capacity, cfg.vcrs_window, cfg.hint_patience, seed=cfg.seed * 1000 + rank)
+    buffer = ReplayBuffer(cfg.capacity, cfg.vcrs_window, cfg.hint_patience, cfg.hint_kl, seed=cfg.seed * 1000 + rank)
     cursor, by_id = Cursor(mine, cfg.seed * 1000 + rank), {s.id: s for s in mine}
     generator = torch.Generator(policy.device).manual_seed(cfg.seed * 1000 + rank)
-    per_rank = cfg.prompts_per_step // world
+    per_rank, judge = cfg.prompts_per_step // world, make_judge(cfg, mine + held, policy.device)
     logger = Logger(cfg, rank, steps)
     generated, started = 0, time.perf_counter()
-    logger.evaluation(0, generated, *evaluate(cfg, policy, make, held), started)
+    logger.evaluation(0, generated, *evaluate(cfg, policy, make, held, judge), started)
     for step in range(steps):
         t0 = time.perf_counter()
-        groups, examples = rollout_step(cfg, policy, make, buffer, cursor.take(per_rank), step, generator)
-        generated += cfg.fresh * per_rank * world
+        groups, examples = rollout_step(cfg, policy, make, buffer, cursor.take(per_rank), step, generator, cursor.take, judge)
+        generated += sum(gather(len(examples)))
         t1 = time.perf_counter()
         if cfg.replayed and sum(gather(len(buffer))) >= cfg.replay_min:
-            groups += replay_step(cfg, make, buffer, by_id, per_rank, {g.prompt.sample.id for g in groups})
-        log = update_step(cfg, policy, reference, groups)
+            groups += replay_step(cfg, make, buffer, by_id, per_rank, {e["id"] for e in examples})
+        log = update_step(cfg, policy, reference, groups, step)
+        for prompt_id, rows in itertools.groupby(sorted(log["stale"]), key=lambda row: row[0]):
+            buffer.note_kl(prompt_id, float(np.mean([row[5] for row in rows])))
         lr = learning_rate(cfg, step, steps)
         norm = optimiser_step(cfg, optimizer, params, lr)
         t2 = time.perf_counter()
         if step % 10 == 0:
             logger.completions(step, examples[:2])
-        logger.step(step, generated, groups, examples, log, buffer.stats(), norm, lr, t1 - t0, t2 - t1)
+        logger.step(step, generated, groups, examples, log, buffer, norm, lr, t1 - t0, t2 - t1)
         if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
-            logger.evaluation(step + 1, generated, *evaluate(cfg, policy, make, held), started)
+            logger.evaluation(step + 1, generated, *evaluate(cfg, policy, make, held, judge), started)
     save_checkpoint(cfg, policy, rank, {"optimizer": optimizer.state_dict(), "step": steps, "generated": generated}, {
         "buffer": buffer.state_dict(), "generator": generator.get_state(), "data_rng": json.dumps(cursor.rng.bit_generator.state), "data_order": cursor.order})
     return logger.finish()
@@ -492,11 +571,12 @@ class Logger:
         with (self.out / name).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def step(self, step, generated, groups, examples, log, stats, norm, lr, time_rollout, time_update) -> None:
-        """One line of metrics.jsonl. Means are over the fresh completions of all processes; ratios over all trained tokens."""
+    def step(self, step, generated, groups, examples, log, buffer, norm, lr, time_rollout, time_update) -> None:
+        """One line of metrics.jsonl. Means are over the fresh completions of all processes; ratios over all trained tokens; staleness over
+        the replayed completions (`replayed_by_age`: per age in steps their number and the share of their tokens that were clipped)."""
         cfg = self.cfg
-        part = {"examples": [[e[k] for k in ("reward", "format", "accuracy", "self", "judge")] for e in examples], "log": log, "stats": stats,
-                "tokens": sum(len(t) for g in groups if not g.replayed for t in g.tokens),
+        part = {"examples": [[e[k] for k in ("reward", "format", "accuracy", "self", "judge")] for e in examples], "log": log, "stats": buffer.stats(),
+                "tokens": sum(e["tokens"] for e in examples), "hinted": buffer.hinted_prompts(),
                 "zero": [not bool(g.advantages.any()) for g in groups], "age": [step - s for g in groups if g.replayed for s in g.steps],
                 "adv": {"fresh": [a for g in groups if not g.replayed for a in g.advantages.tolist()],
                         "replayed": [a for g in groups if g.replayed for a in g.advantages.tolist()]}}
@@ -504,6 +584,7 @@ class Logger:
         table = [e for p in parts for e in p["examples"]]
         joined = {k: [v for p in parts for v in p["log"][k]] for k in log}
         age = [a for p in parts for a in p["age"]]
+        stale = joined["stale"]
         for kind, values in self.advantages.items():
             values += [a for p in parts for a in p["adv"][kind]]
 
@@ -511,14 +592,19 @@ class Logger:
             known = [v for v in values if v is not None]
             return round(float(np.mean(known)), 6) if known else None
 
+        missing = sum(e[4] is None for e in table) if cfg.stage == 3 else 0
         reward, fmt, acc, agree, judge = (mean(column) for column in zip(*table, strict=True))
         row = {"step": step, "stage": cfg.stage, "generated": generated, "reward": reward, "reward_format": fmt, "reward_accuracy": acc,
-               "reward_self": agree, "reward_judge": judge, "accuracy": mean([float(e[2] >= 1 - 1e-6) for e in table]), "loss": sum(joined["loss"]),
+               "reward_self": agree, "reward_judge": judge, "judge_missing": missing,
+               "accuracy": mean([float(e[2] >= 1 - 1e-6) for e in table]), "loss": sum(joined["loss"]),
                "kl": mean(joined["kl"]) if cfg.beta else None, "ratio_mean": mean(joined["ratio"]), "ratio_max": max(joined["ratio"], default=None),
                "ratio_mean_replayed": mean(joined["stale_ratio"]), "clip_fraction": mean(joined["clipped"]),
                "groups": sum(len(p["zero"]) for p in parts), "zero_advantage_groups": sum(sum(p["zero"]) for p in parts),
-               **{k: sum(p["stats"][k] for p in parts) for k in stats},
-               "replay_age": mean(age), "replayed": len(age), "grad_norm": norm, "lr": lr, "completion_tokens": sum(p["tokens"] for p in parts),
+               **{k: sum(p["stats"][k] for p in parts) for k in part["stats"]}, "hinted_prompts": [i for p in parts for i in p["hinted"]],
+               "replay_age": mean(age), "replayed": len(age), "replayed_left_out": sum(row[6] for row in stale),
+               "effective_sample_share": round(effective_sample_share(torch.tensor(joined["stale_ratio"])), 4) if joined["stale_ratio"] else None,
+               "log_ratio_squared": mean([row[4] for row in stale]), "kl_behaviour": mean([row[5] for row in stale]),
+               "replayed_by_age": by_age(stale), "grad_norm": norm, "lr": lr, "completion_tokens": sum(p["tokens"] for p in parts),
                "time_rollout": round(time_rollout, 4), "time_update": round(time_update, 4)}
         self.rows.append(row)
         if self.main:
@@ -558,6 +644,16 @@ class Logger:
         if self.main:
             plot(self)
         return {"evals": self.evals, "rows": self.rows}
+
+
+def by_age(stale: list[tuple]) -> dict[str, list[float]]:
+    """{"1-4": [completions, share of clipped tokens], ...} of update_step's `stale` rows, by age in steps."""
+    out = {}
+    for low, high in ((1, 4), (5, 16), (17, 64), (65, math.inf)):
+        rows = [row for row in stale if low <= row[1] <= high]
+        if rows:
+            out[f"{low}-{high}" if high < math.inf else f"{low}+"] = [len(rows), round(sum(r[3] for r in rows) / max(1, sum(r[2] for r in rows)), 4)]
+    return out
 
 
 def plot(logger: Logger) -> None:
@@ -611,6 +707,7 @@ def save_checkpoint(cfg: Config, policy: Policy, rank: int, shared: dict, own: d
 
 # ---------------------------------------------------------------------------------------------- the program
 def run(cfg: Config) -> None:
+    """One stage, from its flags to its checkpoint. The process group stays up for a next one."""
     rank, world, device = start_processes(cfg)
     if cfg.prompts_per_step % world:
         raise DataError(f"--prompts_per_step {cfg.prompts_per_step} cannot be split evenly over {world} processes; use a multiple of {world}")
@@ -626,8 +723,7 @@ def run(cfg: Config) -> None:
     policy.model.train()
     if not cfg.train_towers:
         policy.freeze_towers()
-    make = PromptMaker(policy.tokenizer, policy.config, audio_caption=cfg.audio_caption, fps=cfg.fps, max_frames=cfg.max_frames,
-                       min_pixels=MIN_PIXELS, max_pixels=cfg.max_pixels, use_audio=cfg.use_audio)
+    make = prompt_maker(cfg, policy)
     steps = cfg.steps or max(1, sum(gather(len(mine))) // cfg.prompts_per_step)
     if rank == 0:
         (Path(cfg.out) / "config.json").write_text(json.dumps(asdict(cfg), indent=2) + "\n")
@@ -640,12 +736,63 @@ def run(cfg: Config) -> None:
         evals, generated = result["evals"], result["rows"][-1]["generated"]
         gained = f"held-out accuracy {evals[0][2]:.2f} -> {evals[-1][2]:.2f} after {generated:,} completions" if evals else f"{generated:,} completions"
         print(f"{gained} ({(time.perf_counter() - started) / 60:.1f} minutes); see {cfg.out}/curves.png, metrics.jsonl, completions.jsonl, checkpoint/")
-    if dist.is_initialized():
-        dist.destroy_process_group()
+
+
+def prompt_maker(cfg: Config, policy: Policy) -> PromptMaker:
+    return PromptMaker(policy.tokenizer, policy.config, audio_caption=cfg.audio_caption, fps=cfg.fps, max_frames=cfg.max_frames, min_pixels=MIN_PIXELS,
+                       max_pixels=cfg.max_pixels, use_audio=cfg.use_audio)
+
+
+def curriculum(argv: list[str]) -> list[Config]:
+    """The runs that a command line asks for: one, or with --stage 0,1,2,3 one per stage, each from the last one's checkpoint and in a folder
+    of its own under --out."""
+    at = next((i for i, word in enumerate(argv) if word == "--stage"), None)
+    stages = argv[at + 1].split(",") if at is not None and at + 1 < len(argv) else []
+    if len(stages) < 2:
+        return [parse(argv)]
+    configs = [parse([*argv[:at + 1], stage, *argv[at + 2:]]) for stage in stages]
+    base = configs[0].out if "--out" in argv else f"runs/stages{''.join(stages)}-{configs[0].method}-seed{configs[0].seed}"
+    for i, cfg in enumerate(configs):
+        cfg.out = f"{base}/stage{cfg.stage}"
+        if i:
+            cfg.model = f"{configs[i - 1].out}/checkpoint"
+    return configs
+
+
+def summarise(configs: list[Config]) -> None:
+    """After a curriculum: each stage's checkpoint on the held-out questions of every stage run (stage 0's excepted), as summary.json and
+    summary.png beside the stages' folders: the paper's Table 4."""
+    rank, world, device = start_processes(configs[0])
+    asked = sorted({cfg.stage for cfg in configs} - {0}) or [0]
+    table = {}
+    for cfg in configs:
+        policy = load_policy(f"{cfg.out}/checkpoint", device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        policy.freeze_towers()
+        for other in [c for c in configs if c.stage in asked]:
+            scores, _ = evaluate(other, policy, prompt_maker(other, policy), load_data(other, rank, world)[1])   # accuracy needs no judge
+            table.setdefault(f"after stage {cfg.stage}", {})[f"stage {other.stage}"] = scores["correct"]
+    if rank == 0:
+        folder = Path(configs[0].out).parent
+        (folder / "summary.json").write_text(json.dumps(table, indent=2) + "\n")
+        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+        for i, other in enumerate(asked):
+            axes.bar([x + i * 0.8 / len(asked) for x in range(len(table))], [row[f"stage {other}"] for row in table.values()], 0.8 / len(asked),
+                     label=f"stage {other} questions")
+        axes.set(xticks=range(len(table)), xticklabels=list(table), ylabel="held-out accuracy", ylim=(0, 1))
+        axes.legend()
+        figure.savefig(folder / "summary.png", dpi=100)
+        plt.close(figure)
+        print("\n".join(f"{name}: " + ", ".join(f"{kind} questions {value:.3f}" for kind, value in row.items()) for name, row in table.items()))
 
 
 if __name__ == "__main__":
     try:
-        run(parse(sys.argv[1:]))
+        plan = curriculum(sys.argv[1:])
+        for stage in plan:
+            run(stage)
+        if len(plan) > 1:
+            summarise(plan)
     except DataError as error:
         sys.exit(f"error: {error}")
+    if dist.is_initialized():
+        dist.destroy_process_group()

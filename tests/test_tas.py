@@ -5,8 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from tas import (clipped_is_loss, effective_sample_share, group_advantages, importance_ratio, kl_k3, kl_to_behaviour, replay_advantages, temporal_weights,
-                 too_stale, total_loss)
+from tas import (
+    clipped_is_loss,
+    effective_sample_share,
+    group_advantages,
+    importance_ratio,
+    kl_k3,
+    kl_to_behaviour,
+    replay_advantages,
+    temporal_weights,
+    too_stale,
+    total_loss,
+)
 
 
 def row(n, width=None):

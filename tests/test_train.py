@@ -44,6 +44,10 @@ def test_avatar_run_leaves_its_outputs(tmp_path):
     assert steps[-1]["replayed"] == 8 and steps[-1]["replay_age"] > 0
     assert all(r["buffer_size"] == r["tier_easy"] + r["tier_medium"] + r["tier_hard"] for r in steps)
     assert steps[0]["ratio_mean"] == pytest.approx(1, abs=1e-4)
+    last = steps[-1]
+    assert 0 < last["effective_sample_share"] <= 1 and last["log_ratio_squared"] >= 0 and last["kl_behaviour"] >= 0
+    assert sum(n for n, _ in last["replayed_by_age"].values()) == 8 and set(last["replayed_by_age"]) <= {"1-4", "5-16"}
+    assert last["hinted_prompts"] == [] and last["hints"] == 0
     examples = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
     assert examples and {"prompt", "completion", "gold", "reward", "format", "accuracy", "advantage"} <= set(examples[0])
     assert any(e["advantage"] is not None for e in examples)
@@ -56,6 +60,7 @@ def test_avatar_run_leaves_its_outputs(tmp_path):
     buffer = ReplayBuffer()
     buffer.load_state_dict(own["buffer"])
     assert len(buffer) == 32
+    assert all(set(e.parts) >= {"format", "accuracy", "self", "judge"} for h in buffer.prompts.values() for e in h.entries)
 
 
 def test_grpo_is_the_same_loop_without_replay(tmp_path):
@@ -64,6 +69,37 @@ def test_grpo_is_the_same_loop_without_replay(tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["fresh"], config["replayed"], config["tas_shape"]) == (8, 0, "uniform")
     assert [r["generated"] for r in steps] == [16, 32] and all(r["replayed"] == 0 for r in steps)
+
+
+@pytest.mark.parametrize(("method", "expected"), [("avatar", (4, 4, "u")), ("grpo", (8, 0, "uniform")), ("tas_only", (8, 0, "u")),
+                                                  ("replay_only", (4, 4, "uniform"))])
+def test_methods_are_the_rows_of_the_ablation(method, expected):
+    cfg = train.parse(["--method", method])
+    assert (cfg.fresh, cfg.replayed, cfg.tas_shape) == expected
+    assert train.parse(["--method", method, "--tas_shape", "decay"]).tas_shape == "decay"          # a flag wins over the preset
+
+
+@pytest.mark.parametrize("flags", [["--is_level", "sequence"], ["--clip", "cispo", "--clip_eps_high", "0.28"], ["--loss_norm", "token", "--beta", "0"],
+                                   ["--replay_max_age", "1", "--stale_bound", "0.5"], ["--tas_normalize", "true", "--tas_shape", "inverse"]])
+def test_options_of_the_loss_and_the_buffer_run(tmp_path, flags):
+    train.run(train.parse(small(tmp_path, "--replay_min", "8", "--eval_every", "0", *flags)))
+    steps, _ = rows_of(tmp_path / "run")
+    assert len(steps) == 3 and all(np.isfinite(r["loss"]) and np.isfinite(r["grad_norm"]) for r in steps) and steps[-1]["replayed"] > 0
+    if "--replay_max_age" in flags:
+        assert steps[-1]["buffer_size"] == 16 and steps[-1]["replay_age"] == 1
+
+
+def test_curriculum_runs_stages_in_a_row(tmp_path):
+    """--stage 0,2: the second starts from the first one's checkpoint; one folder each, one summary."""
+    plan = train.curriculum([*small(tmp_path, "--max_completion_tokens", "8", "--eval_every", "0"), "--stage", "0,2"][2:])
+    assert [(c.stage, c.out) for c in plan] == [(0, str(tmp_path / "run" / "stage0")), (2, str(tmp_path / "run" / "stage2"))]
+    assert plan[0].model == "" and plan[1].model == f"{plan[0].out}/checkpoint" and (plan[0].lr, plan[1].lr) == (2e-3, train.parse([]).lr)
+    for cfg in plan:
+        train.run(cfg)
+    train.summarise(plan)
+    table = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert list(table) == ["after stage 0", "after stage 2"] and all(0 <= row["stage 2"] <= 1 for row in table.values())
+    assert (tmp_path / "run" / "summary.png").read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("stage", [1, 3])
@@ -143,7 +179,9 @@ def test_each_prompt_stores_its_own_rewards(cfg, policy, make, samples):
         assert buffer.vcrs(g.prompt.sample.id) == pytest.approx(np.mean(g.rewards))
 
 
-def test_gradients_do_not_depend_on_micro_batches(cfg, fresh_policy, make, samples):
+@pytest.mark.parametrize("norm", ["sequence", "token"])
+def test_gradients_do_not_depend_on_micro_batches(cfg, fresh_policy, make, samples, norm):
+    cfg.loss_norm = norm
     fresh_policy.freeze_towers()
     groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:4], 0, torch.Generator().manual_seed(0))
     grads = []
@@ -214,6 +252,38 @@ def test_a_hinted_completion_is_replayed_under_its_hinted_prompt(cfg, policy, ma
         assert g.prompt.hinted == (g.tokens != [[1]])
 
 
+def test_dynamic_sampling_replaces_groups_without_contrast_and_counts_them(cfg, policy, make, samples, monkeypatch):
+    """Groups whose rewards are all alike give way to new prompts; every completion spent is in the examples and in the buffer."""
+    dull = {s.id for s in samples[:2]}
+    monkeypatch.setattr(train, "score", lambda cfg, prompts, groups, judge: [
+        [{"reward": 0.2 if p.sample.id in dull else float(i == 0), "format": 1.0, "accuracy": 0.0, "self": 0.0, "judge": None} for i in range(len(done))]
+        for p, done in zip(prompts, groups, strict=True)])
+    asked = []
+
+    def more(n):
+        asked.append(n)
+        return [samples[1], samples[4]][:n] if len(asked) == 1 else samples[5:5 + n]
+    for rounds, ids, spent in ((0, [0, 1, 2], 12), (1, [2, 1, 4], 20), (5, [2, 4, 5], 24)):
+        asked.clear()
+        cfg.dynamic_sampling, buffer = rounds, ReplayBuffer(seed=0)
+        groups, examples = train.rollout_step(cfg, policy, make, buffer, samples[:3], 0, torch.Generator().manual_seed(0), more)
+        assert [g.prompt.sample.id for g in groups] == [samples[i].id for i in ids] and len(examples) == len(buffer) == spent
+    assert asked == [2, 1]
+
+
+def test_stale_bad_news_has_no_gradient(cfg, fresh_policy, make, samples):
+    """With --stale_bound a replayed group of negative advantages whose behaviour the policy has left is counted and not trained."""
+    cfg.beta, cfg.stale_bound = 0.0, 0.5
+    groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:1], 0, torch.Generator().manual_seed(0))
+    group = groups[0]
+    group.replayed, group.advantages, group.behaviour = True, -torch.ones(4), [[b + 1.0 for b in row] for row in group.behaviour]
+    log = train.update_step(cfg, fresh_policy, None, groups, step=3)
+    assert log["loss"] == [0.0] and all(p.grad is None or not p.grad.any() for p in fresh_policy.model.parameters())
+    assert [(row[1], row[6]) for row in log["stale"]] == [(3, True)] * 4 and log["stale"][0][4] == pytest.approx(1.0, abs=1e-3)
+    group.advantages = torch.ones(4)                                                   # good news stays, however old
+    assert train.update_step(cfg, fresh_policy, None, groups, step=3)["loss"][0] < 0
+
+
 def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, make, samples):
     """The update points the right way: rewarding one of two sampled answers makes it likelier."""
     fresh_policy.freeze_towers()
@@ -249,7 +319,8 @@ def test_cold_start_on_shared_prefixes_equals_separate_prompts(policy, make, sam
 # ------------------------------------------------------------------ flags and schedule
 @pytest.mark.parametrize(("flags", "message"), [
     (["--lambda", "1"], "unrecognized arguments"), (["--method", "ppo"], "known methods"), (["--stage", "4"], "stages are 0, 1, 2, 3"),
-    (["--tas_shape", "w"], "known shapes"), (["--lr", "-1"], "at least 0"), (["--top_p", "1.5"], "between 1e-06 and 1"), (["--fresh", "0"], "at least 1"),
+    (["--tas_shape", "w"], "known are u, uniform"), (["--is_level", "word"], "known are token, sequence"),
+    (["--lr", "-1"], "at least 0"), (["--top_p", "1.5"], "between 1e-06 and 1"), (["--fresh", "0"], "at least 1"),
     (["--steps", "two"], "invalid int value"), (["--tas_normalize", "maybe"], "neither true nor false"), (["--max_frames", "1"], "at least 2"),
 ])
 def test_bad_flags_end_with_one_sentence(flags, message, capsys):
@@ -269,6 +340,7 @@ def test_defaults_are_the_methods_numbers():
     cfg = train.parse(["--model", "some/7b"])
     assert (cfg.fresh, cfg.replayed, cfg.alpha, cfg.clip_eps, cfg.beta, cfg.tas_lambda, cfg.tas_shape) == (4, 4, 1.0, 0.2, 0.1, 0.3, "u")
     assert (cfg.capacity, cfg.replay_min, cfg.vcrs_window, cfg.hint_patience, cfg.lr, cfg.warmup) == (10_000, 64, 20, 3, 5e-7, 0.05)
+    assert (cfg.is_level, cfg.clip, cfg.clip_eps_high, cfg.loss_norm, cfg.stale_bound, cfg.replay_max_age) == ("token", "ppo", 0.0, "sequence", 0.0, 0)
     assert (cfg.temperature, cfg.max_completion_tokens, cfg.max_frames, cfg.max_pixels) == (1.0, 2048, 16, 50_176)
 
 
@@ -300,11 +372,23 @@ def test_missing_media_end_the_run_with_one_sentence(tmp_path):
         train.run(train.parse(["--data", str(tmp_path / "d.jsonl"), "--out", str(tmp_path / "run"), "--steps", "1"]))
 
 
-def test_stage_3_without_a_judge_is_refused(tmp_path):
-    """Falling back to the format reward alone would train on nothing that matters."""
+def test_the_oracle_judge_needs_the_scene(tmp_path):
     (tmp_path / "d.jsonl").write_text(json.dumps({"id": "a", "question": "q", "problem_type": "localisation", "answer": "left: dog"}))
-    with pytest.raises(DataError, match="the only judge so far"):
-        train.run(train.parse(["--stage", "3", "--data", str(tmp_path / "d.jsonl"), "--out", str(tmp_path / "run"), "--steps", "1"]))
+    with pytest.raises(DataError, match="the oracle judge reads it; pass --judge MODEL"):
+        train.run(train.parse(["--stage", "3", "--judge", "oracle", "--data", str(tmp_path / "d.jsonl"), "--out", str(tmp_path / "run"), "--steps", "1"]))
+
+
+def test_a_missing_verdict_is_counted_and_falls_back_to_the_format(policy, make, samples, tmp_path):
+    """The judge sees all completions of a step in one batch; where it has no verdict, stage 3 pays the format reward alone."""
+    cfg, asked = train.parse(small(tmp_path, stage=3)), []
+
+    def judge(items):
+        asked.append(items)
+        return [None if i % 2 else {"audio": 1.0, "visual": 1.0, "location": 0.0, "caption": 0.0} for i in range(len(items))]
+    _, examples = train.rollout_step(cfg, policy, make, ReplayBuffer(seed=0), samples[:2], 0, torch.Generator().manual_seed(0), judge=judge)
+    assert len(asked) == 1 and [item[0].id for item in asked[0]] == [samples[0].id] * 4 + [samples[1].id] * 4
+    for i, e in enumerate(examples):
+        assert e["judge"] == (None if i % 2 else 0.5) and e["reward"] == pytest.approx(e["format"] if i % 2 else 0.5 * e["format"] + 0.25)
 
 
 def test_a_checkpoint_of_the_tiny_model_keeps_its_defaults(policy, tmp_path):

@@ -1,0 +1,359 @@
+"""judge.py: other models that are asked and never trained. The judge of stage 3, and the writer of hints and audio captions.
+
+    python judge.py hint    --data DATA.jsonl --out WITH_HINTS.jsonl --model Qwen/Qwen2.5-VL-72B-Instruct
+    python judge.py caption --data DATA.jsonl --out WITH_CAPTIONS.jsonl --endpoint http://localhost:8000/v1 --model kimi-audio
+
+The paper's judge is a frozen InternVL3-2B that scores four criteria in [0, 1]; its hints were written by Qwen2.5-VL-72B, its audio captions by
+Kimi-Audio. Here any Hugging Face vision or audio language model serves (`LocalModel`, transformers' own classes, no remote code), or any
+server that speaks OpenAI's chat completions (`Endpoint`: vLLM, SGLang, a commercial one).
+
+    requests (text, frames, sound) --ask--> replies (text) --parse_verdict--> {criterion: score} or None = missing
+
+How this differs from the released trainer:
+ 1. A verdict is found inside code fences and prose; one that cannot be used is asked for once more and then counts as missing, never as 0.
+ 2. The prompt is built by joining parts, so braces in it or in a completion cannot break it (the released judge dies at its first call).
+ 3. Completions are judged in batches, and the model may sit on another device (--judge_device).
+"""
+import argparse
+import base64
+import io
+import json
+import math
+import os
+import sys
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from data import SAMPLE_RATE, DataError, Sample, load_media, load_samples, question_text
+from rewards import NUMBER_WORDS, accuracy_reward, places, plain
+
+DEFAULT_JUDGE = "OpenGVLab/InternVL3-2B-hf"
+CRITERIA = {"audio": "audio-cue grounding: does the reasoning use the sounds that are there, and say rightly what they are and when?",
+            "visual": "visual-object identification: are the objects that matter found and named rightly?",
+            "location": "location accuracy: is each sounding object put in its right place?",
+            "caption": "caption correctness: does the final answer agree with the gold answer?"}
+JUDGE_FRAMES, JUDGE_PIXELS = 8, 448 * 448
+
+
+# ---------------------------------------------------------------------------------------------- asking
+@dataclass
+class Request:
+    """One question to another model: text, frames (T, H, W, 3) uint8 or None, mono sound (n,) float32 at 16 kHz or None."""
+    text: str
+    frames: np.ndarray | None = None
+    sound: np.ndarray | None = None
+
+
+class Endpoint:
+    """A server that speaks OpenAI's chat completions. ask() sends `parallel` requests at a time and tries each up to three times.
+
+    The key is read from the environment variable OPENAI_API_KEY when it is set. Raises DataError when the server cannot be reached.
+    """
+
+    def __init__(self, url: str, model: str, max_tokens: int = 512, timeout: float = 120.0, parallel: int = 8):
+        self.url, self.model, self.max_tokens, self.timeout, self.parallel = url.rstrip("/"), model, max_tokens, timeout, parallel
+
+    def ask(self, requests: list[Request]) -> list[str]:
+        with ThreadPoolExecutor(self.parallel) as pool:
+            return list(pool.map(self._ask_one, requests))
+
+    def _ask_one(self, request: Request) -> str:
+        body = {"model": self.model, "temperature": 0, "max_tokens": self.max_tokens, "messages": [{"role": "user", "content": chat_content(request)}]}
+        head = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if (key := os.environ.get("OPENAI_API_KEY")) else {})
+        wanted = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), head)
+        for attempt in range(3):
+            try:
+                with urllib.request.urlopen(wanted, timeout=self.timeout) as reply:
+                    return json.load(reply)["choices"][0]["message"]["content"] or ""
+            except (urllib.error.URLError, TimeoutError, ConnectionError, json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
+                refused = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code != 429
+                if attempt == 2 or refused:
+                    raise DataError(f"{self.url}/chat/completions: no usable reply from model '{self.model}' ({type(error).__name__}: {error}); "
+                                    "check the address, the model's name and OPENAI_API_KEY") from None
+        raise AssertionError("unreachable")
+
+
+def chat_content(request: Request) -> list[dict]:
+    """A Request as the content of an OpenAI chat message: frames as JPEG data URLs, sound as base64 WAV, then the text."""
+    parts: list[dict] = []
+    for frame in request.frames if request.frames is not None else ():
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "JPEG", quality=90)
+        parts.append({"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()}})
+    if request.sound is not None:
+        import soundfile
+        file = io.BytesIO()
+        soundfile.write(file, request.sound, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        parts.append({"type": "input_audio", "input_audio": {"data": base64.b64encode(file.getvalue()).decode(), "format": "wav"}})
+    return [*parts, {"type": "text", "text": request.text}]
+
+
+class LocalModel:
+    """A vision or audio language model through transformers' own classes (AutoProcessor, AutoModelForImageTextToText / -MultimodalLM), greedy.
+
+    Raises DataError when the folder or hub name holds none. Requests of one call must all have frames or none, and sound or none.
+    """
+
+    def __init__(self, path: str, device: torch.device | str = "cpu", max_tokens: int = 512, batch: int = 8):
+        self.path, self.max_tokens, self.batch = path, max_tokens, batch
+        self.device = torch.device(device)
+        try:
+            self.processor = load_processor(path)
+            self.model = load_chat_model(path, torch.bfloat16 if self.device.type == "cuda" else torch.float32).to(self.device).eval()
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{path}: no vision or audio language model could be loaded ({str(error).splitlines()[0][:160]}); "
+                            "pass a model folder, a hub name, or an endpoint") from None
+
+    @torch.no_grad()
+    def ask(self, requests: list[Request]) -> list[str]:
+        replies: list[str] = []
+        for i in range(0, len(requests), self.batch):
+            some = requests[i: i + self.batch]
+            inputs = self.inputs(some).to(self.device)
+            if "pixel_values" in inputs:
+                inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+            made = self.model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False)
+            replies += self.processor.tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+        return replies
+
+    def inputs(self, requests: list[Request]):
+        """The processor's batch of tensors, padded on the left, with one image placeholder per frame."""
+        texts, images, sounds = [], [], []
+        for request in requests:
+            frames = [] if request.frames is None else [Image.fromarray(f) for f in request.frames]
+            content = [{"type": "image"} for _ in frames] + ([{"type": "audio"}] if request.sound is not None else [])
+            texts.append(self.processor.apply_chat_template([{"role": "user", "content": [*content, {"type": "text", "text": request.text}]}],
+                                                            tokenize=False, add_generation_prompt=True))
+            images += frames
+            sounds += [request.sound] if request.sound is not None else []
+        media = ({"images": images} if images else {}) | ({"audio": sounds} if sounds else {})
+        crop = {"crop_to_patches": False} if images and "crop_to_patches" in dir(self.processor.image_processor) else {}
+        return self.processor(text=texts, **media, **crop, padding=True, padding_side="left", return_tensors="pt")
+
+
+def load_processor(path: str):
+    """AutoProcessor; without torchvision (whose video processors we do not need) the same class is put together from its Pillow parts."""
+    import transformers
+    from transformers.utils import is_torchvision_available
+    if is_torchvision_available():
+        return transformers.AutoProcessor.from_pretrained(path)
+    kind = transformers.AutoConfig.from_pretrained(path).model_type
+    name = transformers.models.auto.processing_auto.PROCESSOR_MAPPING_NAMES.get(kind)
+    if name is None:
+        raise ValueError(f"transformers has no processor for model type '{kind}'")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    image = transformers.AutoImageProcessor.from_pretrained(path, backend="pil")
+    return getattr(transformers, name)(image_processor=image, tokenizer=tokenizer, chat_template=tokenizer.chat_template)
+
+
+def load_chat_model(path: str, dtype: torch.dtype):
+    """The model class that transformers has for the folder: image-text-to-text, or multimodal (sound)."""
+    import transformers
+    for name in ("AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
+        kind = getattr(transformers, name, None)
+        if kind is not None and type(transformers.AutoConfig.from_pretrained(path)) in kind._model_mapping:
+            return kind.from_pretrained(path, dtype=dtype)
+    raise ValueError("transformers has no vision or audio language model of this type")
+
+
+# ---------------------------------------------------------------------------------------------- the judge
+def judge_prompt(question: str, gold: str, audio_caption: str, reasoning: str, answer: str) -> str:
+    """The text shown to the judge with the frames. Joined, never formatted: a completion may hold braces."""
+    asked = "\n".join(f'- "{name}": {what}' for name, what in CRITERIA.items())
+    example = json.dumps(dict.fromkeys(CRITERIA, 0.5))
+    return "\n\n".join([
+        "These are frames of a video, in order. A model was asked about the video and its sound. Score its reply.",
+        "Question: " + question, "Sound of the video: " + (audio_caption or "not described"), "Gold answer: " + gold,
+        "The model's reasoning: " + (reasoning or "none"), "The model's answer: " + (answer or "none"),
+        "Score each criterion from 0 (wrong) to 1 (right):\n" + asked, "Reply with one JSON object and nothing else, in the form " + example])
+
+
+def parse_verdict(text: str) -> dict[str, float] | None:
+    """The four scores from a judge's reply: the last JSON object, in fences or prose, that has all four as numbers in [0, 1]; None when
+    there is none.
+
+    >>> parse_verdict('Sure! ```json\\n{"audio": 1, "visual": 0.5, "location": 0, "caption": 1.0}\\n```')
+    {'audio': 1.0, 'visual': 0.5, 'location': 0.0, 'caption': 1.0}
+    >>> parse_verdict('{"audio": 7, "visual": 0.5, "location": 0, "caption": 1}'), parse_verdict("good"), parse_verdict('{"audio": 1}')
+    (None, None, None)
+    """
+    decoder, end = json.JSONDecoder(), len(text)
+    while (start := text.rfind("{", 0, end)) >= 0:
+        end = start
+        try:
+            found, _ = decoder.raw_decode(text[start: start + 2000])     # a verdict is short; a bounded window keeps this linear
+        except (json.JSONDecodeError, RecursionError):
+            continue
+        scores = {name: found.get(name) for name in CRITERIA}
+        if all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1 for v in scores.values()):
+            return {name: float(v) for name, v in scores.items()}
+    return None
+
+
+@dataclass
+class Judge:
+    """Scores completions with another model. `missing` counts the verdicts that stayed unusable after one more try, `asked` all of them.
+
+    frames of a clip are decoded once and kept while `frame_cache` has room (clips).
+    """
+    model: Endpoint | LocalModel
+    asked: int = 0
+    missing: int = 0
+    frame_cache: int = 256
+    frames: dict[str, np.ndarray | None] = field(default_factory=dict)
+
+    def __call__(self, items: list[tuple[Sample, str, str]]) -> list[dict[str, float] | None]:
+        """items (sample, reasoning, answer) -> {criterion: score in [0, 1]} of each, None where the verdict is missing."""
+        requests = [Request(judge_prompt(s.question, s.answer, s.audio_caption, reasoning, answer), self.see(s)) for s, reasoning, answer in items]
+        verdicts = [parse_verdict(reply) for reply in self.model.ask(requests)] if requests else []
+        again = [i for i, v in enumerate(verdicts) if v is None]
+        for i, reply in zip(again, self.model.ask([Request(requests[i].text + "\n\nOnly the JSON object.", requests[i].frames) for i in again])
+                            if again else [], strict=True):
+            verdicts[i] = parse_verdict(reply)
+        self.asked += len(items)
+        self.missing += sum(v is None for v in verdicts)
+        return verdicts
+
+    def see(self, sample: Sample) -> np.ndarray | None:
+        """Eight frames (or the picture) of a sample, spread over the whole clip; None when it has neither."""
+        if sample.media_key not in self.frames:
+            while len(self.frames) >= self.frame_cache:
+                self.frames.pop(next(iter(self.frames)))
+            self.frames[sample.media_key] = watch(sample)
+        return self.frames[sample.media_key]
+
+
+def watch(sample: Sample, frames: int = JUDGE_FRAMES) -> np.ndarray | None:
+    """At most `frames` frames of a sample's video, evenly spread, or its picture, at most 448 x 448 pixels each; None without either."""
+    if not (sample.video or sample.image):
+        return None
+    return load_media(sample, fps=math.inf, max_frames=frames, min_pixels=28 * 28, max_pixels=JUDGE_PIXELS, use_audio=False).frames
+
+
+# ---------------------------------------------------------------------------------------------- hints and captions
+def hint_prompt(sample: Sample) -> str:
+    return "\n\n".join([
+        "These are frames of a video, in order. A student has to answer a question about the video and its sound and is stuck.",
+        question_text(sample), "The right answer is: " + sample.answer + ("\nThe sound: " + sample.audio_caption if sample.audio_caption else ""),
+        "Write a hint of one or two sentences: a strategy, such as what to look for or listen for first. Do not give the answer away, "
+        "not even a part of it. Reply with the hint only."])
+
+
+def caption_prompt(sample: Sample) -> str:
+    return "Describe what can be heard in this recording in one or two sentences: the sounds, what makes them, and when. Reply with the description only."
+
+
+def reveals(hint: str, sample: Sample) -> bool:
+    """Does a hint hold the gold answer? It does when the answer's words stand in it one after the other, when a multiple-choice hint names the
+    right option's letter or text, or when the hint as a whole would be scored as right.
+
+    >>> s = Sample("a", "Which?", "multiple choice", "B", options=["A. red disc", "B. blue disc"])
+    >>> reveals("Look for the blue disc.", s), reveals("Choose (B).", s), reveals("Watch both discs.", s)
+    (True, True, False)
+    """
+    said, gold = f" {words(hint)} ", [sample.answer]
+    if sample.problem_type in ("multiple choice", "multi-label"):
+        letters = {part.strip() for part in sample.answer.replace(";", ",").split(",")}
+        gold = [o.split(".", 1)[-1] for o in sample.options if o.split(".", 1)[0].strip() in letters]
+        named = [form.format(letter) for letter in letters for form in ("({})", " {})", " {}.", " option {} ", " answer is {}")]
+        if any(form in f" {hint} " for form in named):
+            return True
+    if sample.problem_type == "localisation":
+        gold = [f"{a} {b}" for place, thing in places(sample.answer) for a, b in ((place, thing), (thing, place))]
+    if sample.problem_type in ("numeric", "counting", "regression"):
+        gold += [word for word, n in NUMBER_WORDS.items() if n > 1 and str(n) == sample.answer]   # "one" and "no" are too common to tell
+    return any(words(g) and f" {words(g)} " in said for g in gold) or accuracy_reward(hint, sample.answer, sample.problem_type, sample.options) == 1
+
+
+def words(text: str) -> str:
+    """Lower-case words with everything else folded into single blanks."""
+    return " ".join("".join(c if c.isalnum() else " " for c in plain(text)).split())
+
+
+def annotate(kind: str, data: str, out: str, model: Endpoint | LocalModel, media_root: str = "", batch: int = 8, progress: bool = True) -> dict[str, int]:
+    """Write `data` again as `out` with the field `hint` or `audio_caption` filled in; returns counts of made, kept, revealing and empty ones.
+
+    Goes on where a stopped run ended: ids already in `out` are kept, a torn last line is dropped. Records that have the field already are
+    copied. A hint that gives the answer away is left empty and its id listed in `<out>.rejected`. Media paths stay as they were.
+    """
+    name = {"hint": "hint", "caption": "audio_caption"}[kind]
+    if Path(out).resolve() == Path(data).resolve():
+        raise DataError(f"{out}: --out must be another file than --data")
+    samples = {s.id: s for s in load_samples(data, media_root)}
+    raw = [json.loads(line) for line in Path(data).read_text(encoding="utf-8").splitlines() if line.strip()]
+    done, kept = set(), []
+    if Path(out).is_file():
+        for line in Path(out).read_text(encoding="utf-8").splitlines():
+            try:
+                done.add(str(json.loads(line)["id"]))
+                kept.append(line)
+            except (json.JSONDecodeError, KeyError):
+                break                                        # the line a stopped run was writing
+        Path(out).write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    counts = {"made": 0, "kept": len(done), "revealing": 0, "empty": 0}
+    todo = [r for r in raw if str(r["id"]) not in done]
+    with open(out, "a", encoding="utf-8") as file, open(f"{out}.rejected", "a", encoding="utf-8") as rejected:
+        for i in tqdm(range(0, len(todo), batch), desc=f"writing {name}s", disable=not progress):
+            some = todo[i: i + batch]
+            ask = [r for r in some if not r.get(name)]
+            wanted = [samples[str(r["id"])] for r in ask]
+            if kind == "hint":
+                requests = [Request(hint_prompt(s), watch(s)) for s in wanted]
+            else:
+                requests = [Request(caption_prompt(s), sound=listen(s)) for s in wanted]
+            for record, sample, reply in zip(ask, wanted, model.ask(requests) if requests else [], strict=True):
+                text = " ".join(reply.split())
+                if kind == "hint" and text and reveals(text, sample):
+                    counts["revealing"] += 1
+                    rejected.write(json.dumps({"id": sample.id, "answer": sample.answer, "hint": text}) + "\n")
+                    text = ""
+                elif not text:
+                    counts["empty"] += 1
+                else:
+                    counts["made"] += 1
+                record[name] = text
+            counts["kept"] += len(some) - len(ask)
+            file.write("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in some))
+            file.flush()
+            rejected.flush()
+    return counts
+
+
+def listen(sample: Sample) -> np.ndarray:
+    """A sample's sound, (n,) float32 mono at 16 kHz. Raises DataError when it has none."""
+    sound = load_media(sample, fps=1.0, max_frames=2, min_pixels=28 * 28, max_pixels=28 * 28).sound
+    if sound is None:
+        raise DataError(f"{sample.where}: record '{sample.id}' has neither 'video' nor 'audio', so there is nothing to caption")
+    return sound
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("kind", choices=("hint", "caption"))
+    parser.add_argument("--data", required=True, help="records, JSONL")
+    parser.add_argument("--out", required=True, help="the same records with the field filled in; a stopped run goes on")
+    parser.add_argument("--model", required=True, help="model folder or hub name, or the name a server knows it by")
+    parser.add_argument("--endpoint", default="", help="address of an OpenAI-compatible server, e.g. http://localhost:8000/v1; empty: load the model here")
+    parser.add_argument("--media_root", default="", help="folder that media paths are relative to; empty: the JSONL's own folder")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where a model that is loaded here runs")
+    parser.add_argument("--batch", type=int, default=8, help="records per batch")
+    args = parser.parse_args(argv)
+    model = Endpoint(args.endpoint, args.model) if args.endpoint else LocalModel(args.model, args.device, batch=args.batch)
+    counts = annotate(args.kind, args.data, args.out, model, args.media_root, args.batch)
+    print(f"{args.out}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items())
+          + (f"; the revealing ones are listed in {args.out}.rejected" if counts["revealing"] else ""))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except DataError as error:
+        sys.exit(f"error: {error}")

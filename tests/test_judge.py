@@ -1,0 +1,224 @@
+"""judge.py: verdicts from canned replies, a tiny random InternVL, a local server that speaks OpenAI's chat completions."""
+import base64
+import io
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import judge
+from data import DataError, Sample, load_samples, save_samples
+from judge import Endpoint, Judge, LocalModel, Request, annotate, judge_prompt, parse_verdict, reveals
+
+GOOD = '{"audio": 1, "visual": 0.5, "location": 0, "caption": 0.25}'
+SCORES = {"audio": 1.0, "visual": 0.5, "location": 0.0, "caption": 0.25}
+
+
+@pytest.mark.parametrize(("reply", "expected"), [
+    (GOOD, SCORES), (f"```json\n{GOOD}\n```", SCORES), (f"My verdict, as asked: {GOOD} Best wishes.", SCORES), ('{"audio": 1} then ' + GOOD, SCORES),
+    (GOOD[:-1] + ', "why": {"x": [1]}}', SCORES), (GOOD[:-1], None), ("", None), ("all fine", None), (GOOD.replace("0.25", "25"), None),
+    (GOOD.replace("0.25", "-1"), None), (GOOD.replace("0.25", "true"), None), (GOOD.replace("0.25", '"high"'), None), (GOOD.replace("0.25", "NaN"), None),
+    ("[1, 2]", None), ("{" * 5000, None),
+])
+def test_verdicts(reply, expected):
+    assert parse_verdict(reply) == expected
+
+
+@given(st.one_of(st.text(max_size=200), st.lists(st.sampled_from([*list('{}[]",:01.'), '"audio"', "1"]), max_size=60).map("".join)))
+def test_any_reply_is_read_or_missing(text):
+    found = parse_verdict(text)
+    assert found is None or (set(found) == set(SCORES) and all(0 <= v <= 1 for v in found.values()))
+
+
+def test_prompt_holds_everything_and_survives_braces():
+    text = judge_prompt("Where {is} it?", "left: dog", "a bark", "I {see} a dog", "left: {dog}")
+    assert all(part in text for part in ("Where {is} it?", "left: dog", "a bark", "I {see} a dog", "left: {dog}", '"location"'))
+
+
+class Canned:
+    """A model that gives prepared replies and remembers what it was asked."""
+
+    def __init__(self, *rounds):
+        self.rounds, self.asked = list(rounds), []
+
+    def ask(self, requests):
+        self.asked.append(requests)
+        return self.rounds.pop(0)
+
+
+def test_unusable_verdicts_are_asked_once_more_and_then_missing(samples):
+    model = Canned([GOOD, "hm", "no"], [f"```{GOOD}```", "still no"])
+    rate = Judge(model)
+    verdicts = rate([(samples[0], "a", "b"), (samples[0], "c", "d"), (samples[2], "e", "f")])
+    assert verdicts == [SCORES, SCORES, None] and (rate.asked, rate.missing) == (3, 1)
+    assert [len(r) for r in model.asked] == [3, 2]                                       # one batch, then only the unusable ones
+    first = model.asked[0][0]
+    assert samples[0].question in first.text and samples[0].audio_caption in first.text and first.frames.shape[0] == 8
+    assert len(rate.frames) == 2                                                         # one decoding per clip
+
+
+# ------------------------------------------------------------------ a tiny InternVL
+@pytest.fixture(scope="module")
+def tiny_internvl(tmp_path_factory, policy):
+    """InternVL from config with random weights, saved as a folder: 56-pixel tiles of 4 tokens, the bundled tokenizer with InternVL's tokens."""
+    import copy
+
+    import transformers
+    folder = tmp_path_factory.mktemp("internvl")
+    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
+    policy.tokenizer.save_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, extra_special_tokens=names)
+    tokenizer.chat_template = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% for c in m.content %}{% if c.type == 'image' %}"
+                               "{{ '<IMG_CONTEXT>\n' }}{% else %}{{ c.text }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+                               "{{ '<|im_start|>assistant\n' }}")
+    tokenizer.save_pretrained(folder)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.InternVLConfig(
+        vision_config=small | {"image_size": [56, 56], "patch_size": [14, 14]}, downsample_ratio=0.5,
+        text_config=small | {"model_type": "qwen2", "num_key_value_heads": 2, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
+    transformers.InternVLForConditionalGeneration(copy.deepcopy(config)).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({
+        "image_processor_type": "GotOcr2ImageProcessor", "processor_class": "InternVLProcessor", "size": {"height": 56, "width": 56},
+        "crop_to_patches": False, "do_resize": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True,
+        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}))
+    (folder / "processor_config.json").write_text(json.dumps({"image_seq_length": 4, "processor_class": "InternVLProcessor"}))
+    return folder
+
+
+def test_a_tiny_internvl_judges_end_to_end(tiny_internvl, samples):
+    model = LocalModel(str(tiny_internvl), max_tokens=6, batch=2)
+    rate = Judge(model)
+    verdicts = rate([(s, "I looked", "B") for s in samples[:3]])
+    assert verdicts == [None] * 3 and rate.missing == 3                                  # random weights do not write JSON: missing, never 0
+    inputs = model.inputs([Request("What?", rate.see(samples[0])), Request("What is it then?", rate.see(samples[2]))])
+    assert inputs["pixel_values"].shape == (16, 3, 56, 56)
+    context = model.processor.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+    assert (inputs["input_ids"] == context).sum(1).tolist() == [32, 32]                  # 8 frames x 4 tokens
+    replies = model.ask([Request("What?", rate.see(samples[0]))] * 3)
+    assert len(set(replies)) == 1                                                        # greedy; batches of 2 and 1 agree
+
+
+def test_a_folder_without_a_model_is_one_sentence(tmp_path):
+    with pytest.raises(DataError, match="no vision or audio language model could be loaded"):
+        LocalModel(str(tmp_path))
+
+
+# ------------------------------------------------------------------ a server
+class Server(BaseHTTPRequestHandler):
+    replies: ClassVar[list] = []
+    seen: ClassVar[list] = []
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.seen.append((self.path, self.headers.get("Authorization"), body))
+        reply = self.replies.pop(0) if self.replies else GOOD
+        self.send_response(reply if isinstance(reply, int) else 200)
+        self.end_headers()
+        if not isinstance(reply, int):
+            self.wfile.write(json.dumps({"choices": [{"message": {"content": reply}}]}).encode())
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    Server.replies.clear()
+    Server.seen.clear()
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}/v1"
+    http.shutdown()
+
+
+def test_endpoint_sends_frames_sound_and_key(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    frames, sound = np.full((2, 28, 28, 3), 200, np.uint8), np.sin(np.arange(1600) / 5).astype(np.float32) / 2
+    assert Endpoint(server, "judge").ask([Request("Well?", frames, sound)]) == [GOOD]
+    path, key, body = Server.seen[0]
+    assert path == "/v1/chat/completions" and key == "Bearer secret" and body["model"] == "judge"
+    *pictures, audio, text = body["messages"][0]["content"]
+    assert text == {"type": "text", "text": "Well?"} and len(pictures) == 2
+    seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0]["image_url"]["url"].split(",")[1]))))
+    assert seen.shape == (28, 28, 3) and abs(seen.astype(int) - 200).max() < 4
+    heard, rate = soundfile.read(io.BytesIO(base64.b64decode(audio["input_audio"]["data"])))
+    assert rate == 16_000 and np.abs(heard - sound).max() < 1e-3
+
+
+def test_endpoint_tries_again_and_then_says_what_is_wrong(server):
+    Server.replies[:] = [500, 503, GOOD]
+    assert Endpoint(server, "judge").ask([Request("?")]) == [GOOD]
+    Server.replies[:] = [404]
+    with pytest.raises(DataError, match=r"no usable reply from model 'judge'.*404"):
+        Endpoint(server, "judge").ask([Request("?")])
+    with pytest.raises(DataError, match="check the address"):
+        Endpoint("http://127.0.0.1:9/v1", "judge", timeout=2).ask([Request("?")])
+
+
+# ------------------------------------------------------------------ hints and captions
+@pytest.mark.parametrize(("hint", "kind", "answer", "options", "told"), [
+    ("Look at the blue disc first.", "multiple choice", "B", ["A. red disc", "B. blue disc"], True),
+    ("The answer is B", "multiple choice", "B", ["A. x", "B. y"], True), ("Choose (B) here.", "multiple choice", "B", ["A. x", "B. y"], True),
+    ("A shape moves in step; find it.", "multiple choice", "A", ["A. red disc", "B. blue disc"], False),
+    ("Count the flashes, then the tones.", "numeric", "2", [], False), ("It flashes 2 times.", "numeric", "2", [], True),
+    ("It flashes two times.", "numeric", "2", [], True), ("Watch 12 frames.", "numeric", "2", [], False),
+    ("Listen, then find the red one.", "free-form", "red", [], True), ("Listen for the tone, then look.", "free-form", "red", [], False),
+    ("Look left: red square.", "localisation", "left: red square", [], True), ("Look at each place in turn.", "localisation", "left: red square", [], False),
+])
+def test_hints_that_hold_the_answer_are_found(hint, kind, answer, options, told):
+    assert reveals(hint, Sample("a", "q?", kind, answer, options=options)) == told
+
+
+@pytest.fixture
+def records(tmp_path, samples):
+    """Six records without hints and captions, in a file of their own."""
+    bare = [Sample(**vars(s) | {"hint": "", "audio_caption": "" if i else "kept as it is"}) for i, s in enumerate(samples[:6])]
+    save_samples(tmp_path / "bare.jsonl", bare)
+    return tmp_path / "bare.jsonl"
+
+
+def test_hints_are_written_checked_and_continued(records, tmp_path, monkeypatch):
+    out, gold = str(tmp_path / "hinted.jsonl"), [s.answer for s in load_samples(records)]
+    telling = [f"Easy: the answer is ({g}) {g}." for g in gold]
+    model = Canned(["Look first.", telling[1]], ["Listen first.", ""])
+    with pytest.raises(IndexError):                                                      # the third batch finds no reply: the run dies
+        annotate("hint", str(records), out, model, batch=2, progress=False)
+    with open(out, "a") as file:
+        file.write('{"id": "torn')
+    counts = annotate("hint", str(records), out, Canned(["Line them up.", "Wait."]), batch=2, progress=False)
+    assert counts == {"made": 2, "kept": 4, "revealing": 0, "empty": 0}
+    made = load_samples(out)
+    assert [s.hint for s in made] == ["Look first.", "", "Listen first.", "", "Line them up.", "Wait."]
+    assert [s.id for s in made] == [s.id for s in load_samples(records)] and [s.answer for s in made] == gold
+    rejected = [json.loads(line) for line in (tmp_path / "hinted.jsonl.rejected").read_text().splitlines()]
+    assert [r["id"] for r in rejected] == [made[1].id]
+    assert all(gold[0] in r.text and r.frames is not None for r in model.asked[0][:1])
+
+
+def test_captions_are_made_from_the_sound_by_the_command(records, tmp_path, server, capsys):
+    Server.replies[:] = ["A low tone sounds twice."] * 5
+    out = tmp_path / "captioned.jsonl"
+    judge.main(["caption", "--data", str(records), "--out", str(out), "--model", "kimi", "--endpoint", server, "--batch", "4"])
+    made = load_samples(out)
+    assert [s.audio_caption for s in made] == ["kept as it is"] + ["A low tone sounds twice."] * 5
+    assert all(body["messages"][0]["content"][0]["type"] == "input_audio" for _, _, body in Server.seen) and len(Server.seen) == 5
+    assert "5 made, 1 kept" in capsys.readouterr().out
+
+
+def test_a_tiny_local_model_writes_hints(records, tmp_path, tiny_internvl):
+    out = tmp_path / "local.jsonl"
+    counts = annotate("hint", str(records), str(out), LocalModel(str(tiny_internvl), max_tokens=5), progress=False)
+    assert sum(counts.values()) == 6 and len(load_samples(out)) == 6
+
+
+def test_annotating_in_place_is_refused(records):
+    with pytest.raises(DataError, match="another file"):
+        annotate("hint", str(records), str(records), Canned())
