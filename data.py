@@ -36,7 +36,10 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 PATCH, TEMPORAL_PATCH, MERGE = 14, 2, 2
 MIN_PIXELS = (PATCH * MERGE) ** 2                      # smallest frame: one token
 INSTRUCTION = "Think inside <think> </think>, then answer inside <answer> </answer>."
-TYPE_INSTRUCTION = {"multiple choice": "Answer with the letter.", "numeric": "Answer with a number.", "free-form": "Answer briefly.",
+TYPE_INSTRUCTION = {"multiple choice": "Answer with the letter.", "multi-label": "Answer with the letters, joined by commas.",
+                    "numeric": "Answer with a number.", "regression": "Answer with a number.", "counting": "Answer with a number.",
+                    "ocr": "Answer with the text as it is written.", "free-form": "Answer briefly.", "yes/no": "Answer yes or no.",
+                    "temporal": "Answer with time spans in seconds, [start, end], joined by ;.", "code": "Answer with the code.",
                     "localisation": "Answer with place: shape, joined by |."}
 
 
@@ -324,7 +327,7 @@ def question_text(sample: Sample, hinted: bool = False, audio_caption: bool = Fa
         lines.append(f"Sound: {sample.audio_caption}")
     if hinted and sample.hint:
         lines.append(f"Hint: {sample.hint}")
-    return "\n".join([*lines, f"{INSTRUCTION} {TYPE_INSTRUCTION.get(sample.problem_type, '')}".strip()])
+    return "\n".join([*lines, f"{INSTRUCTION} {TYPE_INSTRUCTION[sample.problem_type]}"])
 
 
 def chunks_by_time(times: np.ndarray, per_chunk: int) -> list[np.ndarray]:

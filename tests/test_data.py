@@ -14,6 +14,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as hf_smart_resize
 
 from data import (
+    TYPE_INSTRUCTION,
     DataError,
     Media,
     Sample,
@@ -30,6 +31,7 @@ from data import (
     save_samples,
     smart_resize,
 )
+from rewards import LABELS
 
 SETTINGS = {"fps": 2.0, "max_frames": 16, "min_pixels": 784, "max_pixels": 84 * 28}
 
@@ -220,6 +222,10 @@ def test_bad_records_are_named(tmp_path, record, message):
     with pytest.raises(DataError) as error:
         load_samples(write_lines(tmp_path / "d.jsonl", GOOD | {"id": "first"}, record))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_every_problem_type_has_its_instruction():
+    assert set(TYPE_INSTRUCTION) == set(LABELS)
 
 
 def test_missing_data_file_and_empty_stage(tmp_path):

@@ -1,6 +1,7 @@
 """train.py: the real loop and the real command at toy size, and what a run leaves behind."""
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
 
 import train
-from data import DataError
+from data import DataError, load_samples
 from replay import ReplayBuffer
+from rewards import accuracy_reward, split_completion
 from rollout import generate
 from tas import group_advantages
 
@@ -138,6 +140,16 @@ def test_the_command_on_two_processes_leaves_one_set_of_outputs(tmp_path):
     assert [r["step"] for r in steps] == [0, 1, 2] and [r["generated"] for r in steps] == [8, 16, 24] and len(evals) == 2
     states = [torch.load(tmp_path / "run" / "checkpoint" / "trainer" / f"rank{r}.pt", weights_only=True)["buffer"] for r in (0, 1)]
     assert all(train.owner(i, 2) == r for r, s in enumerate(states) for i in s["ids"]) and sum(len(s["entries"]) for s in states) == 24
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "checkpoint")
+    by_id = {s.id: s for s in load_samples(next((tmp_path / "toy").glob("*/stage2_train_6x2.jsonl")))}
+    for state in states:                                                              # every rank stored the rewards of its own completions
+        buffer = ReplayBuffer()
+        buffer.load_state_dict(state)
+        for prompt_id, history in buffer.stored.items():
+            s = by_id[prompt_id]
+            for e in history.entries:
+                answer = split_completion(tokenizer.decode(e.tokens, skip_special_tokens=True))[1]
+                assert e.accuracy == accuracy_reward(answer, s.answer, s.problem_type, s.options)
 
 
 # ------------------------------------------------------------------ the step
@@ -400,3 +412,10 @@ def test_the_command_reports_errors_without_a_traceback(tmp_path):
     done = subprocess.run([sys.executable, str(REPO / "train.py"), "--data", "gone.jsonl", "--out", str(tmp_path / "run")], cwd=tmp_path,
                           capture_output=True, text=True, timeout=100)
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: gone.jsonl: no such data file") and "Traceback" not in done.stderr
+
+
+def test_the_readme_names_tests_that_exist():
+    """The table of the released trainer's faults points at tests; each of them is there."""
+    named = set(re.findall(r"`(test_\w+)`", (REPO / "README.md").read_text()))
+    defined = {name for file in (REPO / "tests").glob("test_*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)}
+    assert len(named) >= 18 and named <= defined, named - defined
