@@ -5,7 +5,7 @@
     temporal_weights     w_t = 1 + lambda (2 t/(L-1) - 1)^2                          a U over the completion: plan and answer weigh more
     importance_ratio     r_t = pi_theta / pi_behaviour                               per token, or one per completion (GSPO)
     clipped_is_loss      -min(r A, clip(r, 1-eps, 1+eps) A) + beta KL_k3             PPO's clip, or CISPO's
-    total_loss           J = J_on + alpha J_off                                      each half a mean over completions, or over tokens
+    half_loss            J_on or J_off                                               each half a mean over completions, or over tokens
 
 Dimensions: G completions, R completion tokens (padded), L_i the true length of completion i, EOS included.
 

@@ -57,12 +57,12 @@ from tas import (
     clipped_is_loss,
     effective_sample_share,
     group_advantages,
+    half_loss,
     importance_ratio,
     kl_to_behaviour,
     replay_advantages,
     temporal_weights,
     too_stale,
-    half_loss,
 )
 
 matplotlib.use("Agg")

@@ -9,13 +9,13 @@ from tas import (
     clipped_is_loss,
     effective_sample_share,
     group_advantages,
+    half_loss,
     importance_ratio,
     kl_k3,
     kl_to_behaviour,
     replay_advantages,
     temporal_weights,
     too_stale,
-    total_loss,
 )
 
 
@@ -192,23 +192,24 @@ def test_clipping_by_hand():
 
 
 @pytest.mark.parametrize("norm", ["sequence", "token"])
-def test_total_loss_does_not_depend_on_the_split(norm):
-    """Two fresh completions of 6 and 3 tokens, two replayed ones of 1 and 0, alpha 0.5: by hand, whole and in pieces."""
-    per_token, mask = torch.arange(24.0).view(4, 6), random_batch()[5]
-    replayed, per_token = torch.tensor([False, False, True, True]), per_token * mask
-    # fresh rows sum to 0..5 = 15 and 6 + 7 + 8 = 21, the replayed one to 12
-    expected = (15 / 6 + 21 / 3) / 2 + 0.5 * 12 / 2 if norm == "sequence" else (15 + 21) / 9 + 0.5 * 12 / 1
+def test_half_loss_does_not_depend_on_the_split(norm):
+    """Completions of 6, 3, 1 and 0 tokens: by hand, whole and in pieces."""
+    mask = random_batch()[5]
+    per_token = torch.arange(24.0).view(4, 6) * mask      # the rows sum to 0 + .. + 5 = 15, 6 + 7 + 8 = 21, 12 and 0
+    expected = (15 / 6 + 21 / 3 + 12 / 1 + 0) / 4 if norm == "sequence" else (15 + 21 + 12) / 10
     for pieces in ([slice(0, 4)], [slice(0, 1), slice(1, 4)], [slice(i, i + 1) for i in range(4)]):
-        total = sum(total_loss(per_token[p], mask[p], replayed[p], (2, 2), (9, 1), 0.5, norm) for p in pieces)
+        total = sum(half_loss(per_token[p], mask[p], 4, 10, norm) for p in pieces)
         assert total.item() == pytest.approx(expected)
 
 
 def test_stale_bad_news_is_left_out():
-    """Only replayed completions with A < 0 whose behaviour is now less likely by more than the bound; 0 switches it off."""
-    gap, adv = torch.tensor([-2.0, -2.0, -2.0, 2.0, -0.5]), torch.tensor([-1.0, -1.0, 1.0, -1.0, -1.0])
-    replayed = torch.tensor([True, False, True, True, True])
-    assert too_stale(gap, adv, replayed, 1.0).tolist() == [True, False, False, False, False]
-    assert not too_stale(gap, adv, replayed, 0.0).any()
+    """Only completions with A < 0 that are now less likely per token by more than the bound; 0 switches it off."""
+    log_ratio = torch.tensor([[-2.0, -2.0, -2.0], [-3.0, 0.0, 0.0], [-2.0, -2.0, -2.0], [2.0, 2.0, 2.0], [-1.0, -0.5, 0.0], [0.0, 0.0, 0.0]])
+    mask = torch.tensor([[True] * 3, [True] * 3, [True] * 3, [True] * 3, [True, True, False], [False] * 3])
+    adv = torch.tensor([-1.0, -1.0, 1.0, -1.0, -1.0, -1.0])
+    assert too_stale(log_ratio, mask, adv, 1.0).tolist() == [True, False, False, False, False, False]     # means -2, -1, -2, 2, -0.75, none
+    assert too_stale(log_ratio, mask, adv, 0.7).tolist() == [True, True, False, False, True, False]
+    assert not too_stale(log_ratio, mask, adv, 0.0).any()
 
 
 def test_kl_to_behaviour_is_unbiased_for_the_exact_kl():
@@ -226,7 +227,7 @@ def test_effective_sample_share():
 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda x, m: importance_ratio(x, x, m, "word"), "unknown level"), (lambda x, m: clipped_is_loss(x, x, x[:, 0], x, m, clip="none"), "unknown clip"),
-    (lambda x, m: total_loss(x, m, m[:, 0], (1, 1), (1, 1), norm="max"), "unknown loss norm"),
+    (lambda x, m: half_loss(x, m, 1, 1, norm="max"), "unknown loss norm"),
 ])
 def test_unknown_options_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
