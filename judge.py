@@ -140,11 +140,14 @@ class LocalModel:
 
 
 def load_processor(path: str):
-    """AutoProcessor; without torchvision (whose video processors we do not need) the same class is put together from its Pillow parts."""
+    """AutoProcessor; where that wants torchvision and there is none (video processors, which we do not need) the same class is put together
+    from its Pillow parts."""
     import transformers
-    from transformers.utils import is_torchvision_available
-    if is_torchvision_available():
+    try:
         return transformers.AutoProcessor.from_pretrained(path)
+    except ImportError as error:
+        if "torchvision" not in str(error).lower():
+            raise
     kind = transformers.AutoConfig.from_pretrained(path).model_type
     name = transformers.models.auto.processing_auto.PROCESSOR_MAPPING_NAMES.get(kind)
     if name is None:

@@ -321,18 +321,19 @@ def score_group(texts: list[str], gold: str, problem_type: str, options: list[st
     """Score the fresh completions of ONE prompt. Returns per completion: format, accuracy, self, judge and their stage-weighted
     `reward`; a part the stage does not use and cannot know is None.
 
-    verdicts: the judge's {criterion: score in [0, 1]} of each completion, None where it gave no usable one; needed in stage 3 only.
+    verdicts: the judge's {criterion: score in [0, 1]} of each completion, None where it gave no usable one; needed in stage 3 only. Where one
+    is missing the whole group is scored by the other parts: a single completion without it would be measured by another ruler than its rivals.
     format_penalty: the format part of a badly formed completion (0, or -1 as one summary of the paper has it).
     """
     if stage not in STAGE_REWARDS:
         raise ValueError(f"stage {stage} has no reward table; stages with rewards: {sorted(STAGE_REWARDS)}")
     read = [split_completion(t) for t in texts]
     votes = self_rewards([normalise(answer, problem_type, options) for _, answer in read])
-    scored = []
+    scored, unjudged = [], {} if verdicts and all(verdicts) else {"judge": None}
     for text, (_, answer), vote, verdict in zip(texts, read, votes, verdicts or [None] * len(texts), strict=True):
         parts: dict[str, float | None] = {"format": format_reward(text) or format_penalty,
                                           "accuracy": accuracy_reward(answer, gold, problem_type, options), "self": vote, "judge": None}
         if verdict:
             parts["judge"] = sum(verdict.values()) / len(verdict)
-        scored.append(parts | {"reward": weighted(parts, STAGE_REWARDS[stage])})
+        scored.append(parts | {"reward": weighted(parts | unjudged, STAGE_REWARDS[stage])})
     return scored

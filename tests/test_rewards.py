@@ -116,7 +116,11 @@ def test_stage_tables_by_hand():
 
 
 def test_a_missing_verdict_is_not_zero():
-    assert score_group([GOOD], "B", "multiple choice", [], 3, [None])[0]["reward"] == 1.0
+    """Without one verdict the whole group falls back to the format: else the unjudged completion would beat its judged rivals."""
+    good = {"audio": 1.0, "visual": 1.0, "location": 0.0, "caption": 0.0}
+    group = score_group([GOOD, GOOD, "B"], "B", "multiple choice", [], 3, [good, None, good])
+    assert [s["reward"] for s in group] == [1.0, 1.0, 0.0] and [s["judge"] for s in group] == [0.5, None, 0.5]
+    assert [s["reward"] for s in score_group([GOOD, "B"], "B", "multiple choice", [], 3, [good, good])] == [0.75, 0.25]
     assert weighted({"format": None, "judge": None}, {"format": 0.5, "judge": 0.5}) == 0.0
 
 

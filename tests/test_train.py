@@ -391,16 +391,16 @@ def test_the_oracle_judge_needs_the_scene(tmp_path):
 
 
 def test_a_missing_verdict_is_counted_and_falls_back_to_the_format(policy, make, samples, tmp_path):
-    """The judge sees all completions of a step in one batch; where it has no verdict, stage 3 pays the format reward alone."""
+    """The judge sees all completions of a step in one batch; a group with a missing verdict is paid by the format alone."""
     cfg, asked = train.parse(small(tmp_path, stage=3)), []
 
     def judge(items):
         asked.append(items)
-        return [None if i % 2 else {"audio": 1.0, "visual": 1.0, "location": 0.0, "caption": 0.0} for i in range(len(items))]
+        return [None if i == 5 else {"audio": 1.0, "visual": 1.0, "location": 0.0, "caption": 0.0} for i in range(len(items))]
     _, examples = train.rollout_step(cfg, policy, make, ReplayBuffer(seed=0), samples[:2], 0, torch.Generator().manual_seed(0), judge=judge)
     assert len(asked) == 1 and [item[0].id for item in asked[0]] == [samples[0].id] * 4 + [samples[1].id] * 4
     for i, e in enumerate(examples):
-        assert e["judge"] == (None if i % 2 else 0.5) and e["reward"] == pytest.approx(e["format"] if i % 2 else 0.5 * e["format"] + 0.25)
+        assert e["judge"] == (None if i == 5 else 0.5) and e["reward"] == pytest.approx(e["format"] if i >= 4 else 0.5 * e["format"] + 0.25)
 
 
 def test_a_checkpoint_of_the_tiny_model_keeps_its_defaults(policy, tmp_path):
