@@ -134,7 +134,7 @@ class LocalModel:
                                                             tokenize=False, add_generation_prompt=True))
             images += frames
             sounds += [request.sound] if request.sound is not None else []
-        media = ({"images": images} if images else {}) | ({"audio": sounds} if sounds else {})
+        media = ({"images": images} if images else {}) | ({"audio": sounds, "sampling_rate": SAMPLE_RATE} if sounds else {})
         crop = {"crop_to_patches": False} if images and "crop_to_patches" in dir(self.processor.image_processor) else {}
         return self.processor(text=texts, **media, **crop, padding=True, padding_side="left", return_tensors="pt")
 

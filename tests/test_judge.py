@@ -219,6 +219,31 @@ def test_a_tiny_local_model_writes_hints(records, tmp_path, tiny_internvl):
     assert sum(counts.values()) == 6 and len(load_samples(out)) == 6
 
 
+@pytest.fixture(scope="module")
+def tiny_qwen2_audio(tmp_path_factory, policy):
+    """Qwen2-Audio from config with random weights, saved as a folder with the bundled tokenizer, whose audio markers are Qwen's."""
+    import transformers
+    folder, tokenizer = tmp_path_factory.mktemp("qwen2audio"), policy.tokenizer
+    config = transformers.Qwen2AudioConfig(
+        audio_config={"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "num_mel_bins": 64},
+        text_config={"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+                     "num_key_value_heads": 2, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id},
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"))
+    transformers.Qwen2AudioForConditionalGeneration(config).save_pretrained(folder)
+    extractor = transformers.WhisperFeatureExtractor(feature_size=64)
+    transformers.Qwen2AudioProcessor(extractor, tokenizer, chat_template=tokenizer.chat_template).save_pretrained(folder)
+    return folder
+
+
+def test_a_tiny_local_model_captions_sound(records, tmp_path, tiny_qwen2_audio):
+    out, model = tmp_path / "local.jsonl", LocalModel(str(tiny_qwen2_audio), max_tokens=5)
+    inputs = model.inputs([Request("What sounds?", sound=np.zeros(16_000, np.float32)), Request("And what sounds here?", sound=np.ones(32_000, np.float32))])
+    heard = inputs["input_ids"] == model.processor.tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    assert heard.sum(1).tolist() == [25, 50]                                             # one token per 40 ms
+    counts = annotate("caption", str(records), str(out), model, progress=False)
+    assert counts["kept"] == 1 and sum(counts.values()) == 6 and load_samples(out)[0].audio_caption == "kept as it is"
+
+
 def test_annotating_in_place_is_refused(records):
     with pytest.raises(DataError, match="another file"):
         annotate("hint", str(records), str(records), Canned())
