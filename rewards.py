@@ -184,7 +184,7 @@ def word_accuracy(prediction: str, gold: str) -> float:
     return max(0.0, 1.0 - jiwer.wer(truth, said))
 
 
-def f1(said: frozenset, truth: frozenset) -> float:
+def f1(said: set | frozenset, truth: set | frozenset) -> float:
     """F1 of two sets: f1({1, 2}, {2}) = 2 * 1 / 3; 0 when either is empty."""
     return 2 * len(said & truth) / (len(said) + len(truth)) if said and truth else 0.0
 

@@ -31,6 +31,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from data import Sample, save_samples
+from rewards import f1
 
 VERSION = 3            # part of the cache folder's name: raise it when the world changes
 BEATS, BEAT_SECONDS = 4, 1.0
@@ -394,12 +395,7 @@ def oracle_judge(completion_think: str, answer: str, scene: dict) -> dict[str, f
     named = {name for _, name in said} | {f"{c} {s}" for c in COLOURS for s in SHAPES if f"{c} {s}" in completion_think}
     present = {s.name for s in shapes}
     audio = sum(f"{t.pitch} tone {t.beats}" in completion_think for t in tones) / len(tones)
-    return {"audio": audio, "visual": overlap(named, present), "location": overlap(said, gold), "caption": float(said == gold)}
-
-
-def overlap(a: set, b: set) -> float:
-    """F1 of two sets: overlap({1, 2}, {2}) = 2 * 1 / 3; 0 when either is empty."""
-    return 2 * len(a & b) / (len(a) + len(b)) if a and b else 0.0
+    return {"audio": audio, "visual": f1(named, present), "location": f1(said, gold), "caption": float(said == gold)}
 
 
 if __name__ == "__main__":
