@@ -145,7 +145,7 @@ def load_processor(path: str):
     import transformers
     try:
         return transformers.AutoProcessor.from_pretrained(path)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         if "torchvision" not in str(error).lower():
             raise
     kind = transformers.AutoConfig.from_pretrained(path).model_type
