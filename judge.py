@@ -16,6 +16,7 @@ How this differs from the released trainer:
 """
 import argparse
 import base64
+import inspect
 import io
 import json
 import math
@@ -148,13 +149,21 @@ def load_processor(path: str):
     except (ImportError, ValueError) as error:
         if "torchvision" not in str(error).lower():
             raise
-    kind = transformers.AutoConfig.from_pretrained(path).model_type
-    name = transformers.models.auto.processing_auto.PROCESSOR_MAPPING_NAMES.get(kind)
+    model_type = transformers.AutoConfig.from_pretrained(path).model_type
+    name = transformers.models.auto.processing_auto.PROCESSOR_MAPPING_NAMES.get(model_type)
     if name is None:
-        raise ValueError(f"transformers has no processor for model type '{kind}'")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    image = transformers.AutoImageProcessor.from_pretrained(path, backend="pil")
-    return getattr(transformers, name)(image_processor=image, tokenizer=tokenizer, chat_template=tokenizer.chat_template)
+        raise ValueError(f"transformers has no processor for model type '{model_type}'")
+    whole = getattr(transformers, name)
+
+    class WithoutVideo(whole):
+        def check_argument_for_proper_class(self, argument_name, argument):
+            return None if argument_name == "video_processor" else super().check_argument_for_proper_class(argument_name, argument)
+
+    parts = {"tokenizer": transformers.AutoTokenizer.from_pretrained(path), "video_processor": None,
+             "image_processor": transformers.AutoImageProcessor.from_pretrained(path, backend="pil")}
+    known = inspect.signature(whole.__init__).parameters.keys() - parts.keys()
+    settings = {key: value for key, value in whole.get_processor_dict(path)[0].items() if key in known}
+    return WithoutVideo(**parts, **{"chat_template": parts["tokenizer"].chat_template} | settings)
 
 
 def load_chat_model(path: str, dtype: torch.dtype):
