@@ -195,7 +195,10 @@ def look(shape: Shape, verdict: str = "", beats: bool = True) -> str:
 
 
 def find(scene: Scene, wanted: Shape) -> list[str]:
-    """Lines of a plan: from left to right until the wanted shape is found, whose beats are noted."""
+    """Lines of a plan: from left to right until the wanted shape is found, whose beats are noted.
+
+    A small model reads off a place what stands there long before it can say where a named thing stands, so plans scan.
+    """
     at = scene.shapes.index(wanted)
     return [look(s, "skip", beats=False) for s in scene.shapes[:at]] + [look(wanted)]
 
@@ -246,7 +249,11 @@ def ask_count_together(scene: Scene, rng: np.random.Generator) -> Question:
 
 
 def compare(shape: Shape, tones: list[Tone]) -> str:
-    """A line of a plan: on which beats a shape differs from each of the tones, and whether it never differs from one."""
+    """A line of a plan: on which beats a shape differs from each of the tones, and whether it never differs from one.
+
+    >>> compare(Shape("left", "red", "square", "hop", "0101"), [Tone("low", "1001", "right"), Tone("high", "0101", "left")])
+    'look: red square left 0101 differs 1100 0000 yes.'
+    """
     differ = ["".join("1" if x != y else "0" for x, y in zip(shape.beats, t.beats, strict=True)) for t in tones]
     return look(shape, f"differs {' '.join(differ)} {'yes' if '0000' in differ else 'no'}")
 
