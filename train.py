@@ -746,7 +746,8 @@ def prompt_maker(cfg: Config, policy: Policy) -> PromptMaker:
 def curriculum(argv: list[str]) -> list[Config]:
     """The runs that a command line asks for: one, or with --stage 0,1,2,3 one per stage, each from the last one's checkpoint and in a folder
     of its own under --out."""
-    at = next((i for i, word in enumerate(argv) if word == "--stage"), None)
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(("--stage=", "--out=")) else [word])]
+    at = argv.index("--stage") if "--stage" in argv else None
     stages = argv[at + 1].split(",") if at is not None and at + 1 < len(argv) else []
     if len(stages) < 2:
         return [parse(argv)]

@@ -96,6 +96,7 @@ def test_curriculum_runs_stages_in_a_row(tmp_path):
     plan = train.curriculum([*small(tmp_path, "--max_completion_tokens", "8", "--eval_every", "0"), "--stage", "0,2"][2:])
     assert [(c.stage, c.out) for c in plan] == [(0, str(tmp_path / "run" / "stage0")), (2, str(tmp_path / "run" / "stage2"))]
     assert plan[0].model == "" and plan[1].model == f"{plan[0].out}/checkpoint" and (plan[0].lr, plan[1].lr) == (2e-3, train.parse([]).lr)
+    assert [(c.stage, c.out) for c in train.curriculum(["--stage=1,3", f"--out={tmp_path}"])] == [(1, f"{tmp_path}/stage1"), (3, f"{tmp_path}/stage3")]
     for cfg in plan:
         train.run(cfg)
     train.summarise(plan)
