@@ -207,6 +207,26 @@ def test_gradients_do_not_depend_on_micro_batches(cfg, fresh_policy, make, sampl
         assert (other - grads[0]).norm() <= 1e-5 * grads[0].norm()
 
 
+@pytest.mark.parametrize("norm", ["sequence", "token"])
+def test_gradients_do_not_depend_on_the_number_of_processes(cfg, fresh_policy, make, samples, norm, monkeypatch):
+    """Two processes that each hold some of the groups: their gradients add up to those of one process that holds all."""
+    cfg.loss_norm, cfg.beta = norm, 0.0
+    fresh_policy.freeze_towers()
+    groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:4], 0, torch.Generator().manual_seed(0))
+    for g in groups:
+        g.advantages = torch.linspace(-1, 2, len(g.tokens))
+    groups[1].replayed = groups[3].replayed = True
+    train.update_step(cfg, fresh_policy, None, groups)
+    whole = fresh_policy.head.weight.grad.clone()
+    fresh_policy.model.zero_grad()
+    for mine, others in ((groups[:1], groups[1:]), (groups[1:], groups[:1])):
+        theirs = [(4 * len(half), sum(len(t) for g in half for t in g.tokens))
+                  for half in ([g for g in others if not g.replayed], [g for g in others if g.replayed])]
+        monkeypatch.setattr(train, "gather", lambda value, theirs=theirs: [value, theirs])
+        train.update_step(cfg, fresh_policy, None, mine)
+    assert whole.norm() > 0 and (fresh_policy.head.weight.grad - whole).norm() <= 1e-5 * whole.norm()
+
+
 def test_loss_is_on_policy_mean_plus_alpha_off_policy_mean(cfg, fresh_policy, make, samples):
     """J = J_on + alpha J_off, each half the mean over its own completions, checked on group losses taken one by one."""
     cfg.beta, cfg.alpha = 0.1, 0.5
