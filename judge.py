@@ -109,8 +109,8 @@ class LocalModel:
         try:
             self.processor = load_processor(path)
             self.model = load_chat_model(path, torch.bfloat16 if self.device.type == "cuda" else torch.float32).to(self.device).eval()
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path}: no vision or audio language model could be loaded ({str(error).splitlines()[0][:160]}); "
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise DataError(f"{path}: no vision or audio language model could be loaded ({str(error).strip().splitlines()[0][:160]}); "
                             "pass a model folder, a hub name, or an endpoint") from None
 
     @torch.no_grad()

@@ -167,6 +167,8 @@ def test_positions_equal_transformers_rope_index(policy, kind, shape):
 @pytest.mark.parametrize("shape", [shape for kind, shape in LAYOUTS if kind == "video+sound"])
 def test_interleaving_equals_transformers_processor(policy, shape):
     """The processor itself needs torchvision; the method that writes the placeholders does not."""
+    if not hasattr(Qwen2_5OmniProcessor, "replace_video_with_audio_token"):
+        pytest.skip("transformers 5.17 keeps this inside a method that needs torchvision")
     tok, media = policy.tokenizer, media_of("video+sound", **shape)
     prompt = build_prompt(Sample("a", "How many?", "numeric", "1"), media, tok, policy.config)
     stub = SimpleNamespace(
