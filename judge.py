@@ -98,7 +98,7 @@ def chat_content(request: Request) -> list[dict]:
 
 
 class LocalModel:
-    """A vision or audio language model through transformers' own classes (AutoProcessor, AutoModelForImageTextToText / -MultimodalLM), greedy.
+    """A vision or audio language model through transformers' own classes (AutoProcessor, AutoModelForMultimodalLM), greedy.
 
     Raises DataError when the folder or hub name holds none. Requests of one call must all have frames or none, and sound or none.
     """
@@ -106,9 +106,11 @@ class LocalModel:
     def __init__(self, path: str, device: torch.device | str = "cpu", max_tokens: int = 512, batch: int = 8):
         self.path, self.max_tokens, self.batch = path, max_tokens, batch
         self.device = torch.device(device)
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        import transformers
         try:
             self.processor = load_processor(path)
-            self.model = load_chat_model(path, torch.bfloat16 if self.device.type == "cuda" else torch.float32).to(self.device).eval()
+            self.model = transformers.AutoModelForMultimodalLM.from_pretrained(path, dtype=dtype).to(self.device).eval()   # vision or audio
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise DataError(f"{path}: no vision or audio language model could be loaded ({str(error).strip().splitlines()[0][:160]}); "
                             "pass a model folder, a hub name, or an endpoint") from None
@@ -164,16 +166,6 @@ def load_processor(path: str):
     known = inspect.signature(whole.__init__).parameters.keys() - parts.keys()
     settings = {key: value for key, value in whole.get_processor_dict(path)[0].items() if key in known}
     return WithoutVideo(**parts, **{"chat_template": parts["tokenizer"].chat_template} | settings)
-
-
-def load_chat_model(path: str, dtype: torch.dtype):
-    """The model class that transformers has for the folder: image-text-to-text, or multimodal (sound)."""
-    import transformers
-    for name in ("AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
-        kind = getattr(transformers, name, None)
-        if kind is not None and type(transformers.AutoConfig.from_pretrained(path)) in kind._model_mapping:
-            return kind.from_pretrained(path, dtype=dtype)
-    raise ValueError("transformers has no vision or audio language model of this type")
 
 
 # ---------------------------------------------------------------------------------------------- the judge

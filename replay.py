@@ -177,9 +177,7 @@ class ReplayBuffer:
 
     def _evict(self) -> None:
         """Bring every tier down to its room: oldest first, but a prompt's last success or last failure only when nothing else is left."""
-        excess = {tier: -self.room[tier] for tier in TIERS}
-        for history in self.stored.values():
-            excess[history.tier] += len(history.entries)
+        excess = {tier: held - self.room[tier] for tier, held in self.occupancy().items()}
         for tier in TIERS:
             for victim in (lambda h: h.spare, lambda h: h.entries[0]):
                 if excess[tier] <= 0:
@@ -230,11 +228,16 @@ class ReplayBuffer:
         return picked
 
     # ------------------------------------------------------------------ reporting and saving
-    def stats(self) -> dict[str, float]:
-        """buffer_size, entries per tier, and the number of prompts whose hint is on."""
+    def occupancy(self) -> dict[str, int]:
+        """Completions held per tier."""
         held = dict.fromkeys(TIERS, 0)
         for history in self.stored.values():
             held[history.tier] += len(history.entries)
+        return held
+
+    def stats(self) -> dict[str, float]:
+        """buffer_size, entries per tier, and the number of prompts whose hint is on."""
+        held = self.occupancy()
         return {"buffer_size": sum(held.values()), **{f"tier_{t}": held[t] for t in reversed(TIERS)}, "hints": len(self.hinted_prompts())}
 
     def state_dict(self) -> dict:

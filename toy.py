@@ -188,7 +188,6 @@ class Question:
     said: str = ""  # how a solver words the right answer, when not as `answer` does
 
 
-
 def look(shape: Shape, verdict: str = "", beats: bool = True) -> str:
     """A line of a plan: what a shape is, where it is, when it moves, (whether that is what was looked for)."""
     return " ".join(part for part in ("look:", shape.name, shape.place, shape.beats if beats else "", verdict) if part) + "."

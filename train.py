@@ -739,6 +739,7 @@ def run(cfg: Config) -> None:
 
 
 def prompt_maker(cfg: Config, policy: Policy) -> PromptMaker:
+    """The run's way from a sample to the model's inputs."""
     return PromptMaker(policy.tokenizer, policy.config, audio_caption=cfg.audio_caption, fps=cfg.fps, max_frames=cfg.max_frames, min_pixels=MIN_PIXELS,
                        max_pixels=cfg.max_pixels, use_audio=cfg.use_audio)
 
@@ -765,12 +766,13 @@ def summarise(configs: list[Config]) -> None:
     summary.png beside the stages' folders: the paper's Table 4."""
     rank, world, device = start_processes(configs[0])
     asked = sorted({cfg.stage for cfg in configs} - {0}) or [0]
+    questions = [(cfg, load_data(cfg, rank, world)[1]) for cfg in configs if cfg.stage in asked]
     table = {}
     for cfg in configs:
         policy = load_policy(f"{cfg.out}/checkpoint", device, torch.bfloat16 if device.type == "cuda" else torch.float32)
         policy.freeze_towers()
-        for other in [c for c in configs if c.stage in asked]:
-            scores, _ = evaluate(other, policy, prompt_maker(other, policy), load_data(other, rank, world)[1])   # accuracy needs no judge
+        for other, held in questions:
+            scores, _ = evaluate(other, policy, prompt_maker(other, policy), held)   # accuracy needs no judge
             table.setdefault(f"after stage {cfg.stage}", {})[f"stage {other.stage}"] = scores["correct"]
     if rank == 0:
         folder = Path(configs[0].out).parent
