@@ -15,11 +15,18 @@ its TRUE seconds (`Media.seconds_per_group`).
 Dimensions: T frames, N patches, M mel bins, L mel frames (10 ms each), P prompt tokens.
 """
 import argparse
+import contextlib
+import hashlib
 import json
 import math
+import multiprocessing
 import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+import threading
+import warnings
+import zipfile
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +151,7 @@ class Media:
     sound: np.ndarray | None = None
     seconds_per_group: float = 1.0
     is_image: bool = False
-    mel: torch.Tensor | None = None  # (M, L) float32, made of the sound by PromptMaker, which then drops the sound
+    mel: torch.Tensor | None = None  # (M, L) float32, made of the sound by with_mel, which then drops the sound
 
     @property
     def nbytes(self) -> int:
@@ -237,13 +244,17 @@ def first_line(error: BaseException) -> str:
     return text[0].split("] ")[-1][:160]
 
 
+def missing_files(sample: Sample) -> list[str]:
+    """The names of the media fields that name no file."""
+    return [name for name in ("video", "audio", "image") if (path := getattr(sample, name)) and not Path(path).is_file()]
+
+
 def load_media(sample: Sample, fps: float, max_frames: int, min_pixels: int, max_pixels: int, use_audio: bool = True) -> Media:
     """Decode the media a sample names. Raises DataError (file, record, field) when one is missing or unreadable."""
     where = f"{sample.where or 'record'} ('{sample.id}')"
-    for name in ("video", "audio", "image"):
-        path = getattr(sample, name)
-        if path and not Path(path).is_file():
-            raise DataError(f"{where}: field '{name}': {path} does not exist or is not a file; paths are relative to the JSONL, or to --media_root")
+    if missing := missing_files(sample):
+        raise DataError(f"{where}: field '{missing[0]}': {getattr(sample, missing[0])} does not exist or is not a file; paths are relative to the JSONL, "
+                        "or to --media_root")
     media = Media()
     if sample.video:
         frames, step = read_frames(sample.video, fps, max_frames, where)
@@ -413,26 +424,109 @@ def build_prompt(sample: Sample, media: Media, tokenizer, config, hinted: bool =
     return Prompt(sample, hinted, torch.from_numpy(ids).long(), torch.from_numpy(positions).long(), patches, grid, media.is_image, media.mel)
 
 
-class PromptMaker:
-    """Sample -> Prompt, keeping the decoded media of up to `cache_bytes` in memory (oldest out first), so that a clip is decoded once.
-
-    `settings` are load_media's keyword arguments; `config` the thinker's config.
+class MediaStore:
+    """Decoded media on disk, one file each, in `folder`, at most `max_bytes`: what was written first goes first. Frames and sound are kept as
+    they were decoded, so that a hit and a miss give the same bits. The key holds path, size and time of change of each file, and the settings.
     """
 
-    def __init__(self, tokenizer, config, cache_bytes: int = 2**32, audio_caption: bool = False, **settings):
+    def __init__(self, folder: str | Path, max_bytes: int):
+        self.folder, self.max_bytes = Path(folder), max_bytes
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, sample: Sample, settings: dict) -> Path:
+        files = [(name, str(Path(value).absolute()), os.stat(value).st_size, os.stat(value).st_mtime_ns)
+                 for name in ("video", "audio", "image") if (value := getattr(sample, name))]
+        return self.folder / (hashlib.sha256(json.dumps([files, settings], sort_keys=True).encode()).hexdigest()[:32] + ".npz")
+
+    def load(self, path: Path) -> Media | None:
+        try:
+            with np.load(path, allow_pickle=False) as f:
+                return Media(f.get("frames"), f.get("sound"), float(f["seconds_per_group"]), bool(f["is_image"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            warnings.warn(f"{path}: damaged cache file ({first_line(error)}); decoded again", stacklevel=2)
+            return None
+
+    def save(self, path: Path, media: Media) -> None:
+        partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
+        with partial.open("wb") as file:
+            np.savez(file, **{k: v for k in ("frames", "sound", "seconds_per_group", "is_image") if (v := getattr(media, k)) is not None})
+        partial.rename(path)
+
+    def trim(self) -> None:
+        """Bring the folder down to its size. Other processes may be writing and trimming it, too."""
+        files = []
+        for f in self.folder.glob("*.npz"):
+            with contextlib.suppress(FileNotFoundError):
+                files.append((f.stat().st_mtime_ns, f.stat().st_size, f))
+        total = sum(size for _, size, _ in files)
+        for _, size, f in sorted(files):
+            if total <= self.max_bytes:
+                break
+            f.unlink(missing_ok=True)
+            total -= size
+
+
+def decode(sample: Sample, settings: dict, store: MediaStore | None = None) -> Media:
+    """load_media by way of the store, if there is one."""
+    if store is None or missing_files(sample):              # load_media says what is missing
+        return load_media(sample, **settings)
+    path = store.path(sample, settings)
+    media = store.load(path)
+    if media is None:
+        media = load_media(sample, **settings)
+        store.save(path, media)
+    return media
+
+
+def decode_in_worker(sample: Sample, settings: dict, store: MediaStore | None, n_mels: int) -> Media:
+    """What a worker process does: decode, and make the mel features (sent as an array: a tensor would travel as an open file)."""
+    torch.set_num_threads(1)
+    media = with_mel(decode(sample, settings, store), n_mels)
+    return replace(media, mel=None if media.mel is None else media.mel.numpy())
+
+
+def with_mel(media: Media, n_mels: int) -> Media:
+    """The sound replaced by its mel features, (M, L)."""
+    if media.sound is not None:
+        media.mel, media.sound = log_mel(media.sound, n_mels), None
+    return media
+
+
+class PromptMaker:
+    """Sample -> Prompt, keeping the decoded media of up to `memory_bytes` in memory (oldest out first), so that a clip is decoded once.
+
+    settings: load_media's keyword arguments. config: the thinker's config. store: decoded media on disk. workers: processes that decode what
+    `ahead` announces while the model works; 0: threads decode when `many` asks.
+    """
+
+    def __init__(self, tokenizer, config, memory_bytes: int = 2**32, audio_caption: bool = False, store: MediaStore | None = None, workers: int = 0,
+                 **settings):
         self.tokenizer, self.config, self.audio_caption = tokenizer, config, audio_caption
-        self.settings = settings
-        self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))   # the decoders release the GIL
+        self.settings, self.store, self.n_mels = settings, store, config.audio_config.num_mel_bins
+        self.threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))   # the decoders release the GIL
+        # spawned, not forked: a fork of a process with threads and a GPU may hang
+        self.workers = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) if workers else None
+        self.coming: dict[str, Future] = {}
         self.cache: dict[str, Media] = {}
-        self.free = cache_bytes
+        self.free, self.since_trim = memory_bytes, 0
+
+    def ahead(self, samples: list[Sample]) -> None:
+        """Have workers decode the media of samples that will be asked for soon."""
+        for s in samples if self.workers else []:
+            if s.media_key not in self.cache and s.media_key not in self.coming:
+                self.coming[s.media_key] = self.workers.submit(decode_in_worker, s, self.settings, self.store, self.n_mels)
 
     def many(self, samples: list[Sample], hinted: list[bool] | None = None) -> list[Prompt]:
-        """Prompts of a batch; what is not yet decoded is decoded in threads."""
+        """Prompts of a batch; what is not yet decoded is decoded in the workers, or in threads."""
+        self.ahead(samples)
         missing = {s.media_key: s for s in samples if s.media_key not in self.cache}
-        decoded = dict(zip(missing, self.pool.map(lambda s: load_media(s, **self.settings), missing.values()), strict=True))
-        for media in decoded.values():     # here and not in the threads: each thread would start torch's own team of threads
-            if media.sound is not None:
-                media.mel, media.sound = log_mel(media.sound, self.config.audio_config.num_mel_bins), None
+        if self.workers:
+            decoded = {key: self._arrived(key, s) for key, s in missing.items()}
+        else:       # mel features here and not in the threads: each thread would start torch's own team of threads
+            found = self.threads.map(lambda s: decode(s, self.settings, self.store), missing.values())
+            decoded = {key: with_mel(media, self.n_mels) for key, media in zip(missing, found, strict=True)}
         prompts = [build_prompt(s, decoded[s.media_key] if s.media_key in decoded else self.cache[s.media_key], self.tokenizer, self.config,
                                 h, self.audio_caption) for s, h in zip(samples, hinted or [False] * len(samples), strict=True)]
         for key, media in decoded.items():
@@ -440,7 +534,18 @@ class PromptMaker:
             while self.free < 0 and self.cache:
                 self.free += self.cache.pop(next(iter(self.cache))).nbytes
             self.cache[key] = media
+        self.since_trim += len(decoded)
+        if self.store and self.since_trim >= 64:
+            self.store.trim()
+            self.since_trim = 0
         return prompts
+
+    def _arrived(self, key: str, sample: Sample) -> Media:
+        try:
+            media = self.coming.pop(key).result()
+            return replace(media, mel=None if media.mel is None else torch.from_numpy(media.mel))
+        except BrokenProcessPool:
+            raise DataError(f"{sample.where}: a worker process died while it decoded (out of memory?); pass --workers 0 to decode in this process") from None
 
     def __call__(self, sample: Sample, hinted: bool = False) -> Prompt:
         return self.many([sample], [hinted])[0]

@@ -1,33 +1,42 @@
 """model.py: the policy. A Qwen2.5-Omni thinker that is loaded and saved in Hugging Face form and gives token log-probabilities.
 
-    prompt   --towers, once-->  media features --+
-             --embedding------>  text           -+--> decoder --> prefix KV, last hidden state     (`prefill`, once per prompt)
-                                                                     |  shared by the G completions
-    completions [c1 .. cG] ------------------------------> decoder --+--> log-probs (G, R)         (`completion_logps`)
+    media --towers, once--> features --+                one packed row per prompt, no padding between or inside rows:
+    text  --embedding-----> vectors   -+-->  stream     [prompt 1 | c1 | c2 | .. | cG][prompt 2 | c1 | .. ] ...
 
-The prompt's keys and values are computed once and selected for each of its completions, with gradients flowing back
-through the selection: log-probs and gradients are those of G repeated rows, without repeating the prompt.
+                 keys  prompt  c1  c2        All that works token by token (projections, MLPs, norms) runs once over the whole
+    queries                                  stream. Attention alone knows the rows: the prompt is causal; a completion sees all
+    prompt             causal                of its prompt (`part 1`) and itself, causally (`part 2`). The two parts are joined by
+    c1                 all    causal         their log-sum-exps. Backward, each part gets the JOINED output and log-sum-exp, which
+    c2                 all         causal    makes its gradient exact (the identity that ring attention uses, arXiv 2310.01889).
 
-All contact with transformers' internals is in `parts`: it moved them between 5.17 and 5.23, and both work.
-Dimensions: B prompts, P prompt tokens, N completions in all, R completion tokens, V vocabulary, D width.
+A completion's positions restart after the prompt, so log-probs and gradients are those of G repeated rows, while the prompt is computed
+once: G (P + R) tokens become P + G R. Nothing carries on from a prompt but its keys and values and its last token's state, which
+predicts every first completion token; so the last layer runs its queries and its MLP for that token and the completions only.
+
+All contact with transformers' internals is in `parts`, `block` and `_run_towers`: it moved them between 5.17 and 5.23, and both work.
+Dimensions: B prompts, P prompt tokens, N completions in all, R completion tokens, T tokens of a stream, V vocabulary, D width,
+H query heads, K key-value heads, d head width.
 """
 import copy
 import json
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoTokenizer, DynamicCache, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import AutoConfig, AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
 
 from data import MEAN, MERGE, PATCH, SAMPLE_RATE, STD, TEMPORAL_PATCH, DataError, Prompt, audio_tokens
 
 DEFAULT_MODEL = Path(__file__).parent / "assets" / "tiny-omni"
 THINKER_TYPES = ("qwen2_5_omni_thinker", "qwen2_5_omni")
-LOGIT_CHUNK = 4096  # completion tokens per fp32 logits block, so that no (tokens, V) tensor of a whole batch exists
+LOGIT_CHUNK = 1024  # completion tokens per fp32 logits block, so that no (tokens, V) tensor of a whole batch exists
 
 
 # ---------------------------------------------------------------------------------------------- loading and saving
@@ -81,9 +90,231 @@ def parts(model: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]
     return inner.visual, inner.audio_tower, text, model.lm_head
 
 
+# ---------------------------------------------------------------------------------------------- attention
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """softmax(q k^T / sqrt(d) + bias) v, and the log-sum-exp of its scores, which scaled_dot_product_attention keeps to itself.
+
+    q (B, H, S, d), k and v (B, K, L, d) with H a multiple of K, bias broadcastable to (B, H, S, L). causal: query i sees the keys 0..i (S = L).
+    Returns (B, H, S, d) and (B, H, S) fp32. PyTorch's own flash kernels where they run, `attend_by_hand` elsewhere.
+    """
+    if q.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=bias)
+    if q.device.type == "cuda" and bias is None and q.dtype in (torch.bfloat16, torch.float16):
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal)[:2]
+    return attend_by_hand(q, k, v, causal, bias)
+
+
+def attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to q, k, v of `attend`, given its output and log-sum-exp, or those of a larger softmax that these keys are a part of."""
+    if q.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, lse, 0.0, causal)
+    if q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16):
+        unused = torch.zeros(2, dtype=torch.uint64, device=q.device)       # the random state of dropout, which is off
+        return torch.ops.aten._scaled_dot_product_flash_attention_backward(grad, q, k, v, out, lse.contiguous(), None, None, q.shape[2], k.shape[2],
+                                                                           0.0, causal, unused, unused[0])
+    return attend_by_hand_backward(grad, q, k, v, out, lse, causal)
+
+
+def _scores(q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> Tensor:
+    """(B, H, S, L) fp32."""
+    scores = (q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT).float() * q.shape[-1] ** -0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1), float("-inf"))
+    return scores if bias is None else scores + bias
+
+
+def attend_by_hand(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`attend` by two matrix products: for devices and types without a kernel, for decode steps on a GPU, and to read."""
+    scores = _scores(q, k, causal, bias)
+    lse = scores.logsumexp(-1)                                                                        # (B, H, S)
+    p = (scores - lse[..., None]).exp().to(v.dtype)                                                   # (B, H, S, L)
+    return p @ v.repeat_interleave(q.shape[1] // v.shape[1], 1), lse
+
+
+def attend_by_hand_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    rep, scale = q.shape[1] // k.shape[1], q.shape[-1] ** -0.5
+    p = (_scores(q, k, causal, None) - lse[..., None]).exp()                                          # (B, H, S, L) shares of the whole softmax
+    dp = (grad @ v.repeat_interleave(rep, 1).mT).float()
+    ds = (p * (dp - (grad.float() * out.float()).sum(-1, keepdim=True)) * scale).to(q.dtype)          # (B, H, S, L)
+    dk, dv = (x.unflatten(1, (-1, rep)).sum(2) for x in (ds.mT @ q, p.to(q.dtype).mT @ grad))         # (B, K, L, d)
+    return ds @ k.repeat_interleave(rep, 1), dk, dv
+
+
+def join(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """The attention over two sets of keys, from that over each: outputs (..., d) and log-sum-exps (...) -> one of each."""
+    share = torch.sigmoid(lse - more_lse)[..., None]               # e^a / (e^a + e^b)
+    return torch.lerp(more.float(), out.float(), share).to(out.dtype), torch.logaddexp(lse, more_lse)
+
+
+@dataclass
+class Layout:
+    """Where the tokens of a stream stand. Keys are those of the whole stream; `rows` names the tokens whose queries are asked (None: all).
+
+    prompts: the keys of each prompt, as slices of the stream. causal: the queries of each prompt's own tokens. after: the queries of each group
+    that see the whole prompt. Both are slices of the queries asked, maybe empty. pad_q, pad_k: (N, R) indices of the completion tokens among
+    queries and keys, 0 on padding; real: (n,) which of the N * R are tokens; own: (n,) indices of the completion tokens among the queries.
+    """
+    prompts: list[slice]
+    causal: list[slice]
+    after: list[slice]
+    pad_q: Tensor
+    pad_k: Tensor
+    real: Tensor
+    own: Tensor
+    rows: Tensor | None = None
+
+
+def lay_out_groups(prompt_lengths: list[int], completion_lengths: list[list[int]], device) -> tuple[Layout, Layout, Tensor]:
+    """Layouts of a stream of packed rows [prompt | c1 | .. | cG]: for all layers but the last, and for the last one, which asks only each
+    prompt's last token and the completions. Also the index in the latter's output of the state that predicts each completion's first token (N,)."""
+    prompts, after, last, tail, first = [], [], [], [], []
+    at = 0
+    starts: list[int] = []
+    for p, lengths in zip(prompt_lengths, completion_lengths, strict=True):
+        n = sum(lengths)
+        prompts.append(slice(at, at + p))
+        after.append(slice(at + p, at + p + n))
+        tail.append(slice(len(last), len(last) + 1 + n))
+        first += [len(last)] * len(lengths)
+        starts += (at + p + np.cumsum([0, *lengths[:-1]])).tolist() if lengths else []
+        last += range(at + p - 1, at + p + n)
+        at += p + n
+    rows = torch.tensor(last, device=device)
+    flat = [n for lengths in completion_lengths for n in lengths]
+    inside = torch.arange(max(flat, default=0), device=device) < torch.tensor(flat, device=device, dtype=torch.long)[:, None]      # (N, R)
+    pad = torch.where(inside, torch.tensor(starts, device=device, dtype=torch.long)[:, None] + torch.arange(inside.shape[1], device=device), 0)
+    real = inside.flatten().nonzero().squeeze(-1)
+    place = torch.zeros(at, dtype=torch.long, device=device).index_copy(0, rows, torch.arange(len(rows), device=device))           # stream -> tail
+    body = Layout(prompts, prompts, after, pad, pad, real, pad.flatten()[real])
+    end = Layout(prompts, [slice(0, 0)] * len(prompts), tail, place[pad], pad, real, place[body.own], rows)
+    return body, end, torch.tensor(first, device=device, dtype=torch.long)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(n, H, d) tokens of one row, or (N, R, H, d) of several -> (B, H, S, d) as the kernels want them."""
+    return (x[None] if x.ndim == 3 else x).transpose(1, 2)
+
+
+class PackedAttention(torch.autograd.Function):
+    """Attention over a stream: q (n, H, d) of the tokens asked, k and v (T, K, d) of all -> (n, H, d). See the drawing at the top."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, lay: Layout):
+        out, lse = torch.empty_like(q), torch.empty(q.shape[:2], device=q.device)                     # (n, H, d), (n, H)
+        for queries, causal in ((lay.causal, True), (lay.after, False)):
+            for some, prompt in zip(queries, lay.prompts, strict=True):
+                if some.stop > some.start:
+                    o, s = attend(_rows(q[some]), _rows(k[prompt]), _rows(v[prompt]), causal)
+                    out[some], lse[some] = o[0].transpose(0, 1), s[0].transpose(0, 1)
+        if len(lay.own):
+            o, s = attend(_rows(q[lay.pad_q]), _rows(k[lay.pad_k]), _rows(v[lay.pad_k]), True)        # right padding: no token sees it
+            o, s = o.transpose(1, 2).flatten(0, 1)[lay.real], s.transpose(1, 2).flatten(0, 1)[lay.real]
+            out[lay.own], lse[lay.own] = join(out[lay.own], lse[lay.own], o, s)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.lay = lay
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, k, v, out, lse = ctx.saved_tensors
+        lay, dq, dk, dv = ctx.lay, torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for queries, causal in ((lay.causal, True), (lay.after, False)):
+            for some, prompt in zip(queries, lay.prompts, strict=True):
+                if some.stop > some.start:
+                    a, b, c = attend_backward(_rows(grad[some]), _rows(q[some]), _rows(k[prompt]), _rows(v[prompt]), _rows(out[some]),
+                                              lse[some].transpose(0, 1)[None], causal)
+                    for total, part, where in ((dq, a, some), (dk, b, prompt), (dv, c, prompt)):
+                        total[where] += part[0].transpose(0, 1)
+        if len(lay.own):
+            padded = grad.new_zeros(*lay.pad_q.shape, *grad.shape[1:])                                # (N, R, H, d), 0 on padding
+            padded.flatten(0, 1)[lay.real] = grad[lay.own]
+            parts = attend_backward(_rows(padded), _rows(q[lay.pad_q]), _rows(k[lay.pad_k]), _rows(v[lay.pad_k]), _rows(out[lay.pad_q]),
+                                    lse[lay.pad_q].transpose(1, 2), True)
+            a, b, c = (x.transpose(1, 2).flatten(0, 1)[lay.real] for x in parts)                      # (n, heads, d)
+            keys = lay.pad_k.flatten()[lay.real]
+            dq[lay.own] += a
+            dk[keys] += b
+            dv[keys] += c
+        return dq, dk, dv, None
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x (T, heads, d); cos, sin (T, 1, d), the first half of sin negated: (a, b) -> (a cos - b sin, b cos + a sin)."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def block(layer: nn.Module, x: Tensor, rotary: tuple[Tensor, Tensor], attention: Callable[[Tensor, Tensor, Tensor], Tensor],
+          rows: Tensor | None = None) -> Tensor:
+    """One decoder layer: x (T, D) -> (T, D), or of `rows` alone. attention: (q (n, H, d), k (T, K, d), v) -> (n, H, d)."""
+    a, (cos, sin) = layer.self_attn, rotary
+    h = layer.input_layernorm(x)
+    k, v = rotate(a.k_proj(h).unflatten(-1, (-1, a.head_dim)), cos, sin), a.v_proj(h).unflatten(-1, (-1, a.head_dim))
+    if rows is not None:
+        x, h, cos, sin = x[rows], h[rows], cos[rows], sin[rows]
+    q = rotate(a.q_proj(h).unflatten(-1, (-1, a.head_dim)), cos, sin)
+    x = x + a.o_proj(attention(q, k, v).flatten(1))
+    return x + layer.mlp(layer.post_attention_layernorm(x))
+
+
+class TokenLogprobs(torch.autograd.Function):
+    """log softmax(h W^T / temperature)[target] with a chunk of fp32 logits at a time, which the backward pass makes again.
+
+    h (n, D), weight (V, D), targets (n,), banned (V,) bool: ids without probability. -> (n,) fp32.
+    """
+
+    @staticmethod
+    def forward(ctx, h, weight, targets, banned, temperature):
+        lse, picked = (torch.empty(len(h), device=h.device) for _ in range(2))
+        for at in range(0, len(h), LOGIT_CHUNK):
+            part = slice(at, at + LOGIT_CHUNK)
+            logits = fp32_logits(h[part], weight, banned, temperature)                                # (c, V)
+            lse[part] = logits.logsumexp(-1)
+            picked[part] = logits.gather(-1, targets[part, None])[:, 0]
+        ctx.save_for_backward(h, weight, targets, banned, lse)
+        ctx.temperature = temperature
+        return picked - lse
+
+    @staticmethod
+    def backward(ctx, grad):
+        h, weight, targets, banned, lse = ctx.saved_tensors
+        dh = torch.empty_like(h) if ctx.needs_input_grad[0] else None
+        dw = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for at in range(0, len(h), LOGIT_CHUNK):
+            part = slice(at, at + LOGIT_CHUNK)
+            logits = fp32_logits(h[part], weight, banned, ctx.temperature)
+            p = logits.sub_(lse[part, None]).exp_()                                                   # (c, V)
+            g = grad[part, None] / ctx.temperature
+            d = p.mul_(-g).scatter_add_(-1, targets[part, None], g).to(weight.dtype)                  # g (onehot - p)
+            if dh is not None:
+                dh[part] = d @ weight
+            if dw is not None:
+                dw.addmm_(d.mT, h[part])
+        return dh, dw, None, None, None
+
+
+def fp32_logits(h: Tensor, weight: Tensor, banned: Tensor, temperature: float) -> Tensor:
+    """(n, V) fp32 logits at `temperature`, -inf where banned. Products and sums are fp32 whatever the type of h and weight."""
+    if h.device.type == "cuda" and weight.dtype != torch.float32:
+        logits = torch.mm(h, weight.mT, out_dtype=torch.float32)          # tensor cores: bf16 products are exact in fp32
+    else:
+        logits = h.float() @ weight.float().mT
+    return logits.masked_fill_(banned, float("-inf")) if temperature == 1 else logits.div_(temperature).masked_fill_(banned, float("-inf"))
+
+
 # ---------------------------------------------------------------------------------------------- the policy
+@dataclass
+class Prefix:
+    """What a prompt leaves behind for its completions. keys, values: per layer (B, K, P, d), right-padded; bias (B, P): 0, and -inf on the
+    padding; last (B, D): the last token's state; position (B,): where completions start."""
+    keys: list[Tensor]
+    values: list[Tensor]
+    bias: Tensor
+    last: Tensor
+    position: Tensor
+
+
 class FeatureCache:
-    """Tower outputs by media key, oldest out first, at most `max_bytes`. Only valid while the towers are frozen."""
+    """Tower outputs by media key in the host's memory, oldest out first, at most `max_bytes`. Only valid while the towers are frozen."""
 
     def __init__(self, max_bytes: int):
         self.max_bytes, self.bytes, self.store = max_bytes, 0, OrderedDict()
@@ -94,9 +325,12 @@ class FeatureCache:
         return self.store.get(key)
 
     def put(self, key: str, value: dict[str, Tensor]) -> None:
-        self.store[key] = value
-        self.bytes += sum(t.nbytes for t in value.values())
-        while self.bytes > self.max_bytes and len(self.store) > 1:
+        size = sum(t.nbytes for t in value.values())
+        if key in self.store or size > self.max_bytes:
+            return
+        self.store[key] = {name: t.detach().cpu() for name, t in value.items()}
+        self.bytes += size
+        while self.bytes > self.max_bytes:
             self.bytes -= sum(t.nbytes for t in self.store.popitem(last=False)[1].values())
 
 
@@ -118,6 +352,7 @@ class Policy:
         banned[self.eos_ids] = False
         self.banned = banned.to(self.device)
         self.cache = FeatureCache(cache_bytes)
+        self.checkpoint_layers = False   # keep one layer's input instead of its activations: less memory, a third more arithmetic
 
     @property
     def device(self) -> torch.device:
@@ -127,6 +362,12 @@ class Policy:
         """The parameters of the vision tower (its merger is the aligner) and of the audio tower."""
         yield from self.visual.parameters()
         yield from self.audio_tower.parameters()
+
+    def trained(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The parameters that are trained: of the decoder and head, and of the towers."""
+        towers = [p for p in self.towers() if p.requires_grad]
+        own = {id(p) for p in towers}
+        return [p for p in self.model.parameters() if p.requires_grad and id(p) not in own], towers
 
     def freeze_towers(self) -> None:
         """No gradient through the towers; their outputs are kept in the cache from now on."""
@@ -139,27 +380,39 @@ class Policy:
         twin.text, twin.head = (copy.deepcopy(part).requires_grad_(False) for part in (self.text, self.head))
         return twin
 
-    def features(self, prompts: list[Prompt]) -> list[dict[str, Tensor]]:
+    @property
+    def trains_towers(self) -> bool:
+        return any(p.requires_grad for p in self.towers())
+
+    def features(self, prompts: list[Prompt], seen: dict[str, dict[str, Tensor]] | None = None) -> list[dict[str, Tensor]]:
         """Tower outputs of each prompt: {"vision": (n, D), "audio": (m, D)}, run once per distinct media.
 
-        With frozen towers there is no gradient and results are cached across calls.
+        seen: what this step has already run, by media key; looked up, and added to. With frozen towers there is no gradient, and results are
+        cached across steps, too.
         """
-        frozen = not any(p.requires_grad for p in self.towers())
-        found: dict[str, dict[str, Tensor]] = {}
+        frozen, seen = not self.trains_towers, {} if seen is None else seen
         fresh: dict[str, Prompt] = {}
         for p in prompts:
             key = p.sample.media_key
-            hit = self.cache.get(key) if frozen else None
-            if hit is not None:
-                found[key] = hit
-            elif key not in found:
+            if key not in seen and frozen and (hit := self.cache.get(key)) is not None:
+                seen[key] = {name: t.to(self.device) for name, t in hit.items()}
+            elif key not in seen:
                 fresh[key] = p
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             for key, value in zip(fresh, self._run_towers(list(fresh.values())), strict=True):
-                found[key] = value
+                seen[key] = value
                 if frozen:
                     self.cache.put(key, value)
-        return [found[p.sample.media_key] for p in prompts]
+        return [seen[p.sample.media_key] for p in prompts]
+
+    def towers_backward(self, prompts: list[Prompt], leaves: dict[str, dict[str, Tensor]]) -> None:
+        """Carry gradients on into trained towers: from `leaves`, by media key the features that a step was computed from, once they hold
+        gradients. One prompt's towers run again at a time, as under checkpointing, so that a step keeps no activations of theirs."""
+        for key, prompt in {p.sample.media_key: p for p in prompts}.items():
+            some = {name: leaf.grad for name, leaf in leaves.get(key, {}).items() if leaf.grad is not None}
+            if some:
+                again = self._run_towers([prompt])[0]
+                torch.autograd.backward([again[name] for name in some], list(some.values()))
 
     def _run_towers(self, prompts: list[Prompt]) -> list[dict[str, Tensor]]:
         """One call of each tower for all prompts: patches and mel frames are concatenated, as the towers expect."""
@@ -188,58 +441,77 @@ class Policy:
                 x = x.masked_scatter((ids == token)[:, None], features[name].to(x.dtype))
         return x
 
-    def prefill(self, prompts: list[Prompt], features: list[dict[str, Tensor]]) -> tuple[DynamicCache, Tensor, Tensor, Tensor]:
-        """Run the decoder over the prompts, once each. Returns their KV cache, the last hidden states (B, D), the mask (B, P)
-        of real tokens (prompts are padded on the right; nothing attends to the padding) and the next positions (B,)."""
-        rows = [self.embed(p, f) for p, f in zip(prompts, features, strict=True)]
-        lengths = torch.tensor([len(r) for r in rows], device=self.device)
-        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)                               # (B, P, D)
-        mask = torch.arange(embeds.shape[1], device=self.device) < lengths[:, None]              # (B, P)
-        positions = torch.stack([F.pad(p.positions, (0, embeds.shape[1] - len(p.ids))) for p in prompts], dim=1)   # (3, B, P)
-        cache = DynamicCache()
-        hidden = self.text(inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions.to(self.device),
-                           past_key_values=cache, use_cache=True).last_hidden_state
-        last = hidden[torch.arange(len(rows), device=self.device), lengths - 1]                  # (B, D)
-        return cache, last, mask, torch.tensor([p.next_position for p in prompts], device=self.device)
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin (T, 1, d) of positions (3, T), for `rotate`."""
+        cos, sin = (x[0, :, None] for x in self.text.rotary_emb(self.head.weight, positions[:, None]))
+        half = cos.shape[-1] // 2
+        return cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
 
-    def step(self, tokens: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor) -> Tensor:
-        """Decoder over `tokens` (N, S) at text positions (N, S), after `cache`; mask (N, past + S). Returns hidden (N, S, D)."""
-        return self.text(inputs_embeds=self.text.embed_tokens(tokens), attention_mask=mask.long(),
-                         position_ids=positions.expand(3, -1, -1), past_key_values=cache, use_cache=True).last_hidden_state
+    def run(self, x: Tensor, positions: Tensor, body: Layout, end: Layout, keep: list | None = None) -> Tensor:
+        """The decoder over a stream x (T, D) at positions (3, T). Returns the states (n, D) of the tokens that `end` asks. keep: a list that
+        gets each layer's keys and values."""
+        rotary = self.rotary(positions)
+
+        def layer_of(layer, x, lay):
+            def attention(q, k, v):
+                if keep is not None:
+                    keep.append((k, v))
+                return PackedAttention.apply(q, k, v, lay)
+            return block(layer, x, rotary, attention, lay.rows)
+
+        for i, layer in enumerate(self.text.layers):
+            lay = end if i + 1 == len(self.text.layers) else body
+            if self.checkpoint_layers and torch.is_grad_enabled():
+                x = checkpoint(layer_of, layer, x, lay, use_reentrant=False)
+            else:
+                x = layer_of(layer, x, lay)
+        return self.text.norm(x)
+
+    def prefill(self, prompts: list[Prompt], features: list[dict[str, Tensor]]) -> "Prefix":
+        """Run the decoder over the prompts, once each, without gradients."""
+        with torch.no_grad():
+            x = torch.cat([self.embed(p, f) for p, f in zip(prompts, features, strict=True)])
+            positions = torch.cat([p.positions for p in prompts], dim=1).to(self.device)
+            lengths, kept = [len(p.ids) for p in prompts], []
+            body, end, _ = lay_out_groups(lengths, [[] for _ in prompts], self.device)
+            last = self.run(x, positions, body, end, kept)
+            pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
+            keys, values = ([pad(side.split(lengths)).transpose(1, 2).contiguous() for side in sides] for sides in zip(*kept, strict=True))
+            mask = torch.arange(max(lengths), device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
+            return Prefix(keys, values, torch.zeros(mask.shape, dtype=x.dtype, device=self.device).masked_fill_(~mask, float("-inf")), last,
+                          torch.tensor([p.next_position for p in prompts], device=self.device))
 
     def log_distribution(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
-        """(..., D) -> fp32 log-probs (..., V) at `temperature`, over the ids a completion may hold."""
-        logits = self.head(hidden).float().masked_fill(self.banned, float("-inf"))
-        return F.log_softmax(logits / temperature, dim=-1)
+        """(n, D) -> fp32 log-probs (n, V) at `temperature`, over the ids a completion may hold."""
+        return F.log_softmax(fp32_logits(hidden, self.head.weight, self.banned, temperature), dim=-1)
 
     def completion_logps(self, prompts: list[Prompt], features: list[dict[str, Tensor]], completions: list[list[list[int]]],
                          temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probs of each prompt's completions (completions[b] = list of token-id lists, EOS included).
+        """Log-probs of each prompt's completions (completions[b] = list of token-id lists, EOS included), by one packed row per prompt.
 
         Returns logp (N, R) fp32, 0 on padding, and mask (N, R) bool, rows in the order of the prompts and their completions.
         An empty completion gives an all-False row. Gradients flow to whatever requires them.
         """
-        owner = torch.tensor([b for b, group in enumerate(completions) for _ in group], device=self.device)         # (N,)
-        rows = [torch.tensor(c, dtype=torch.long) for group in completions for c in group]
-        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)                                   # (N, R)
-        lengths = torch.tensor([len(r) for r in rows], device=self.device)
-        mask = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]                                  # (N, R)
+        flat = [c for group in completions for c in group]
+        tokens = nn.utils.rnn.pad_sequence([torch.tensor(c, dtype=torch.long) for c in flat], batch_first=True).to(self.device)      # (N, R)
+        lengths = torch.tensor([len(c) for c in flat], device=self.device)
+        mask = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]                                                  # (N, R)
         if not mask.any():
             return torch.zeros(mask.shape, device=self.device), mask
-        cache, last, prompt_mask, start = self.prefill(prompts, features)
-        hidden = last[owner][:, None]                        # (N, 1, D): the prompt's last state predicts every first token
-        if tokens.shape[1] > 1:
-            cache.batch_select_indices(owner)
-            positions = start[owner][:, None] + torch.arange(tokens.shape[1] - 1, device=self.device)                # (N, R - 1)
-            after = self.step(tokens[:, :-1], positions, cache, torch.cat([prompt_mask[owner], mask[:, :-1]], dim=1))
-            hidden = torch.cat([hidden, after], dim=1)                                                               # (N, R, D)
-        states, targets = hidden[mask], tokens[mask]                                                                 # (n, D), (n,)
-        picked = torch.cat([checkpoint(self._pick, s, t, temperature, use_reentrant=False)
-                            for s, t in zip(states.split(LOGIT_CHUNK), targets.split(LOGIT_CHUNK), strict=True)])
+        stream, positions = [], []
+        for prompt, seen, group in zip(prompts, features, completions, strict=True):     # a completion's last token predicts nothing: left out
+            ids = torch.tensor([t for c in group for t in c[:-1]], dtype=torch.long, device=self.device)
+            stream += [self.embed(prompt, seen), self.text.embed_tokens(ids)]
+            steps = torch.cat([torch.arange(max(0, len(c) - 1)) for c in group]) + prompt.next_position
+            positions += [prompt.positions, steps.expand(3, -1)]
+        body, end, first = lay_out_groups([len(p.ids) for p in prompts], [[max(0, len(c) - 1) for c in group] for group in completions], self.device)
+        states = self.run(torch.cat(stream), torch.cat(positions, dim=1).to(self.device), body, end)                                 # (n, D)
+        # the state that predicts each token: of the prompt's last token for a first one, of the token before for the others
+        index = torch.zeros(mask.shape, dtype=torch.long, device=self.device)
+        index[:, 0] = first
+        index[:, 1:][mask[:, 1:]] = end.own
+        picked = TokenLogprobs.apply(states[index[mask]], self.head.weight, tokens[mask], self.banned, temperature)
         return torch.zeros(mask.shape, device=self.device).masked_scatter(mask, picked), mask
-
-    def _pick(self, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        return self.log_distribution(states, temperature).gather(-1, targets[:, None]).squeeze(-1)
 
     def save(self, folder: str | Path) -> None:
         """Write weights (safetensors), config, tokenizer and the preprocessors' settings: transformers loads the folder as it is."""

@@ -52,6 +52,11 @@ class Entry:
         return self.accuracy >= SUCCESS
 
 
+def differ(rewards: list[float]) -> bool:
+    """Are these rewards not all alike?"""
+    return max(rewards) - min(rewards) > 1e-6
+
+
 @dataclass
 class PromptHistory:
     """What is known of one prompt: its stored completions (oldest first), its window of rewards, its hint state."""
@@ -70,7 +75,7 @@ class PromptHistory:
         """Bring the derived fields up to date with `entries` and `rewards`."""
         self.rbar = float(np.mean(self.rewards)) if self.rewards else None
         values = [e.reward for e in self.entries]
-        self.unlike = bool(values) and max(values) - min(values) > 1e-6
+        self.unlike = bool(values) and differ(values)
         wins = sum(e.success for e in self.entries)
         count = {True: wins, False: len(values) - wins}
         self.spare = next((e for e in self.entries if count[e.success] > 1), None)
@@ -194,8 +199,9 @@ class ReplayBuffer:
                         heapq.heappush(heap, (v.order, prompt_id))
 
     # ------------------------------------------------------------------ drawing
-    def draw(self, n: int = 4, exclude: set[str] | frozenset[str] = frozenset()) -> tuple[str, list[Entry]] | None:
-        """One stored prompt and up to n of its completions, or None when nothing (outside `exclude`) is stored.
+    def draw(self, n: int = 4, exclude: set[str] | frozenset[str] = frozenset(), before: int | None = None) -> tuple[str, list[Entry]] | None:
+        """One stored prompt and up to n of its completions, or None when nothing (outside `exclude`) is stored. before: look only at completions
+        written before that step.
 
         The tier is drawn at 40 / 35 / 25 % among those that hold a prompt with unlike rewards; a prompt whose rewards are all alike
         is drawn only when no other is left anywhere. Both a success and a failure are in the group when the prompt has both.
@@ -203,8 +209,15 @@ class ReplayBuffer:
         by_tier: dict[str, list[str]] = {tier: [] for tier in TIERS}
         alike: list[str] = []
         for prompt_id, history in self.stored.items():
-            if prompt_id not in exclude:
-                (by_tier[history.tier] if history.unlike else alike).append(prompt_id)
+            if prompt_id in exclude:
+                continue
+            unlike = history.unlike
+            if before is not None and history.entries[-1].step >= before:        # oldest first
+                rewards = [e.reward for e in history.entries if e.step < before]
+                if not rewards:
+                    continue
+                unlike = differ(rewards)
+            (by_tier[history.tier] if unlike else alike).append(prompt_id)
         filled = [tier for tier in TIERS if by_tier[tier]]
         if filled:
             p = np.array([SHARES[tier] for tier in filled])
@@ -214,7 +227,7 @@ class ReplayBuffer:
         else:
             return None
         prompt_id = choices[self.rng.integers(len(choices))]
-        return prompt_id, self._pick(self.stored[prompt_id].entries, n)
+        return prompt_id, self._pick([e for e in self.stored[prompt_id].entries if before is None or e.step < before], n)
 
     def _pick(self, entries: list[Entry], n: int) -> list[Entry]:
         """n of the entries at random; the best and the worst outcome are both among them when they differ (and n > 1)."""

@@ -1,24 +1,35 @@
-"""rollout.py: sample G completions of each prompt, with one prefill per prompt.
+"""rollout.py: sample G completions of each prompt, with one prefill per prompt and one decode step for all prompts together.
 
-    prompts (B) --prefill--> KV of B prompts --select--> KV of B*G rows --decode, token by token--> completions
-                                                              ^ rows that have ended are dropped every few steps
+    prompt 1  [ prefix keys, values ]  <-- read once for all of its completions     c1 [ suffix keys, values . . . . ]
+                                                                                    c2 [ suffix keys, values . . . . ]
+    prompt 2  [ prefix keys, values ]  <--                                          c3 [ suffix keys, values . . . . ]
+                                                                                    ^ room for max_new_tokens, written in place
+
+A step embeds the last token of every running completion, runs each layer once over all of them, attends to the prefix (the queries of one
+prompt's completions stacked, so that its keys are read once) and to the suffix, joins the two by their log-sum-exps, and samples. Every
+few steps completions that have ended are taken out, and prompts without any left. The step works on fixed buffers, counts in a tensor and
+asks the host nothing, so that on a GPU it is captured as a CUDA graph and replayed. The weights are the trainer's own tensors.
 
 The log-prob of every sampled token is recorded while sampling, in fp32 and over the same ids and at the same temperature as the
 trainer's: these are the behaviour log-probs of the importance ratio, so no second pass is needed to get them.
 top_k and top_p are off by default: they cut the distribution that is sampled but not the one that is trained, which breaks the ratio.
 When they are on, the recorded log-prob is still the untruncated one.
 
-Dimensions: B prompts, G completions of each, N = B * G rows still running, V vocabulary.
+Dimensions: B prompts, G completions of each, N running completions, P prompt tokens, W suffix tokens in use (a multiple of WINDOW), V
+vocabulary, D width, H query heads, K key-value heads, d head width.
 """
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from data import Prompt
-from model import Policy
+from model import Policy, Prefix, attend, attend_by_hand, block, join
 
-COMPACT_EVERY = 8  # decode steps between two removals of finished rows
+COMPACT_EVERY = 8                       # decode steps between two looks at which completions have ended
+WINDOW = {"cpu": 32, "cuda": 256}       # suffix lengths are rounded up to a multiple of this; each is one CUDA graph
 
 
 @dataclass
@@ -44,55 +55,157 @@ def truncate(logp: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
 
 
 def sample(logp: Tensor, generator: torch.Generator | None, greedy: bool = False) -> Tensor:
-    """(N, V) log-probs -> (N,) ids: arg max, or a draw by the Gumbel trick (logp may be unnormalised)."""
+    """(N, V) log-probs -> (N,) ids: arg max, or a draw by one uniform number per row through the cumulated probabilities (logp may be
+    unnormalised). fp64, so that no id of a vocabulary of 150,000 is lost in rounding; an id of probability 0 is never drawn."""
     if greedy:
         return logp.argmax(-1)
-    noise = torch.empty_like(logp).exponential_(generator=generator).clamp_(min=1e-30)
-    return (logp - noise.log()).argmax(-1)                       # -log of an exponential is a Gumbel variable
+    mass = logp.exp().cumsum(-1, dtype=torch.float64)                                         # (N, V)
+    point = torch.rand(len(logp), 1, dtype=torch.float64, device=logp.device, generator=generator) * mass[:, -1:]
+    return torch.searchsorted(mass, point, right=True).squeeze(-1)
+
+
+class Decoding:
+    """The running completions: fixed buffers that `step` reads and writes in place.
+
+    row (N,): which completion this is, in the order of the result; group (N,): its prompt; token, position (N,): the next input; state (N, D):
+    what the next token is sampled from; alive (N,): has not ended; t (1,): tokens sampled; out_tokens, out_logps, (N, R) what was sampled.
+    keys, values: per layer the suffix (N, K, R, d).
+    """
+
+    def __init__(self, policy: Policy, prefix: Prefix, n: int, max_new_tokens: int, sampler: Callable[[Tensor], tuple[Tensor, Tensor]]):
+        self.policy, self.prefix, self.sampler, self.width = policy, prefix, sampler, max_new_tokens
+        self.group = torch.arange(len(prefix.last), device=policy.device).repeat_interleave(n)
+        self.row = torch.arange(len(self.group), device=policy.device)
+        self.state, self.position = prefix.last[self.group], prefix.position[self.group]
+        self.token, self.alive = torch.zeros_like(self.row), torch.ones_like(self.row, dtype=torch.bool)
+        self.t = torch.zeros(1, dtype=torch.long, device=policy.device)
+        self.out_tokens = self.row.new_zeros(len(self.row), max_new_tokens)
+        self.out_logps = torch.zeros(len(self.row), max_new_tokens, device=policy.device)
+        shape = (len(self.row), prefix.keys[0].shape[1], max_new_tokens, prefix.keys[0].shape[3])
+        self.keys, self.values = ([k.new_zeros(shape) for k in prefix.keys] for _ in range(2))
+        self.eos = torch.tensor(policy.eos_ids, device=policy.device)
+        positions = torch.arange(int(self.position.max()) + max_new_tokens, device=policy.device)
+        self.cos, self.sin = policy.rotary(positions.expand(3, -1))
+        self._stack()
+
+    def _stack(self) -> None:
+        """slot (N,): the place of each completion in a (B, S) table by prompt, S the most that one prompt has left; full: no place is empty."""
+        counts = torch.bincount(self.group, minlength=len(self.prefix.last))
+        self.stack = int(counts.max())
+        within = torch.arange(len(self.group), device=self.group.device) - (counts.cumsum(0) - counts)[self.group]
+        self.slot = self.group * self.stack + within
+        self.full = len(self.group) == len(counts) * self.stack
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with these completions alone, and with the prompts that have any."""
+        for name in ("row", "group", "token", "position", "state", "alive", "out_tokens", "out_logps"):
+            setattr(self, name, getattr(self, name)[index])
+        self.keys, self.values = ([x[index] for x in side] for side in (self.keys, self.values))
+        groups, self.group = self.group.unique(return_inverse=True)
+        p = self.prefix
+        if len(groups) < len(p.last):
+            self.prefix = Prefix([k[groups] for k in p.keys], [v[groups] for v in p.values], p.bias[groups], p.last[groups], p.position[groups])
+        self._stack()
+
+    def attention(self, i: int, window: int, bias: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Layer i: q (N, H, d) of the new tokens against the prefix and the suffix, to which their k, v (N, K, d) are added. -> (N, H, d)"""
+        n, heads, d = q.shape
+        b, kv = self.prefix.keys[i].shape[:2]
+        rep = heads // kv
+        self.keys[i].index_copy_(2, self.t, k[:, :, None])
+        self.values[i].index_copy_(2, self.t, v[:, :, None])
+        table = q if self.full else q.new_zeros(b * self.stack, heads, d).index_copy(0, self.slot, q)
+        table = table.view(b, self.stack, kv, rep, d).transpose(1, 2).reshape(b, kv, self.stack * rep, d)   # a prompt's queries side by side
+        kernel = attend if q.device.type == "cpu" else attend_by_hand       # few queries: flash kernels would leave most of a GPU idle
+        out, lse = kernel(table, self.prefix.keys[i], self.prefix.values[i], bias=self.prefix.bias[:, None, None])
+        out, lse = (x.view(b, kv, self.stack, rep, -1).transpose(1, 2).reshape(b * self.stack, heads, -1) for x in (out, lse[..., None]))
+        if not self.full:
+            out, lse = out[self.slot], lse[self.slot]
+        more, more_lse = kernel(q.view(n, kv, rep, d), self.keys[i][:, :, :window], self.values[i][:, :, :window], bias=bias)
+        return join(out, lse[..., 0], more.reshape(n, heads, d), more_lse.reshape(n, heads))[0]
+
+    def sample(self) -> None:
+        """Token t of every completion, from its state, with its fp32 log-prob. (What is drawn after an end is cut off in `pack`.)"""
+        token, logp = self.sampler(self.state)
+        self.out_tokens.index_copy_(1, self.t, token[:, None])
+        self.out_logps.index_copy_(1, self.t, logp[:, None])
+        self.token.copy_(token)
+        self.alive &= (token[:, None] != self.eos).all(1)
+
+    def step(self, window: int) -> None:
+        """Run the decoder on token t, then sample token t + 1. window: how many suffix places to look at, more than t. Shapes are static and
+        nothing here waits for a value, as a CUDA graph demands."""
+        text, places = self.policy.text, torch.arange(window, device=self.t.device)
+        x, rotary = text.embed_tokens(self.token), (self.cos[self.position], self.sin[self.position])
+        bias = torch.zeros(1, 1, 1, window, dtype=x.dtype, device=x.device).masked_fill_(places > self.t, float("-inf"))
+        for i, layer in enumerate(text.layers):
+            x = block(layer, x, rotary, partial(self.attention, i, window, bias))
+        self.state.copy_(text.norm(x))
+        self.position += 1
+        self.t += 1
+        self.sample()
+
+
+class Stepper:
+    """Runs `Decoding.step`; on a GPU the second time that a shape comes it is recorded as a CUDA graph, and replayed from then on."""
+
+    def __init__(self, run: Decoding, generator: torch.Generator | None, cuda_graph: bool):
+        self.run, self.generator, self.cuda_graph = run, generator, cuda_graph and run.t.device.type == "cuda"
+        self.shape, self.graph = None, None
+
+    def __call__(self, window: int) -> None:
+        shape = (len(self.run.row), window)
+        if not self.cuda_graph or shape != self.shape:
+            self.run.step(window)                       # on a GPU also the warm-up: every kernel is loaded when the recording starts
+            self.shape, self.graph = shape, None
+            return
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            if self.generator is not None:
+                self.graph.register_generator_state(self.generator)
+            with torch.cuda.graph(self.graph):
+                self.run.step(window)
+        self.graph.replay()
 
 
 @torch.no_grad()
-def generate(policy: Policy, prompts: list[Prompt], n: int, max_new_tokens: int, temperature: float = 1.0, top_k: int = 0,
-             top_p: float = 1.0, generator: torch.Generator | None = None) -> list[list[Completion]]:
-    """n completions of each prompt, at most max_new_tokens long. temperature 0 is greedy (log-probs are then those at temperature 1).
+def generate(policy: Policy, prompts: list[Prompt], features: list[dict[str, Tensor]], n: int, max_new_tokens: int, temperature: float = 1.0, top_k: int = 0,
+             top_p: float = 1.0, generator: torch.Generator | None = None, cuda_graph: bool = True) -> list[list[Completion]]:
+    """n completions of each prompt, at most max_new_tokens long. features: Policy.features of the prompts. temperature 0 is greedy (log-probs
+    are then those at temperature 1).
 
-    All prompts decode together as one batch. Returns one list of n Completions per prompt.
+    All prompts decode together. Returns one list of n Completions per prompt.
     """
     greedy, temperature = temperature == 0, temperature or 1.0
-    cache, last, mask, start = policy.prefill(prompts, policy.features(prompts))
-    rows = torch.arange(len(prompts), device=policy.device).repeat_interleave(n)          # (N,) prompt of each running row
-    running = torch.arange(len(rows), device=policy.device)                               # (N,) output row of each running row
-    cache.batch_select_indices(rows)
-    hidden, mask, position = last[rows], mask[rows], start[rows]                          # (N, D), (N, P), (N,)
-    tokens = torch.zeros(len(rows), max_new_tokens, dtype=torch.long, device=policy.device)
-    logps = torch.zeros(len(rows), max_new_tokens, device=policy.device)
-    lengths = torch.zeros(len(rows), dtype=torch.long, device=policy.device)
-    ended = torch.zeros(len(rows), dtype=torch.bool, device=policy.device)                # over all output rows
-    eos = torch.tensor(policy.eos_ids, device=policy.device)
-    for t in range(max_new_tokens):
-        logp = policy.log_distribution(hidden, temperature)                               # (N, V)
+
+    def sampler(state: Tensor) -> tuple[Tensor, Tensor]:
+        logp = policy.log_distribution(state, temperature)                                # (N, V)
         token = sample(truncate(logp, top_k, top_p), generator, greedy)                   # (N,)
-        alive = ~ended[running]
-        tokens[running, t] = torch.where(alive, token, 0)
-        logps[running, t] = torch.where(alive, logp.gather(-1, token[:, None]).squeeze(-1), 0.0)
-        lengths[running] += alive
-        ended[running] |= torch.isin(token, eos)
-        if t % COMPACT_EVERY == COMPACT_EVERY - 1:
-            keep = torch.nonzero(~ended[running]).squeeze(-1)
-            if not len(keep):
+        return token, logp.gather(-1, token[:, None]).squeeze(-1)
+
+    run = Decoding(policy, policy.prefill(prompts, features), n, max_new_tokens, sampler)
+    advance, on_gpu = Stepper(run, generator, cuda_graph), policy.device.type == "cuda"
+    tokens, logps = torch.zeros_like(run.out_tokens), torch.zeros_like(run.out_logps)     # (B * G, R), of all completions
+    run.sample()
+    for t in range(1, max_new_tokens):
+        if t % COMPACT_EVERY == 0:
+            left = run.alive.nonzero().squeeze(-1)
+            if not len(left):
                 break
-            if len(keep) < len(running):
-                cache.batch_select_indices(keep)
-                running, mask, position, token = running[keep], mask[keep], position[keep], token[keep]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)                      # (N, P + t + 1)
-        hidden = policy.step(token[:, None], position[:, None], cache, mask)[:, -1]       # (N, D)
-        position = position + 1
-    return pack(policy, tokens, logps, lengths, ended, n)
+            if len(left) < len(run.row) and (not on_gpu or len(left) <= len(run.row) // 2):    # a new shape on a GPU is a new graph
+                tokens[run.row], logps[run.row] = run.out_tokens, run.out_logps
+                run.keep(left)
+        window = -(-t // WINDOW[policy.device.type]) * WINDOW[policy.device.type]
+        advance(min(window, max_new_tokens))
+    tokens[run.row], logps[run.row] = run.out_tokens, run.out_logps
+    return pack(policy, tokens, logps, n)
 
 
-def pack(policy: Policy, tokens: Tensor, logps: Tensor, lengths: Tensor, ended: Tensor, n: int) -> list[list[Completion]]:
-    """Tensors of all rows -> lists of Completions, n per prompt."""
+def pack(policy: Policy, tokens: Tensor, logps: Tensor, n: int) -> list[list[Completion]]:
+    """Tensors (B * G, R) of what was sampled -> lists of Completions, cut after their EOS, n per prompt."""
     out = []
-    for ids, lps, length, end in zip(tokens.tolist(), logps.tolist(), lengths.tolist(), ended.tolist(), strict=True):
+    ended = torch.isin(tokens, torch.tensor(policy.eos_ids, device=tokens.device))
+    lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, tokens.shape[1])
+    for ids, lps, length, end in zip(tokens.tolist(), logps.tolist(), lengths.tolist(), ended.any(1).tolist(), strict=True):
         out.append(Completion(ids[:length], lps[:length], policy.tokenizer.decode(ids[:length], skip_special_tokens=True), end))
     return [out[i: i + n] for i in range(0, len(out), n)]

@@ -10,14 +10,15 @@ One step (numbers as in the method's description, G = 4 fresh + 4 replayed):
     1 rollout      4 fresh completions of each of B prompts, behaviour log-probs recorded while sampling            rollout.py
     2 reward       format, accuracy, self, judge by the stage's table                                               rewards.py
     3 insert       fresh groups into the stratified buffer; Rbar(q), tiers and hint states move                     replay.py
-    4 draw         B replayed groups: one stored prompt each, 4 of its completions                                  replay.py
+    4 draw         B replayed groups: one stored prompt each, 4 of its completions of earlier steps                 replay.py
     5 advantage    fresh: GRPO's; replayed: against Rbar(q); then TAS weights over the completion's tokens          tas.py
-    6 update       clipped importance-sampled loss, J = J_on + alpha J_off, one optimiser step                      model.py, tas.py
+    6 update       clipped importance-sampled loss, J = J_on + alpha J_off, one optimiser step                      model.py, tas.py, optim.py
 
 How this differs from the paper and its released trainer (the modules list their own points):
  1. Only the fresh half is generated. Until the buffer holds --replay_min completions a step trains on the fresh half alone; `generated` in
     the log counts every completion sampled for training.
- 2. The off-policy half trains on other prompts than the fresh one; both halves are means over their own completions.
+ 2. A replayed group is drawn by tier from all stored prompts, so it is mostly another prompt than a fresh one; where it is the same, both share
+    one packed row, and the replayed completions cost their own tokens only. Both halves are means over their own completions.
  3. top-k truncation (50 in the released run) is off: it changes the sampled distribution but not the trained one.
  4. The KL term acts on the fresh half only: k3 estimates the KL from the policy's own samples. Groups whose advantages are all zero and that
     have no KL term are left out of the forward pass: exact, they have no gradient. They are counted.
@@ -43,9 +44,10 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import toy
-from data import MIN_PIXELS, DataError, Prompt, PromptMaker, Sample, load_samples, question_text
+from data import MIN_PIXELS, DataError, MediaStore, Prompt, PromptMaker, Sample, load_samples, question_text
 from judge import DEFAULT_JUDGE, Endpoint, Judge, LocalModel
 from model import DEFAULT_MODEL, Policy, load_policy, make_tiny_policy
+from optim import learning_rate, make_optimizer, optimiser_step
 from replay import Entry, ReplayBuffer
 from rewards import score_group, split_completion
 from rollout import Completion, generate
@@ -106,7 +108,14 @@ class Config:
     max_grad_norm: float = flag(1.0, "gradient clipping; 0 = off")
     train_towers: bool | None = flag(None, "train the vision and audio towers, too (stage 0 of the tiny model does)")
     tower_lr: float | None = flag(None, "learning rate of the towers as a share of --lr; 0 = they stay, at the cost of their gradient")
-    micro_batch: int = flag(8, "prompt groups per forward pass: lower it when memory runs out")
+    max_tokens: int = flag(16_384, "tokens per forward pass (a prompt and its completions stay together): lower it when memory runs out")
+    checkpoint_layers: bool | None = flag(None, "keep each layer's input and compute the layer again in the backward pass (empty: on a GPU)")
+    optim_dtype: str = flag("fp32", "AdamW over bf16 weights: fp32 (with fp32 master weights, 16 bytes per weight) or bf16 (rounded at random, 8 bytes)")
+    cuda_graph: bool = flag(True, "on a GPU, replay decode steps as CUDA graphs")
+    feature_cache_gb: float = flag(4.0, "host memory for tower outputs while the towers are frozen; 0 = they run once per step")
+    media_cache: str = flag("media_cache", "folder for decoded frames and sound; empty = off")
+    media_cache_gb: float = flag(20.0, "most that the folder holds")
+    workers: int | None = flag(None, "processes that decode ahead; 0 = threads, when needed (empty: 4 with a GPU, else 0)")
     temperature: float = flag(1.0, "sampling temperature, of rollout and training log-probs alike")
     top_k: int = flag(0, "sample among the k likeliest ids only; 0 = off")
     top_p: float = flag(1.0, "sample in the nucleus of this mass only; 1 = off")
@@ -164,21 +173,23 @@ def parse(argv: list[str]) -> Config:
     table = METHODS[cfg.method] | DEFAULTS["tiny" if tiny else "real"] | ({"use_audio": False} if cfg.stage == 1 and not tiny else {})
     if cfg.stage == 0 and tiny:
         table |= DEFAULTS["tiny stage 0"]
-    for name, value in table.items():
+    gpu = cfg.device.startswith("cuda") if cfg.device else torch.cuda.is_available()
+    for name, value in (table | {"checkpoint_layers": gpu, "workers": 4 if gpu else 0}).items():
         if getattr(cfg, name) is None:
             setattr(cfg, name, value)
     cfg.out = cfg.out or f"runs/stage{cfg.stage}-{cfg.method}-seed{cfg.seed}"
-    for name, low, high in (("prompts_per_step", 1, None), ("steps", 0, None), ("fresh", 1, None), ("replayed", 0, None), ("micro_batch", 1, None),
+    for name, low, high in (("prompts_per_step", 1, None), ("steps", 0, None), ("fresh", 1, None), ("replayed", 0, None), ("max_tokens", 1, None),
                             ("capacity", 1, None), ("max_completion_tokens", 1, None), ("fps", 1e-3, None), ("max_frames", 2, None), ("tower_lr", 0, None),
                             ("max_pixels", MIN_PIXELS, None), ("tas_lambda", 0, None), ("clip_eps", 0, 1), ("beta", 0, None), ("lr", 0, None),
                             ("warmup", 0, 1), ("temperature", 1e-3, None), ("top_k", 0, None), ("top_p", 1e-6, 1), ("eval_temperature", 0, None),
                             ("vcrs_window", 1, None), ("hint_patience", 0, None), ("hint_kl", 0, None),
                             ("clip_eps_high", 0, None), ("replay_max_age", 0, None), ("stale_bound", 0, None), ("dynamic_sampling", 0, None),
-                            ("replay_min", 1, None), ("toy_clips", 1, None), ("toy_heldout", 1, None)):
+                            ("replay_min", 1, None), ("toy_clips", 1, None), ("toy_heldout", 1, None), ("feature_cache_gb", 0, None),
+                            ("media_cache_gb", 0, None), ("workers", 0, None)):
         value = getattr(cfg, name)
         if value < low or (high is not None and value > high):
             parser.error(f"--{name} {value}: must be " + (f"between {low} and {high}" if high is not None else f"at least {low}"))
-    for name, known in (("tas_shape", SHAPES), ("is_level", LEVELS), ("clip", CLIPS), ("loss_norm", NORMS)):
+    for name, known in (("tas_shape", SHAPES), ("is_level", LEVELS), ("clip", CLIPS), ("loss_norm", NORMS), ("optim_dtype", ("fp32", "bf16"))):
         if getattr(cfg, name) not in known:
             parser.error(f"--{name} {getattr(cfg, name)}: known are {', '.join(known)}")
     return cfg
@@ -224,22 +235,12 @@ def gather(value) -> list:
     return out
 
 
-def sum_gradients(params: list[torch.nn.Parameter]) -> None:
-    """Add up the gradients of all processes, in one message. Each process must have divided its loss by GLOBAL counts."""
-    if not dist.is_initialized():
-        return
-    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in params])
-    dist.all_reduce(flat)
-    for p, g in zip(params, flat.split([p.numel() for p in params]), strict=True):
-        p.grad = g.view_as(p)
-
-
 def owner(prompt_id: str, world: int) -> int:
     """The rank a prompt belongs to, for good: its history lives there. A stable hash, not Python's."""
     return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big") % world
 
 
-# ---------------------------------------------------------------------------------------------- data and optimiser
+# ---------------------------------------------------------------------------------------------- data
 class Cursor:
     """Endless passes over this rank's samples, each in a fresh random order. With by_clip the questions about one clip stay together
     (in random order of clips), so that trained towers run once for all of them."""
@@ -251,11 +252,16 @@ class Cursor:
             clips.setdefault(s.media_key if by_clip else s.id, []).append(i)
         self.clips = list(clips.values())
 
-    def take(self, n: int) -> list[Sample]:
+    def peek(self, n: int) -> list[Sample]:
+        """The next n samples, which stay in line."""
         while len(self.order) < n:
             self.order += [i for c in self.rng.permutation(len(self.clips)) for i in self.clips[c]]
-        taken, self.order = self.order[:n], self.order[n:]
-        return [self.samples[i] for i in taken]
+        return [self.samples[i] for i in self.order[:n]]
+
+    def take(self, n: int) -> list[Sample]:
+        taken = self.peek(n)
+        self.order = self.order[n:]
+        return taken
 
 
 def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sample]]:
@@ -274,34 +280,6 @@ def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sa
         raise DataError(f"{train_file}: {len(samples)} prompts are too few for {world} processes; use fewer")
     held = load_samples(eval_file, cfg.media_root, cfg.stage) if eval_file else []
     return mine, held[rank::world]
-
-
-def learning_rate(cfg: Config, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to 5 % of the peak. step counts from 0."""
-    rise = max(1, round(cfg.warmup * steps))
-    if step < rise:
-        return cfg.lr * (step + 1) / rise
-    return cfg.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))))
-
-
-def make_optimizer(cfg: Config, policy: Policy, **settings) -> tuple[torch.optim.AdamW, list[torch.nn.Parameter]]:
-    """AdamW over what is trained, the towers at their own share of the learning rate. Returns it and the flat list of parameters."""
-    towers = [p for p in policy.towers() if p.requires_grad]
-    own = {id(p) for p in towers}
-    rest = [p for p in policy.model.parameters() if p.requires_grad and id(p) not in own]
-    groups = [{"params": rest, "share": 1.0}, {"params": towers, "share": cfg.tower_lr}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=cfg.lr, **settings), rest + towers
-
-
-def optimiser_step(cfg: Config, optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter], lr: float) -> float:
-    """Sum gradients over processes, clip, step. Returns the gradient's norm before clipping."""
-    sum_gradients(params)
-    norm = torch.nn.utils.clip_grad_norm_(params, cfg.max_grad_norm or math.inf)
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["share"]
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm.item()
 
 
 # ---------------------------------------------------------------------------------------------- rollout, reward
@@ -353,7 +331,9 @@ def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample],
     rows, examples = [], []
     for i in range(0, len(held), batch):
         prompts = make.many(held[i: i + batch])
-        done = generate(policy, prompts, 1, cfg.max_completion_tokens, cfg.eval_temperature, cfg.top_k, cfg.top_p, generator)
+        make.ahead(held[i + batch: i + 2 * batch])
+        done = generate(policy, prompts, policy.features(prompts), 1, cfg.max_completion_tokens, cfg.eval_temperature, cfg.top_k, cfg.top_p, generator,
+                        cfg.cuda_graph)
         for prompt, (completion,), (parts,) in zip(prompts, done, score(cfg, prompts, done, judge), strict=True):
             rows.append([parts["accuracy"] >= 1 - 1e-6, parts["format"], parts["reward"], len(completion.tokens)])
             if len(examples) < 4:
@@ -371,11 +351,14 @@ def example(prompt: Prompt, completion: Completion, parts: dict, advantage: floa
 
 # ---------------------------------------------------------------------------------------------- one step of RL
 def sample_groups(cfg: Config, policy: Policy, make: PromptMaker, buffer: ReplayBuffer, samples: list[Sample], step: int,
-                  generator: torch.Generator, judge=None) -> tuple[list[Group], list[dict]]:
-    """Steps 1-3 for some prompts: sample, score, insert. Returns the groups with GRPO advantages, and every completion's example record."""
+                  generator: torch.Generator, judge=None, seen: dict | None = None) -> tuple[list[Group], list[dict]]:
+    """Steps 1-3 for some prompts: sample, score, insert. Returns the groups with GRPO advantages, and every completion's example record.
+    seen: the features of this step's media (Policy.features)."""
     prompts = make.many(samples, [buffer.wants_hint(s.id) and bool(s.hint) for s in samples])
     groups, examples = [], []
-    sampled = generate(policy, prompts, cfg.fresh, cfg.max_completion_tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator)
+    with torch.no_grad():
+        features = policy.features(prompts, seen)
+    sampled = generate(policy, prompts, features, cfg.fresh, cfg.max_completion_tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph)
     for prompt, done, parts in zip(prompts, sampled, score(cfg, prompts, sampled, judge), strict=True):
         rewards = [p["reward"] for p in parts]
         advantages = group_advantages(torch.tensor(rewards))                                        # (G,)
@@ -387,15 +370,15 @@ def sample_groups(cfg: Config, policy: Policy, make: PromptMaker, buffer: Replay
 
 
 def rollout_step(cfg: Config, policy: Policy, make: PromptMaker, buffer: ReplayBuffer, samples: list[Sample], step: int,
-                 generator: torch.Generator, more=None, judge=None) -> tuple[list[Group], list[dict]]:
+                 generator: torch.Generator, more=None, judge=None, seen: dict | None = None) -> tuple[list[Group], list[dict]]:
     """Steps 1-3. With --dynamic_sampling groups whose rewards are all alike are replaced by those of new prompts (`more(n)`); what they cost
     is in the examples and in the buffer all the same."""
-    groups, examples = sample_groups(cfg, policy, make, buffer, samples, step, generator, judge)
+    groups, examples = sample_groups(cfg, policy, make, buffer, samples, step, generator, judge, seen)
     for _ in range(cfg.dynamic_sampling):
         useful = [g for g in groups if bool(g.advantages.any())]
         if len(useful) == len(samples):
             break
-        again, more_examples = sample_groups(cfg, policy, make, buffer, more(len(samples) - len(useful)), step, generator, judge)
+        again, more_examples = sample_groups(cfg, policy, make, buffer, more(len(samples) - len(useful)), step, generator, judge, seen)
         groups, examples = useful + again, examples + more_examples
     if cfg.replay_max_age:
         buffer.expire(step - cfg.replay_max_age)
@@ -403,16 +386,17 @@ def rollout_step(cfg: Config, policy: Policy, make: PromptMaker, buffer: ReplayB
     return groups, examples
 
 
-def replay_step(cfg: Config, make: PromptMaker, buffer: ReplayBuffer, by_id: dict[str, Sample], n: int, busy: set[str]) -> list[Group]:
-    """Steps 4-5: up to n replayed groups, none of the prompts in `busy`. Advantages stand against Rbar(q); hinted and plain
-    completions of a prompt share them but are trained each under the prompt that it was written for."""
+def replay_step(cfg: Config, make: PromptMaker, buffer: ReplayBuffer, by_id: dict[str, Sample], n: int, step: int) -> list[Group]:
+    """Steps 4-5: up to n replayed groups of different prompts, from the completions of earlier steps. Advantages stand against Rbar(q); hinted
+    and plain completions of a prompt share them but are trained each under the prompt that it was written for."""
     groups: list[Group] = []
+    taken: set[str] = set()
     for _ in range(n):
-        drawn = buffer.draw(cfg.replayed, exclude=busy)
+        drawn = buffer.draw(cfg.replayed, exclude=taken, before=step)
         if drawn is None:
             break
         prompt_id, entries = drawn
-        busy = busy | {prompt_id}
+        taken.add(prompt_id)
         rewards = torch.tensor([e.reward for e in entries])
         baseline = buffer.vcrs(prompt_id)
         advantages = replay_advantages(rewards, rewards.mean() if baseline is None else baseline)   # (G,)
@@ -424,57 +408,98 @@ def replay_step(cfg: Config, make: PromptMaker, buffer: ReplayBuffer, by_id: dic
     return groups
 
 
-def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group], step: int = 0) -> dict[str, list]:
-    """Step 6 up to the gradients: accumulate those of J = J_on + alpha J_off over micro-batches (of one half each). Each half is divided by its
-    GLOBAL counts, so the sum over processes is the loss of the whole batch, whatever the split. Returns diagnostics: lists over the trained
-    tokens (ratio, clipped, kl), over micro-batches (loss), and over replayed completions (stale: prompt, age, tokens, clipped tokens,
-    mean squared log-ratio, KL to the behaviour policy, left out?)."""
+def pack_rows(groups: list[Group], max_tokens: int) -> list[list[list[Group]]]:
+    """Micro-batches of packed rows: a row is the groups, fresh and replayed, that were written for one and the same prompt (a hint makes another
+    one of it), so that they share its prefix. A micro-batch holds rows of at most max_tokens tokens, or a single longer one."""
+    rows: dict[tuple[str, bool], list[Group]] = {}
+    for g in groups:
+        rows.setdefault((g.prompt.sample.id, g.prompt.hinted), []).append(g)
+    return split_by_tokens(list(rows.values()), [len(row[0].prompt.ids) + sum(len(t) for g in row for t in g.tokens) for row in rows.values()], max_tokens)
+
+
+def split_by_tokens(rows: list, tokens: list[int], max_tokens: int) -> list[list]:
+    """Rows in order, cut into lists of at most max_tokens tokens; a single longer row stands alone.
+
+    >>> split_by_tokens(["a", "b", "c", "d"], [3, 4, 9, 1], 8)
+    [['a', 'b'], ['c'], ['d']]
+    """
+    batches: list[list] = []
+    room = -1
+    for row, n in zip(rows, tokens, strict=True):
+        if n > room:
+            batches.append([])
+            room = max_tokens
+        batches[-1].append(row)
+        room -= n
+    return batches
+
+
+def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group], step: int = 0, seen: dict | None = None) -> dict[str, list]:
+    """Step 6 up to the gradients: accumulate those of J = J_on + alpha J_off over micro-batches. Each half is divided by its GLOBAL counts, so
+    the sum over processes is the loss of the whole batch, whatever the split. seen: the features of this step's media (Policy.features).
+    Returns diagnostics: lists over the trained tokens (ratio, clipped, kl), over micro-batches (loss), and over replayed completions (stale:
+    prompt, age, tokens, clipped tokens, mean squared log-ratio, KL to the behaviour policy, left out?)."""
     sizes = [[len(t) for g in groups if g.replayed == half for t in g.tokens] for half in (False, True)]
     counts = np.sum(gather([(len(n), sum(n)) for n in sizes]), axis=0)                               # (2, 2): fresh and replayed; completions, tokens
     log: dict[str, list] = {"loss": [], "kl": [], "ratio": [], "clipped": [], "stale_ratio": [], "stale": []}
     # k3 estimates KL(pi_theta || pi_ref) from samples of pi_theta, so only the fresh half has a KL term: on a replayed token that pi_theta has left,
     # exp(ref - logp) is no such estimate, and a single one of them outweighs all advantages of a step.
-    fresh = [g for g in groups if not g.replayed and (cfg.beta or bool(g.advantages.any()))]
-    old = [g for g in groups if g.replayed and bool(g.advantages.any())]
-    for part in [half[i: i + cfg.micro_batch] for half in (fresh, old) for i in range(0, len(half), cfg.micro_batch)]:
-        prompts, tokens, replayed = [g.prompt for g in part], [g.tokens for g in part], part[0].replayed
-        features = policy.features(prompts)
-        logp, mask = policy.completion_logps(prompts, features, tokens, cfg.temperature)             # (N, R)
-        ref = None
-        if reference is not None and not replayed:
-            with torch.no_grad():
-                ref, _ = reference.completion_logps(prompts, features, tokens, cfg.temperature)      # (N, R)
-        flat = [torch.tensor(b) for g in part for b in g.behaviour]
-        behaviour = torch.nn.utils.rnn.pad_sequence(flat, batch_first=True).to(logp.device)          # (N, R)
-        advantages = torch.cat([g.advantages for g in part]).to(logp.device)                         # (N,)
-        weights = temporal_weights(mask, cfg.tas_lambda, cfg.tas_shape, cfg.tas_normalize)           # (N, R)
-        ratio = importance_ratio(logp, behaviour, mask, cfg.is_level)                                # (N, R)
-        per_token, seen = clipped_is_loss(ratio, logp, advantages, weights, mask, cfg.clip_eps, cfg.clip_eps_high or None, cfg.clip, cfg.beta, ref)
-        log_ratio = ((logp - behaviour) * mask).detach()                                             # (N, R)
-        if replayed:
-            stale = too_stale(log_ratio, mask, advantages, cfg.stale_bound)                          # (N,)
-            per_token = per_token.masked_fill(stale[:, None], 0.0)                                   # (N, R)
-        half = half_loss(per_token, mask, *counts[int(replayed)].tolist(), cfg.loss_norm)
-        total = cfg.alpha * half if replayed else half
+    useful = [g for g in groups if bool(g.advantages.any()) or (cfg.beta and not g.replayed)]        # the others have no gradient: exact
+    prompts = [g.prompt for g in useful]
+    with torch.no_grad():
+        policy.features(prompts, seen := {} if seen is None else seen)
+    if policy.trains_towers:        # gradients of all micro-batches meet in the features, and go on into the towers once, at the end
+        seen = {key: {name: t.detach().requires_grad_() for name, t in value.items()} for key, value in seen.items()}
+    for batch in pack_rows(useful, cfg.max_tokens):
+        flat = [g for row in batch for g in row]
+        logp, mask = policy.completion_logps([row[0].prompt for row in batch], policy.features([row[0].prompt for row in batch], seen),
+                                             [[t for g in row for t in g.tokens] for row in batch], cfg.temperature)          # (N, R)
+        halves = torch.tensor([g.replayed for g in flat for _ in g.tokens], device=logp.device)                               # (N,)
+        behaviour = torch.nn.utils.rnn.pad_sequence([torch.tensor(b) for g in flat for b in g.behaviour], batch_first=True).to(logp.device)  # (N, R)
+        advantages = torch.cat([g.advantages for g in flat]).to(logp.device)                         # (N,)
+        total = logp.new_zeros(())
+        for replayed in (False, True):
+            half = [g for g in flat if g.replayed == replayed]
+            if not half:
+                continue
+            mine = halves == replayed
+            length = max(len(t) for g in half for t in g.tokens)
+            lp, old, real, a = logp[mine, :length], behaviour[mine, :length], mask[mine, :length], advantages[mine]           # (n, r), (n,)
+            ref = None
+            if reference is not None and not replayed:
+                with torch.no_grad():
+                    ref, _ = reference.completion_logps([g.prompt for g in half], policy.features([g.prompt for g in half], seen),
+                                                        [g.tokens for g in half], cfg.temperature)   # (n, r)
+            weights = temporal_weights(real, cfg.tas_lambda, cfg.tas_shape, cfg.tas_normalize)       # (n, r)
+            ratio = importance_ratio(lp, old, real, cfg.is_level)                                    # (n, r)
+            per_token, found = clipped_is_loss(ratio, lp, a, weights, real, cfg.clip_eps, cfg.clip_eps_high or None, cfg.clip, cfg.beta, ref)
+            log_ratio = ((lp - old) * real).detach()                                                 # (n, r)
+            if replayed:
+                stale = too_stale(log_ratio, real, a, cfg.stale_bound)                               # (n,)
+                per_token = per_token.masked_fill(stale[:, None], 0.0)                               # (n, r)
+            share = half_loss(per_token, real, *counts[int(replayed)].tolist(), cfg.loss_norm)
+            total = total + (cfg.alpha * share if replayed else share)
+            log["ratio"] += found["ratio"][real].tolist()
+            log["clipped"] += found["clipped"][real].float().tolist()
+            if replayed:
+                log["stale_ratio"] += found["ratio"][real].tolist()
+                names = [(g.prompt.sample.id, step - s) for g in half for s in g.steps]
+                n = real.sum(dim=1).clamp(min=1)                                                     # (n,)
+                columns = (n, found["clipped"].sum(1), (log_ratio**2).sum(1) / n, kl_to_behaviour(log_ratio, real), stale)
+                log["stale"] += [(*name, *row) for name, *row in zip(names, *(c.tolist() for c in columns), strict=True)]
+            elif ref is not None:
+                log["kl"] += found["kl"][real].tolist()
         total.backward()
         log["loss"].append(total.item())
-        log["ratio"] += seen["ratio"][mask].tolist()
-        log["clipped"] += seen["clipped"][mask].float().tolist()
-        if replayed:
-            log["stale_ratio"] += seen["ratio"][mask].tolist()
-            names = [(g.prompt.sample.id, step - s) for g in part for s in g.steps]
-            length = mask.sum(dim=1).clamp(min=1)                                                    # (N,)
-            columns = (length, seen["clipped"].sum(1), (log_ratio**2).sum(1) / length, kl_to_behaviour(log_ratio, mask), stale)
-            log["stale"] += [(*name, *row) for name, *row in zip(names, *(c.tolist() for c in columns), strict=True)]
-        elif ref is not None:
-            log["kl"] += seen["kl"][mask].tolist()
+    if policy.trains_towers:
+        policy.towers_backward(prompts, seen)
     return log
 
 
 def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample], held: list[Sample], rank: int, world: int, steps: int) -> dict:
     """Stages 1-3: the loop. Returns what `main` reports and plots."""
     reference = policy.reference() if cfg.beta else None                                            # the stage's starting weights
-    optimizer, params = make_optimizer(cfg, policy, weight_decay=0.0)
+    optimizer = make_optimizer(*policy.trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, weight_decay=0.0)
     buffer = ReplayBuffer(cfg.capacity, cfg.vcrs_window, cfg.hint_patience, cfg.hint_kl, seed=cfg.seed * 1000 + rank)
     cursor, by_id = Cursor(mine, cfg.seed * 1000 + rank), {s.id: s for s in mine}
     generator = torch.Generator(policy.device).manual_seed(cfg.seed * 1000 + rank)
@@ -484,16 +509,19 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
     logger.evaluation(0, generated, *evaluate(cfg, policy, make, held, judge), started)
     for step in range(steps):
         t0 = time.perf_counter()
-        groups, examples = rollout_step(cfg, policy, make, buffer, cursor.take(per_rank), step, generator, cursor.take, judge)
+        seen: dict[str, dict[str, torch.Tensor]] = {}                                               # tower outputs of this step, by media
+        samples = cursor.take(per_rank)
+        make.ahead(cursor.peek(per_rank))                                                           # decoded while this step computes
+        groups, examples = rollout_step(cfg, policy, make, buffer, samples, step, generator, cursor.take, judge, seen)
         generated += sum(gather(len(examples)))
         t1 = time.perf_counter()
         if cfg.replayed and sum(gather(len(buffer))) >= cfg.replay_min:
-            groups += replay_step(cfg, make, buffer, by_id, per_rank, {e["id"] for e in examples})
-        log = update_step(cfg, policy, reference, groups, step)
+            groups += replay_step(cfg, make, buffer, by_id, per_rank, step)
+        log = update_step(cfg, policy, reference, groups, step, seen)
         for prompt_id, rows in itertools.groupby(sorted(log["stale"]), key=lambda row: row[0]):
             buffer.note_kl(prompt_id, float(np.mean([row[5] for row in rows])))
-        lr = learning_rate(cfg, step, steps)
-        norm = optimiser_step(cfg, optimizer, params, lr)
+        lr = learning_rate(cfg.lr, cfg.warmup, step, steps)
+        norm = optimiser_step(optimizer, lr, cfg.max_grad_norm)
         t2 = time.perf_counter()
         if step % 10 == 0:
             logger.completions(step, examples[:2])
@@ -524,18 +552,19 @@ def share_prefixes(prompts: list[Prompt], traces: list[list[int]]) -> list[tuple
 
 def train_sft(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample], held: list[Sample], rank: int, world: int, steps: int) -> dict:
     """Stage 0: cross-entropy on the traces; prompt tokens carry no loss."""
-    optimizer, params = make_optimizer(cfg, policy, betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = make_optimizer(*policy.trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, betas=(0.9, 0.95), weight_decay=0.01)
     cursor, per_rank = Cursor(mine, cfg.seed * 1000 + rank, by_clip=True), cfg.prompts_per_step // world
     logger, started = Logger(cfg, rank, steps), time.perf_counter()
     for step in range(steps):
         t0 = time.perf_counter()
-        prompts = make.many(samples := cursor.take(per_rank), [bool(s.hint) for s in samples])
+        samples = cursor.take(per_rank)
+        prompts = make.many(samples, [bool(s.hint) for s in samples])
+        make.ahead(cursor.peek(per_rank))
         traces = [policy.tokenizer(s.trace, add_special_tokens=False)["input_ids"] + [policy.tokenizer.eos_token_id] for s in samples]
         total = sum(gather(sum(len(t) for t in traces)))
         loss = 0.0
         groups = share_prefixes(prompts, traces)
-        for i in range(0, len(groups), size := 2 * cfg.micro_batch):
-            part = groups[i: i + size]
+        for part in split_by_tokens(groups, [len(g[0].ids) + sum(map(len, g[1])) for g in groups], cfg.max_tokens):
             prefixes, rows = [g[0] for g in part], [g[1] for g in part]
             logp, mask = policy.completion_logps(prefixes, policy.features(prefixes), rows)          # (N, R)
             skip = torch.tensor([n for g in part for n in g[2]], device=logp.device)
@@ -543,8 +572,8 @@ def train_sft(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample]
             piece = -logp[target].sum() / total
             piece.backward()
             loss += piece.item()
-        lr = learning_rate(cfg, step, steps)
-        norm = optimiser_step(cfg, optimizer, params, lr)
+        lr = learning_rate(cfg.lr, cfg.warmup, step, steps)
+        norm = optimiser_step(optimizer, lr, cfg.max_grad_norm)
         logger.sft_step(step, sum(gather(loss)), norm, lr, total, time.perf_counter() - t0)
         if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
             logger.evaluation(step + 1, 0, *evaluate(cfg, policy, make, held), started)
@@ -721,6 +750,7 @@ def run(cfg: Config) -> None:
     else:
         policy = load_policy(cfg.model or DEFAULT_MODEL, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     policy.model.train()
+    policy.checkpoint_layers, policy.cache.max_bytes = cfg.checkpoint_layers, int(cfg.feature_cache_gb * 2**30)
     if not cfg.train_towers:
         policy.freeze_towers()
     make = prompt_maker(cfg, policy)
@@ -740,8 +770,9 @@ def run(cfg: Config) -> None:
 
 def prompt_maker(cfg: Config, policy: Policy) -> PromptMaker:
     """The run's way from a sample to the model's inputs."""
-    return PromptMaker(policy.tokenizer, policy.config, audio_caption=cfg.audio_caption, fps=cfg.fps, max_frames=cfg.max_frames, min_pixels=MIN_PIXELS,
-                       max_pixels=cfg.max_pixels, use_audio=cfg.use_audio)
+    store = MediaStore(cfg.media_cache, int(cfg.media_cache_gb * 2**30)) if cfg.media_cache else None
+    return PromptMaker(policy.tokenizer, policy.config, audio_caption=cfg.audio_caption, store=store, workers=cfg.workers, fps=cfg.fps,
+                       max_frames=cfg.max_frames, min_pixels=MIN_PIXELS, max_pixels=cfg.max_pixels, use_audio=cfg.use_audio)
 
 
 def curriculum(argv: list[str]) -> list[Config]:

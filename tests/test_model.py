@@ -112,7 +112,7 @@ def test_empty_completions_give_no_nan(fresh_policy, prompts):
 def test_ids_a_completion_may_not_hold_have_no_probability(policy, prompts):
     tok = policy.tokenizer
     with torch.no_grad():
-        _, last, _, _ = policy.prefill(prompts[:1], policy.features(prompts[:1]))
+        last = policy.prefill(prompts[:1], policy.features(prompts[:1])).last
         p = policy.log_distribution(last).exp()[0]
     for token in ("<|AUDIO|>", "<|VIDEO|>", "<|IMAGE|>", "<|im_start|>", "<|vision_bos|>", "<|audio_eos|>"):
         assert p[tok.convert_tokens_to_ids(token)] == 0
@@ -163,7 +163,7 @@ def test_features_are_cached_only_while_frozen_and_run_once_per_clip(fresh_polic
     fresh_policy.freeze_towers()
     a = fresh_policy.features(prompts)
     b = fresh_policy.features(prompts)
-    assert len(calls) == 3 and all(x[k] is y[k] for x, y in zip(a, b, strict=True) for k in x)
+    assert len(calls) == 3 and all(torch.equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
     same_clip = [p for p in prompts if p.sample.media_key == prompts[0].sample.media_key]
     assert len(same_clip) == 2 and len(fresh_policy.cache.store) == len({p.sample.media_key for p in prompts})
 

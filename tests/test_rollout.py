@@ -8,7 +8,7 @@ from tests.test_model import hf_inputs
 
 def test_greedy_equals_transformers_generate(policy, make, samples):
     prompts = make.many(samples[:8])
-    ours = generate(policy, prompts, 1, 40, temperature=0)
+    ours = generate(policy, prompts, policy.features(prompts), 1, 40, temperature=0)
     for prompt, (completion,) in zip(prompts, ours, strict=True):
         theirs = policy.model.generate(**hf_inputs(policy, prompt), do_sample=False, max_new_tokens=40, eos_token_id=policy.eos_ids,
                                        pad_token_id=policy.tokenizer.pad_token_id, suppress_tokens=torch.nonzero(policy.banned).squeeze(-1).tolist())
@@ -17,7 +17,7 @@ def test_greedy_equals_transformers_generate(policy, make, samples):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_sampler_logps_equal_training_logps(policy, prompts, temperature):
-    groups = generate(policy, prompts, 3, 60, temperature, generator=torch.Generator().manual_seed(0))
+    groups = generate(policy, prompts, policy.features(prompts), 3, 60, temperature, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logp, mask = policy.completion_logps(prompts, policy.features(prompts), [[c.tokens for c in g] for g in groups], temperature)
     flat = [c for g in groups for c in g]
@@ -28,7 +28,7 @@ def test_sampler_logps_equal_training_logps(policy, prompts, temperature):
 
 def test_completions_end_with_their_eos_or_at_the_limit(policy, prompts):
     for limit in (3, 60):
-        for completion in [c for g in generate(policy, prompts, 4, limit, generator=torch.Generator().manual_seed(1)) for c in g]:
+        for completion in [c for g in generate(policy, prompts, policy.features(prompts), 4, limit, generator=torch.Generator().manual_seed(1)) for c in g]:
             ends = [t in policy.eos_ids for t in completion.tokens]
             assert completion.finished == ends[-1] and not any(ends[:-1]) and len(completion.tokens) == len(completion.logps) <= limit
             assert completion.finished or len(completion.tokens) == limit
@@ -37,13 +37,14 @@ def test_completions_end_with_their_eos_or_at_the_limit(policy, prompts):
 
 def test_same_seed_same_completions_and_another_seed_others(policy, prompts):
     def texts(seed):
-        return [c.text for g in generate(policy, prompts, 4, 40, generator=torch.Generator().manual_seed(seed)) for c in g]
+        return [c.text for g in generate(policy, prompts, policy.features(prompts), 4, 40, generator=torch.Generator().manual_seed(seed)) for c in g]
     assert texts(3) == texts(3) != texts(4)
 
 
 def test_banned_ids_are_never_sampled(policy, prompts):
     """Even at a temperature that makes every id nearly equally likely."""
-    drawn = {t for g in generate(policy, prompts, 8, 30, temperature=50.0, generator=torch.Generator().manual_seed(0)) for c in g for t in c.tokens}
+    groups = generate(policy, prompts, policy.features(prompts), 8, 30, temperature=50.0, generator=torch.Generator().manual_seed(0))
+    drawn = {t for g in groups for c in g for t in c.tokens}
     assert len(drawn) > 100 and not drawn & set(torch.nonzero(policy.banned).squeeze(-1).tolist())
 
 
