@@ -115,29 +115,33 @@ def attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, 
     return attend_by_hand_backward(grad, q, k, v, out, lse, causal)
 
 
+def for_each_query_head(k: Tensor, q: Tensor) -> Tensor:
+    """(B, K, L, d) -> (B, H, L, d): each key-value head repeated for the query heads that share it."""
+    return k if k.shape[1] == q.shape[1] else k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+
+
 def _scores(q: Tensor, k: Tensor, causal: bool, bias: Tensor | None) -> Tensor:
     """(B, H, S, L) fp32."""
-    scores = (q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT).float() * q.shape[-1] ** -0.5
+    scores = (q @ for_each_query_head(k, q).mT).float() * q.shape[-1] ** -0.5
     if causal:
         scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1), float("-inf"))
     return scores if bias is None else scores + bias
 
 
 def attend_by_hand(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`attend` by two matrix products: for devices and types without a kernel, for decode steps on a GPU, and to read."""
+    """`attend` by two matrix products: for devices and types without a kernel, and to read."""
     scores = _scores(q, k, causal, bias)
     lse = scores.logsumexp(-1)                                                                        # (B, H, S)
     p = (scores - lse[..., None]).exp().to(v.dtype)                                                   # (B, H, S, L)
-    return p @ v.repeat_interleave(q.shape[1] // v.shape[1], 1), lse
+    return p @ for_each_query_head(v, q), lse
 
 
 def attend_by_hand_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    rep, scale = q.shape[1] // k.shape[1], q.shape[-1] ** -0.5
     p = (_scores(q, k, causal, None) - lse[..., None]).exp()                                          # (B, H, S, L) shares of the whole softmax
-    dp = (grad @ v.repeat_interleave(rep, 1).mT).float()
-    ds = (p * (dp - (grad.float() * out.float()).sum(-1, keepdim=True)) * scale).to(q.dtype)          # (B, H, S, L)
-    dk, dv = (x.unflatten(1, (-1, rep)).sum(2) for x in (ds.mT @ q, p.to(q.dtype).mT @ grad))         # (B, K, L, d)
-    return ds @ k.repeat_interleave(rep, 1), dk, dv
+    dp = (grad @ for_each_query_head(v, q).mT).float()
+    ds = (p * (dp - (grad.float() * out.float()).sum(-1, keepdim=True)) * q.shape[-1] ** -0.5).to(q.dtype)      # (B, H, S, L)
+    dk, dv = (x.unflatten(1, (k.shape[1], -1)).sum(2) for x in (ds.mT @ q, p.to(q.dtype).mT @ grad))            # (B, K, L, d)
+    return ds @ for_each_query_head(k, q), dk, dv
 
 
 def join(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> tuple[Tensor, Tensor]:
@@ -301,11 +305,29 @@ def fp32_logits(h: Tensor, weight: Tensor, banned: Tensor, temperature: float) -
     return logits.masked_fill_(banned, float("-inf")) if temperature == 1 else logits.div_(temperature).masked_fill_(banned, float("-inf"))
 
 
+def split_by_tokens(rows: list, tokens: list[int], max_tokens: int) -> list[list]:
+    """Rows in order, cut into lists of at most max_tokens tokens; a single longer row stands alone.
+
+    >>> split_by_tokens(["a", "b", "c", "d"], [3, 4, 9, 1], 8)
+    [['a', 'b'], ['c'], ['d']]
+    """
+    batches: list[list] = []
+    room = -1
+    for row, n in zip(rows, tokens, strict=True):
+        if n > room:
+            batches.append([])
+            room = max_tokens
+        batches[-1].append(row)
+        room -= n
+    return batches
+
+
 # ---------------------------------------------------------------------------------------------- the policy
 @dataclass
 class Prefix:
-    """What a prompt leaves behind for its completions. keys, values: per layer (B, K, P, d), right-padded; bias (B, P): 0, and -inf on the
-    padding; last (B, D): the last token's state; position (B,): where completions start."""
+    """What a prompt leaves behind for its completions. lengths: tokens of each; keys, values: per layer (B, K, P, d), right-padded; bias (B, P):
+    0, and -inf on the padding; last (B, D): the last token's state; position (B,): where completions start."""
+    lengths: list[int]
     keys: list[Tensor]
     values: list[Tensor]
     bias: Tensor
@@ -352,7 +374,8 @@ class Policy:
         banned[self.eos_ids] = False
         self.banned = banned.to(self.device)
         self.cache = FeatureCache(cache_bytes)
-        self.checkpoint_layers = False   # keep one layer's input instead of its activations: less memory, a third more arithmetic
+        self.checkpoint_layers = False   # keep each layer's input instead of its activations: less memory, a third more arithmetic
+        self.max_tokens, self.max_cache_tokens = 16_384, 2**18      # per pass of towers or prefill; of keys and values held while decoding
 
     @property
     def device(self) -> torch.device:
@@ -399,10 +422,11 @@ class Policy:
             elif key not in seen:
                 fresh[key] = p
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            for key, value in zip(fresh, self._run_towers(list(fresh.values())), strict=True):
-                seen[key] = value
-                if frozen:
-                    self.cache.put(key, value)
+            for part in split_by_tokens(list(fresh), [len(p.ids) for p in fresh.values()], self.max_tokens):
+                for key, value in zip(part, self._run_towers([fresh[key] for key in part]), strict=True):
+                    seen[key] = value
+                    if frozen:
+                        self.cache.put(key, value)
         return [seen[p.sample.media_key] for p in prompts]
 
     def towers_backward(self, prompts: list[Prompt], leaves: dict[str, dict[str, Tensor]]) -> None:
@@ -469,16 +493,23 @@ class Policy:
 
     def prefill(self, prompts: list[Prompt], features: list[dict[str, Tensor]]) -> "Prefix":
         """Run the decoder over the prompts, once each, without gradients."""
+        lengths = [len(p.ids) for p in prompts]
+        keys, values = ([[] for _ in self.text.layers] for _ in range(2))
+        last: list[Tensor] = []
         with torch.no_grad():
-            x = torch.cat([self.embed(p, f) for p, f in zip(prompts, features, strict=True)])
-            positions = torch.cat([p.positions for p in prompts], dim=1).to(self.device)
-            lengths, kept = [len(p.ids) for p in prompts], []
-            body, end, _ = lay_out_groups(lengths, [[] for _ in prompts], self.device)
-            last = self.run(x, positions, body, end, kept)
+            for part in split_by_tokens(list(range(len(prompts))), lengths, self.max_tokens):
+                x = torch.cat([self.embed(prompts[i], features[i]) for i in part])
+                positions = torch.cat([prompts[i].positions for i in part], dim=1).to(self.device)
+                some, kept = [lengths[i] for i in part], []
+                body, end, _ = lay_out_groups(some, [[] for _ in part], self.device)
+                last.append(self.run(x, positions, body, end, kept))
+                for layer, pair in enumerate(kept):
+                    for side, tokens in zip((keys, values), pair, strict=True):
+                        side[layer] += tokens.split(some)                                             # (P, K, d) of each prompt
             pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
-            keys, values = ([pad(side.split(lengths)).transpose(1, 2).contiguous() for side in sides] for sides in zip(*kept, strict=True))
             mask = torch.arange(max(lengths), device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
-            return Prefix(keys, values, torch.zeros(mask.shape, dtype=x.dtype, device=self.device).masked_fill_(~mask, float("-inf")), last,
+            bias = torch.zeros(mask.shape, dtype=last[0].dtype, device=self.device).masked_fill_(~mask, float("-inf"))
+            return Prefix(lengths, *([pad(layer).transpose(1, 2).contiguous() for layer in side] for side in (keys, values)), bias, torch.cat(last),
                           torch.tensor([p.next_position for p in prompts], device=self.device))
 
     def log_distribution(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from data import Prompt
-from model import Policy, Prefix, attend, attend_by_hand, block, join
+from model import Policy, Prefix, attend, block, join, split_by_tokens
 
 COMPACT_EVERY = 8                       # decode steps between two looks at which completions have ended
 WINDOW = {"cpu": 32, "cuda": 256}       # suffix lengths are rounded up to a multiple of this; each is one CUDA graph
@@ -84,6 +84,7 @@ class Decoding:
         shape = (len(self.row), prefix.keys[0].shape[1], max_new_tokens, prefix.keys[0].shape[3])
         self.keys, self.values = ([k.new_zeros(shape) for k in prefix.keys] for _ in range(2))
         self.eos = torch.tensor(policy.eos_ids, device=policy.device)
+        self.one_by_one = policy.device.type != "cpu"
         positions = torch.arange(int(self.position.max()) + max_new_tokens, device=policy.device)
         self.cos, self.sin = policy.rotary(positions.expand(3, -1))
         self._stack()
@@ -104,7 +105,8 @@ class Decoding:
         groups, self.group = self.group.unique(return_inverse=True)
         p = self.prefix
         if len(groups) < len(p.last):
-            self.prefix = Prefix([k[groups] for k in p.keys], [v[groups] for v in p.values], p.bias[groups], p.last[groups], p.position[groups])
+            self.prefix = Prefix([p.lengths[i] for i in groups.tolist()], [k[groups] for k in p.keys], [v[groups] for v in p.values], p.bias[groups],
+                                 p.last[groups], p.position[groups])
         self._stack()
 
     def attention(self, i: int, window: int, bias: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -116,12 +118,16 @@ class Decoding:
         self.values[i].index_copy_(2, self.t, v[:, :, None])
         table = q if self.full else q.new_zeros(b * self.stack, heads, d).index_copy(0, self.slot, q)
         table = table.view(b, self.stack, kv, rep, d).transpose(1, 2).reshape(b, kv, self.stack * rep, d)   # a prompt's queries side by side
-        kernel = attend if q.device.type == "cpu" else attend_by_hand       # few queries: flash kernels would leave most of a GPU idle
-        out, lse = kernel(table, self.prefix.keys[i], self.prefix.values[i], bias=self.prefix.bias[:, None, None])
+        prefix_k, prefix_v = self.prefix.keys[i], self.prefix.values[i]
+        if self.one_by_one:     # GPU kernels take no bias, but split a long prefix over the whole device
+            parts = [attend(table[j: j + 1], prefix_k[j: j + 1, :, :p], prefix_v[j: j + 1, :, :p]) for j, p in enumerate(self.prefix.lengths)]
+            out, lse = (torch.cat(side) for side in zip(*parts, strict=True))
+        else:
+            out, lse = attend(table, prefix_k, prefix_v, bias=self.prefix.bias[:, None, None])
         out, lse = (x.view(b, kv, self.stack, rep, -1).transpose(1, 2).reshape(b * self.stack, heads, -1) for x in (out, lse[..., None]))
         if not self.full:
             out, lse = out[self.slot], lse[self.slot]
-        more, more_lse = kernel(q.view(n, kv, rep, d), self.keys[i][:, :, :window], self.values[i][:, :, :window], bias=bias)
+        more, more_lse = attend(q.view(n, kv, rep, d), self.keys[i][:, :, :window], self.values[i][:, :, :window], bias=bias)
         return join(out, lse[..., 0], more.reshape(n, heads, d), more_lse.reshape(n, heads))[0]
 
     def sample(self) -> None:
@@ -174,7 +180,7 @@ def generate(policy: Policy, prompts: list[Prompt], features: list[dict[str, Ten
     """n completions of each prompt, at most max_new_tokens long. features: Policy.features of the prompts. temperature 0 is greedy (log-probs
     are then those at temperature 1).
 
-    All prompts decode together. Returns one list of n Completions per prompt.
+    All prompts decode together, as far as `policy.max_cache_tokens` holds them. Returns one list of n Completions per prompt.
     """
     greedy, temperature = temperature == 0, temperature or 1.0
 
@@ -183,22 +189,31 @@ def generate(policy: Policy, prompts: list[Prompt], features: list[dict[str, Ten
         token = sample(truncate(logp, top_k, top_p), generator, greedy)                   # (N,)
         return token, logp.gather(-1, token[:, None]).squeeze(-1)
 
-    run = Decoding(policy, policy.prefill(prompts, features), n, max_new_tokens, sampler)
-    advance, on_gpu = Stepper(run, generator, cuda_graph), policy.device.type == "cuda"
-    tokens, logps = torch.zeros_like(run.out_tokens), torch.zeros_like(run.out_logps)     # (B * G, R), of all completions
+    out: list[list[Completion]] = []
+    together = split_by_tokens(list(range(len(prompts))), [len(p.ids) + n * max_new_tokens for p in prompts], policy.max_cache_tokens)
+    for part in together:
+        prefix = policy.prefill([prompts[i] for i in part], [features[i] for i in part])
+        run = Decoding(policy, prefix, n, max_new_tokens, sampler)
+        out += pack(policy, *decode(run, Stepper(run, generator, cuda_graph)), n)
+    return out
+
+
+def decode(run: Decoding, advance: Stepper) -> tuple[Tensor, Tensor]:
+    """Run to the end: tokens and log-probs (B * G, R) of all completions."""
+    tokens, logps = torch.zeros_like(run.out_tokens), torch.zeros_like(run.out_logps)
+    device = run.t.device.type
     run.sample()
-    for t in range(1, max_new_tokens):
+    for t in range(1, run.width):
         if t % COMPACT_EVERY == 0:
             left = run.alive.nonzero().squeeze(-1)
             if not len(left):
                 break
-            if len(left) < len(run.row) and (not on_gpu or len(left) <= len(run.row) // 2):    # a new shape on a GPU is a new graph
+            if len(left) < len(run.row) and (device == "cpu" or len(left) <= len(run.row) // 2):    # a new shape on a GPU is a new graph
                 tokens[run.row], logps[run.row] = run.out_tokens, run.out_logps
                 run.keep(left)
-        window = -(-t // WINDOW[policy.device.type]) * WINDOW[policy.device.type]
-        advance(min(window, max_new_tokens))
+        advance(min(-(-t // WINDOW[device]) * WINDOW[device], run.width))
     tokens[run.row], logps[run.row] = run.out_tokens, run.out_logps
-    return pack(policy, tokens, logps, n)
+    return tokens, logps
 
 
 def pack(policy: Policy, tokens: Tensor, logps: Tensor, n: int) -> list[list[Completion]]:

@@ -46,7 +46,7 @@ from tqdm import tqdm
 import toy
 from data import MIN_PIXELS, DataError, MediaStore, Prompt, PromptMaker, Sample, load_samples, question_text
 from judge import DEFAULT_JUDGE, Endpoint, Judge, LocalModel
-from model import DEFAULT_MODEL, Policy, load_policy, make_tiny_policy
+from model import DEFAULT_MODEL, Policy, load_policy, make_tiny_policy, split_by_tokens
 from optim import learning_rate, make_optimizer, optimiser_step
 from replay import Entry, ReplayBuffer
 from rewards import score_group, split_completion
@@ -72,9 +72,9 @@ import matplotlib.pyplot as plt
 
 
 # ---------------------------------------------------------------------------------------------- flags
-def flag(default, help: str):
-    """A Config field with its --help text."""
-    return field(default=default, metadata={"help": help})
+def flag(default, help: str, low=None, high=None):
+    """A Config field with its --help text and its range."""
+    return field(default=default, metadata={"help": help, "range": (low, high)})
 
 
 @dataclass
@@ -88,59 +88,60 @@ class Config:
     media_root: str = flag("", "folder that media paths are relative to; empty: the JSONL's own folder")
     out: str = flag("", "output folder; empty: runs/stage<stage>-<method>-seed<seed>")
     seed: int = flag(0, "seed of data order, sampling and replay draws")
-    steps: int | None = flag(None, "optimiser steps; 0: one pass over the data")
-    prompts_per_step: int | None = flag(None, "B: prompts with fresh completions per step (stage 0: traces), over all processes")
-    fresh: int | None = flag(None, "fresh completions per prompt (avatar 4, grpo 8)")
-    replayed: int | None = flag(None, "replayed completions per replayed group, one group per prompt (avatar 4, grpo 0 = no replay)")
+    steps: int | None = flag(None, "optimiser steps; 0: one pass over the data", 0)
+    prompts_per_step: int | None = flag(None, "B: prompts with fresh completions per step (stage 0: traces), over all processes", 1)
+    fresh: int | None = flag(None, "fresh completions per prompt (avatar 4, grpo 8)", 1)
+    replayed: int | None = flag(None, "replayed completions per replayed group, one group per prompt (avatar 4, grpo 0 = no replay)", 0)
     alpha: float = flag(1.0, "weight of the off-policy half in J = J_on + alpha J_off")
-    dynamic_sampling: int = flag(0, "extra rounds of fresh prompts in place of groups whose rewards are all alike (DAPO), all counted; 0 = off")
+    dynamic_sampling: int = flag(0, "extra rounds of fresh prompts in place of groups whose rewards are all alike (DAPO), all counted; 0 = off", 0)
     tas_shape: str | None = flag(None, f"temporal weights: {', '.join(SHAPES)} (avatar u, grpo uniform = off)")
-    tas_lambda: float = flag(0.3, "lambda of the temporal weights; 0 = off")
+    tas_lambda: float = flag(0.3, "lambda of the temporal weights; 0 = off", 0)
     tas_normalize: bool = flag(False, "divide temporal weights by their mean, so that a shape does not change the step size")
     is_level: str = flag("token", "importance ratio per token, or per sequence (length-normalised, as GSPO)")
     clip: str = flag("ppo", "ppo, or cispo: clip the ratio as a weight, every token keeps its gradient")
-    clip_eps: float = flag(0.2, "epsilon of the clipped ratio")
-    clip_eps_high: float = flag(0.0, "epsilon of the upper bound when it differs (DAPO's clip-higher: 0.28); 0 = clip_eps")
+    clip_eps: float = flag(0.2, "epsilon of the clipped ratio", 0, 1)
+    clip_eps_high: float = flag(0.0, "epsilon of the upper bound when it differs (DAPO's clip-higher: 0.28); 0 = clip_eps", 0)
     loss_norm: str = flag("sequence", "each half of the loss is a mean over completions of their token means (sequence), or over all tokens (token)")
-    beta: float | None = flag(None, "weight of the KL to the stage's starting weights; 0 = off, no reference pass")
-    lr: float | None = flag(None, "peak learning rate of AdamW")
-    warmup: float = flag(0.05, "share of the steps with rising learning rate; 0 = off")
+    beta: float | None = flag(None, "weight of the KL to the stage's starting weights; 0 = off, no reference pass", 0)
+    lr: float | None = flag(None, "peak learning rate of AdamW", 0)
+    warmup: float = flag(0.05, "share of the steps with rising learning rate; 0 = off", 0, 1)
     max_grad_norm: float = flag(1.0, "gradient clipping; 0 = off")
     train_towers: bool | None = flag(None, "train the vision and audio towers, too (stage 0 of the tiny model does)")
-    tower_lr: float | None = flag(None, "learning rate of the towers as a share of --lr; 0 = they stay, at the cost of their gradient")
-    max_tokens: int = flag(16_384, "tokens per forward pass (a prompt and its completions stay together): lower it when memory runs out")
+    tower_lr: float | None = flag(None, "learning rate of the towers as a share of --lr; 0 = they stay, at the cost of their gradient", 0)
+    max_tokens: int = flag(16_384, "tokens per forward pass (a prompt and its completions stay together): lower it when memory runs out", 1)
+    max_cache_tokens: int = flag(2**18, "tokens whose keys and values are held while completions decode together (7B: 57 kB each)", 1)
     checkpoint_layers: bool | None = flag(None, "keep each layer's input and compute the layer again in the backward pass (empty: on a GPU)")
     optim_dtype: str = flag("fp32", "AdamW over bf16 weights: fp32 (with fp32 master weights, 16 bytes per weight) or bf16 (rounded at random, 8 bytes)")
     cuda_graph: bool = flag(True, "on a GPU, replay decode steps as CUDA graphs")
-    feature_cache_gb: float = flag(4.0, "host memory for tower outputs while the towers are frozen; 0 = they run once per step")
+    feature_cache_gb: float = flag(4.0, "host memory for tower outputs while the towers are frozen; 0 = they run once per step", 0)
     media_cache: str = flag("media_cache", "folder for decoded frames and sound; empty = off")
-    media_cache_gb: float = flag(20.0, "most that the folder holds")
-    workers: int | None = flag(None, "processes that decode ahead; 0 = threads, when needed (empty: 4 with a GPU, else 0)")
-    temperature: float = flag(1.0, "sampling temperature, of rollout and training log-probs alike")
-    top_k: int = flag(0, "sample among the k likeliest ids only; 0 = off")
-    top_p: float = flag(1.0, "sample in the nucleus of this mass only; 1 = off")
-    max_completion_tokens: int | None = flag(None, "longest completion, EOS included")
+    media_cache_gb: float = flag(20.0, "most that the folder holds", 0)
+    workers: int | None = flag(None, "processes that decode ahead; 0 = threads, when needed (empty: 4 with a GPU, else 0)", 0)
+    temperature: float = flag(1.0, "sampling temperature, of rollout and training log-probs alike", 1e-3)
+    top_k: int = flag(0, "sample among the k likeliest ids only; 0 = off", 0)
+    top_p: float = flag(1.0, "sample in the nucleus of this mass only; 1 = off", 1e-6, 1)
+    max_completion_tokens: int | None = flag(None, "longest completion, EOS included", 1)
     format_penalty: float = flag(0.0, "format reward of a badly formed completion: 0, or -1")
-    capacity: int = flag(10_000, "completions the buffer holds: 40 / 35 / 25 % hard / medium / easy")
-    replay_min: int | None = flag(None, "replay starts when the buffer holds this many completions")
-    replay_max_age: int = flag(0, "completions older than this many steps are dropped from the buffer; 0 = kept")
-    stale_bound: float = flag(0.0, "a replayed completion with A < 0 and mean log(pi_behaviour / pi_theta) above this is left out; 0 = off")
-    vcrs_window: int = flag(20, "fresh unhinted rewards in a prompt's moving average Rbar(q)")
-    hint_patience: int = flag(3, "visits without success before a prompt gets its hint; 0 = this rule off")
-    hint_kl: float = flag(1e-3, "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per token is below; 0 = this rule off")
-    fps: float = flag(2.0, "video frames sampled per second")
-    max_frames: int = flag(16, "most frames per video")
-    max_pixels: int | None = flag(None, "most pixels per frame")
+    capacity: int = flag(10_000, "completions the buffer holds: 40 / 35 / 25 % hard / medium / easy", 1)
+    replay_min: int | None = flag(None, "replay starts when the buffer holds this many completions", 1)
+    replay_max_age: int = flag(0, "completions older than this many steps are dropped from the buffer; 0 = kept", 0)
+    stale_bound: float = flag(0.0, "a replayed completion with A < 0 and mean log(pi_behaviour / pi_theta) above this is left out; 0 = off", 0)
+    vcrs_window: int = flag(20, "fresh unhinted rewards in a prompt's moving average Rbar(q)", 1)
+    hint_patience: int = flag(3, "visits without success before a prompt gets its hint; 0 = this rule off", 0)
+    hint_kl: float = flag(1e-3, "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per token is below; 0 = this rule off", 0)
+    fps: float = flag(2.0, "video frames sampled per second", 1e-3)
+    max_frames: int = flag(16, "most frames per video", 2)
+    max_pixels: int | None = flag(None, "most pixels per frame", MIN_PIXELS)
     use_audio: bool | None = flag(None, "read the sound of videos (stage 1 of a real model does not)")
     judge: str = flag("", "stage 3: the judge's model folder or hub name, or oracle (toy only); empty: oracle on the toy, else " + DEFAULT_JUDGE)
     judge_endpoint: str = flag("", "stage 3: an OpenAI-compatible server that runs the --judge, e.g. http://localhost:8000/v1; empty: load it here")
     judge_device: str = flag("", "stage 3: where a judge that is loaded here runs; empty: the training device")
     audio_caption: bool = flag(False, "put the record's audio caption into the prompt")
     eval_every: int | None = flag(None, "steps between evaluations; 0 = only at the start and the end")
-    eval_temperature: float = flag(1.0, "sampling temperature of evaluations; 0 = greedy")
+    eval_temperature: float = flag(1.0, "sampling temperature of evaluations; 0 = greedy", 0)
     toy_dir: str = flag("toy_world", "where the toy world is rendered and cached")
-    toy_clips: int | None = flag(None, "training clips of the toy world")
-    toy_heldout: int = flag(160, "held-out clips of the toy world, two questions each")
+    toy_clips: int | None = flag(None, "training clips of the toy world", 1)
+    toy_heldout: int = flag(160, "held-out clips of the toy world, two questions each", 1)
     device: str = flag("", "cpu or cuda; empty: cuda when there is one")
 
 
@@ -178,17 +179,10 @@ def parse(argv: list[str]) -> Config:
         if getattr(cfg, name) is None:
             setattr(cfg, name, value)
     cfg.out = cfg.out or f"runs/stage{cfg.stage}-{cfg.method}-seed{cfg.seed}"
-    for name, low, high in (("prompts_per_step", 1, None), ("steps", 0, None), ("fresh", 1, None), ("replayed", 0, None), ("max_tokens", 1, None),
-                            ("capacity", 1, None), ("max_completion_tokens", 1, None), ("fps", 1e-3, None), ("max_frames", 2, None), ("tower_lr", 0, None),
-                            ("max_pixels", MIN_PIXELS, None), ("tas_lambda", 0, None), ("clip_eps", 0, 1), ("beta", 0, None), ("lr", 0, None),
-                            ("warmup", 0, 1), ("temperature", 1e-3, None), ("top_k", 0, None), ("top_p", 1e-6, 1), ("eval_temperature", 0, None),
-                            ("vcrs_window", 1, None), ("hint_patience", 0, None), ("hint_kl", 0, None),
-                            ("clip_eps_high", 0, None), ("replay_max_age", 0, None), ("stale_bound", 0, None), ("dynamic_sampling", 0, None),
-                            ("replay_min", 1, None), ("toy_clips", 1, None), ("toy_heldout", 1, None), ("feature_cache_gb", 0, None),
-                            ("media_cache_gb", 0, None), ("workers", 0, None)):
-        value = getattr(cfg, name)
-        if value < low or (high is not None and value > high):
-            parser.error(f"--{name} {value}: must be " + (f"between {low} and {high}" if high is not None else f"at least {low}"))
+    for f in fields(Config):
+        value, (low, high) = getattr(cfg, f.name), f.metadata["range"]
+        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
+            parser.error(f"--{f.name} {value}: must be " + (f"between {low} and {high}" if high is not None else f"at least {low}"))
     for name, known in (("tas_shape", SHAPES), ("is_level", LEVELS), ("clip", CLIPS), ("loss_norm", NORMS), ("optim_dtype", ("fp32", "bf16"))):
         if getattr(cfg, name) not in known:
             parser.error(f"--{name} {getattr(cfg, name)}: known are {', '.join(known)}")
@@ -324,7 +318,7 @@ def score(cfg: Config, prompts: list[Prompt], groups: list[list[Completion]], ju
 
 
 @torch.no_grad()
-def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample], judge=None, batch: int = 64) -> tuple[dict[str, float], list[dict]]:
+def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample], judge=None, batch: int = 160) -> tuple[dict[str, float], list[dict]]:
     """One completion per held-out question, always from the same random stream. Returns the mean scores over all processes and a
     few full examples. `correct` is the share of completely right answers (accuracy reward 1)."""
     generator = torch.Generator(policy.device).manual_seed(1234)
@@ -415,23 +409,6 @@ def pack_rows(groups: list[Group], max_tokens: int) -> list[list[list[Group]]]:
     for g in groups:
         rows.setdefault((g.prompt.sample.id, g.prompt.hinted), []).append(g)
     return split_by_tokens(list(rows.values()), [len(row[0].prompt.ids) + sum(len(t) for g in row for t in g.tokens) for row in rows.values()], max_tokens)
-
-
-def split_by_tokens(rows: list, tokens: list[int], max_tokens: int) -> list[list]:
-    """Rows in order, cut into lists of at most max_tokens tokens; a single longer row stands alone.
-
-    >>> split_by_tokens(["a", "b", "c", "d"], [3, 4, 9, 1], 8)
-    [['a', 'b'], ['c'], ['d']]
-    """
-    batches: list[list] = []
-    room = -1
-    for row, n in zip(rows, tokens, strict=True):
-        if n > room:
-            batches.append([])
-            room = max_tokens
-        batches[-1].append(row)
-        room -= n
-    return batches
 
 
 def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group], step: int = 0, seen: dict | None = None) -> dict[str, list]:
@@ -750,7 +727,8 @@ def run(cfg: Config) -> None:
     else:
         policy = load_policy(cfg.model or DEFAULT_MODEL, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     policy.model.train()
-    policy.checkpoint_layers, policy.cache.max_bytes = cfg.checkpoint_layers, int(cfg.feature_cache_gb * 2**30)
+    policy.checkpoint_layers, policy.max_tokens, policy.max_cache_tokens = cfg.checkpoint_layers, cfg.max_tokens, cfg.max_cache_tokens
+    policy.cache.max_bytes = int(cfg.feature_cache_gb * 2**30)
     if not cfg.train_towers:
         policy.freeze_towers()
     make = prompt_maker(cfg, policy)

@@ -26,7 +26,8 @@ METRICS = {"step", "stage", "generated", "reward", "reward_format", "reward_accu
 
 
 def small(tmp_path, *extra, stage=2):
-    return ["--stage", str(stage), "--out", str(tmp_path / "run"), "--toy_dir", str(tmp_path / "toy"), "--media_cache", str(tmp_path / "media"), "--toy_clips", "6", "--toy_heldout", "3",
+    return ["--stage", str(stage), "--out", str(tmp_path / "run"), "--toy_dir", str(tmp_path / "toy"), "--media_cache",
+            str(tmp_path / "media"), "--toy_clips", "6", "--toy_heldout", "3",
             "--prompts_per_step", "2", "--steps", "3", *extra]
 
 
