@@ -533,7 +533,7 @@ class Policy:
         for prompt, seen, group in zip(prompts, features, completions, strict=True):     # a completion's last token predicts nothing: left out
             ids = torch.tensor([t for c in group for t in c[:-1]], dtype=torch.long, device=self.device)
             stream += [self.embed(prompt, seen), self.text.embed_tokens(ids)]
-            steps = torch.cat([torch.arange(max(0, len(c) - 1)) for c in group]) + prompt.next_position
+            steps = torch.tensor([i for c in group for i in range(len(c) - 1)], dtype=torch.long) + prompt.next_position
             positions += [prompt.positions, steps.expand(3, -1)]
         body, end, first = lay_out_groups([len(p.ids) for p in prompts], [[max(0, len(c) - 1) for c in group] for group in completions], self.device)
         states = self.run(torch.cat(stream), torch.cat(positions, dim=1).to(self.device), body, end)                                 # (n, D)

@@ -152,26 +152,32 @@ class Decoding:
         self.sample()
 
 
-class Stepper:
-    """Runs `Decoding.step`; on a GPU the second time that a shape comes it is recorded as a CUDA graph, and replayed from then on."""
+def record(step: Callable[[], None], generator: torch.Generator | None) -> Callable[[], None]:
+    """A CUDA graph of step(), which is recorded here and not run. Returns what runs it."""
+    graph = torch.cuda.CUDAGraph()
+    if generator is not None:
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
-    def __init__(self, run: Decoding, generator: torch.Generator | None, cuda_graph: bool):
-        self.run, self.generator, self.cuda_graph = run, generator, cuda_graph and run.t.device.type == "cuda"
-        self.shape, self.graph = None, None
+
+class Stepper:
+    """Runs `Decoding.step`. With cuda_graph a shape's second step is recorded, and replayed from then on; its first loads every kernel."""
+
+    def __init__(self, run: Decoding, generator: torch.Generator | None = None, cuda_graph: bool = False):
+        self.run, self.generator, self.cuda_graph = run, generator, cuda_graph
+        self.shape, self.replay = None, None
 
     def __call__(self, window: int) -> None:
         shape = (len(self.run.row), window)
         if not self.cuda_graph or shape != self.shape:
-            self.run.step(window)                       # on a GPU also the warm-up: every kernel is loaded when the recording starts
-            self.shape, self.graph = shape, None
+            self.run.step(window)
+            self.shape, self.replay = shape, None
             return
-        if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            if self.generator is not None:
-                self.graph.register_generator_state(self.generator)
-            with torch.cuda.graph(self.graph):
-                self.run.step(window)
-        self.graph.replay()
+        if self.replay is None:
+            self.replay = record(partial(self.run.step, window), self.generator)
+        self.replay()
 
 
 @torch.no_grad()
@@ -194,7 +200,7 @@ def generate(policy: Policy, prompts: list[Prompt], features: list[dict[str, Ten
     for part in together:
         prefix = policy.prefill([prompts[i] for i in part], [features[i] for i in part])
         run = Decoding(policy, prefix, n, max_new_tokens, sampler)
-        out += pack(policy, *decode(run, Stepper(run, generator, cuda_graph)), n)
+        out += pack(policy, *decode(run, Stepper(run, generator, cuda_graph and policy.device.type == "cuda")), n)
     return out
 
 

@@ -50,9 +50,10 @@ def make_policy(size: str) -> Policy:
            "audio_start_token_id": media["audio_bos_token"], "audio_end_token_id": media["audio_eos_token"],
            "vision_start_token_id": media["vision_bos_token"], "vision_end_token_id": media["vision_eos_token"],
            "user_token_id": tokenizer.convert_tokens_to_ids("user")}
-    small = {"text_config": {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8,
+    wide = {"initializer_range": 0.06}         # 1 / sqrt(256): weights of 0.02 would make so small a model nearly mute, and any two runs alike
+    small = {"text_config": {**wide, "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8,
                              "num_key_value_heads": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 4, 4]}},
-             "vision_config": {"depth": 2, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 256},
+             "vision_config": {"depth": 2, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 256}, **wide,
              "audio_config": {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 192, "d_model": 96, "output_dim": 256}}
     config = transformers.Qwen2_5OmniThinkerConfig(**ids, **(small if size == "tiny" else {}))
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 """data.py against transformers' own processors, and its errors. Media files are made on the spot."""
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -13,14 +15,18 @@ from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5Omni
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as hf_smart_resize
 
+import data
 from data import (
     TYPE_INSTRUCTION,
     DataError,
     Media,
+    MediaStore,
+    PromptMaker,
     Sample,
     audio_tokens,
     build_prompt,
     chunks_by_time,
+    decode,
     frame_indices,
     load_media,
     load_samples,
@@ -266,3 +272,78 @@ def test_records_survive_a_round_trip(tmp_path, samples):
     save_samples(tmp_path / "copy.jsonl", samples)
     again = load_samples(tmp_path / "copy.jsonl")
     assert [(s.id, s.question, s.answer, s.video, s.scene) for s in again] == [(s.id, s.question, s.answer, s.video, s.scene) for s in samples]
+
+
+# ------------------------------------------------------------------ the store on disk, and the workers
+@pytest.fixture
+def clip(tmp_path):
+    return Sample("a", "?", "numeric", "1", video=write_video(tmp_path / "a.mp4", rate=16_000), where="x.jsonl:1")
+
+
+def same(a: Media, b: Media) -> bool:
+    return all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ("frames", "sound", "seconds_per_group", "is_image"))
+
+
+def test_stored_media_are_what_was_decoded(tmp_path, clip, monkeypatch):
+    store, fresh = MediaStore(tmp_path / "cache", 2**30), load_media(clip, **SETTINGS)
+    assert same(decode(clip, SETTINGS, store), fresh)
+    picture = tmp_path / "p.png"
+    Image.fromarray(np.arange(56 * 56 * 3, dtype=np.uint8).reshape(56, 56, 3)).save(picture)
+    still = Sample("b", "?", "numeric", "1", image=str(picture))
+    first = decode(still, SETTINGS, store)
+    monkeypatch.setattr(data, "load_media", lambda *a, **k: pytest.fail("decoded again"))
+    assert same(decode(clip, SETTINGS, store), fresh)
+    again = decode(still, SETTINGS, store)
+    assert same(again, first) and again.is_image and again.sound is None
+
+
+def test_stored_media_are_not_used_for_another_file_or_other_settings(tmp_path, clip):
+    store = MediaStore(tmp_path / "cache", 2**30)
+    few = len(decode(clip, SETTINGS, store).frames)
+    assert len(decode(clip, SETTINGS | {"fps": 4.0}, store).frames) == 2 * few
+    write_video(clip.video, frames=24, rate=16_000, seconds=3.0)               # the same name, another clip: 3 s instead of 2
+    assert few == 4 and len(decode(clip, SETTINGS, store).frames) == 6
+
+
+def test_a_damaged_cache_file_is_said_and_made_anew(tmp_path, clip):
+    store = MediaStore(tmp_path / "cache", 2**30)
+    fresh, path = decode(clip, SETTINGS, store), store.path(clip, SETTINGS)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="damaged cache file"):
+        assert same(decode(clip, SETTINGS, store), fresh)
+    assert same(decode(clip, SETTINGS, store), fresh)
+
+
+def test_the_store_is_bounded_and_drops_the_oldest(tmp_path):
+    store = MediaStore(tmp_path / "cache", 3000)
+    for i in range(5):
+        store.save(store.folder / f"{i}.npz", Media(np.zeros((1, 10, 10, 3), np.uint8)))
+        os.utime(store.folder / f"{i}.npz", (i, i))
+    size = (store.folder / "0.npz").stat().st_size
+    store.trim()
+    assert sorted(f.name for f in store.folder.iterdir()) == [f"{i}.npz" for i in range(5 - 3000 // size, 5)] and 600 < size < 1500
+
+
+def test_workers_give_the_same_prompts_and_the_same_errors(tmp_path, policy, clip):
+    broken = Sample("b", "?", "numeric", "1", video=str(tmp_path / "b.mp4"), where="x.jsonl:2")
+    Path(broken.video).write_bytes(b"no video at all")
+    one, other = (PromptMaker(policy.tokenizer, policy.config, workers=n, store=MediaStore(tmp_path / str(n), 2**30), **SETTINGS) for n in (0, 1))
+    other.ahead([clip, broken])
+    assert set(other.coming) == {clip.media_key, broken.media_key}
+    a, b = one(clip), other(clip)
+    assert torch.equal(a.ids, b.ids) and torch.equal(a.patches, b.patches) and torch.equal(a.mel, b.mel)
+    assert clip.media_key not in other.coming and torch.equal(other(clip).mel, a.mel)
+    for make in (one, other):
+        with pytest.raises(DataError, match=r"x.jsonl:2 \('b'\): field 'video': cannot read"):
+            make(broken)
+    missing = Sample("c", "?", "numeric", "1", image=str(tmp_path / "none.png"), where="x.jsonl:3")
+    with pytest.raises(DataError, match=r"x.jsonl:3 .*does not exist"):
+        other(missing)
+    other.workers.shutdown()
+
+
+def test_a_dead_worker_is_one_sentence(policy, clip):
+    make = PromptMaker(policy.tokenizer, policy.config, workers=1, **SETTINGS)
+    make.coming[clip.media_key] = make.workers.submit(os._exit, 1)
+    with pytest.raises(DataError, match="a worker process died"):
+        make(clip)

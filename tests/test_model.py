@@ -6,8 +6,24 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
+import model as model_module
 from data import DataError, Sample, build_prompt
-from model import DEFAULT_MODEL, MEDIA_TOKENS, FeatureCache, Policy, load_policy, make_tiny_policy, parts
+from model import (
+    DEFAULT_MODEL,
+    MEDIA_TOKENS,
+    FeatureCache,
+    Policy,
+    TokenLogprobs,
+    attend,
+    attend_backward,
+    attend_by_hand,
+    attend_by_hand_backward,
+    join,
+    load_policy,
+    make_tiny_policy,
+    parts,
+    split_by_tokens,
+)
 from tests.test_data import media_of
 
 
@@ -64,23 +80,144 @@ def test_every_kind_of_prompt_equals_transformers(policy, kind):
         torch.testing.assert_close(ours[0], hf_logps(policy, prompt, completion), atol=1e-5, rtol=1e-6)
 
 
-def test_shared_prefix_gradients_equal_repeated_rows(fresh_policy, prompts):
+def gradients(policy):
+    found = {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
+    policy.model.zero_grad()
+    return found
+
+
+MIXES = [GROUPS, [[1], [1], [1], [1]], [[], [6, 2], [], [3]], [[30, 1], [2, 2, 2, 2, 2], [17], [0, 8, 0]]]
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("layers", ["kept", "checkpointed", "by hand"])
+def test_packed_rows_give_the_gradients_of_repeated_rows(fresh_policy, prompts, mix, layers, monkeypatch):
+    """Every parameter's gradient, towers included, within 1e-5 of transformers' over [prompt | completion] rows, one at a time."""
     policy = fresh_policy
-    completions = [random_completions(policy, lengths, i) for i, lengths in enumerate(GROUPS)]
-    logp, mask = policy.completion_logps(prompts, policy.features(prompts), completions)
+    policy.checkpoint_layers = layers == "checkpointed"
+    if layers == "by hand":
+        monkeypatch.setattr(model_module, "attend", attend_by_hand)
+        monkeypatch.setattr(model_module, "attend_backward", attend_by_hand_backward)
+    completions = [random_completions(policy, lengths, i) for i, lengths in enumerate(mix)]
+    logp, mask = policy.completion_logps(prompts, policy.features(prompts), completions, temperature=0.8)
     weights = torch.randn(logp.shape, generator=torch.Generator().manual_seed(1))
     (logp * weights)[mask].sum().backward()
-    ours = {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
-    policy.model.zero_grad()
-    row = 0
+    ours, row = gradients(policy), 0
     for prompt, group in zip(prompts, completions, strict=True):
         for completion in group:
-            (hf_logps(policy, prompt, completion) * weights[row, : len(completion)]).sum().backward()
+            if completion:
+                theirs = hf_logps(policy, prompt, completion, 0.8)
+                torch.testing.assert_close(logp[row, : len(completion)], theirs, atol=1e-5, rtol=1e-6)
+                (theirs * weights[row, : len(completion)]).sum().backward()
             row += 1
-    theirs = {n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None}
-    assert set(ours) == set(theirs) and any("visual" in n for n in ours) and any("audio_tower" in n for n in ours)
-    for name, grad in theirs.items():
-        assert (ours[name] - grad).norm() <= 1e-4 * grad.norm() + 1e-6, name
+    theirs = gradients(policy)
+    assert set(ours) >= set(theirs) and any("visual" in n for n in theirs) and any("audio_tower" in n for n in theirs)
+    flat = [torch.cat([g[n].flatten() for n in theirs]) for g in (ours, theirs)]
+    assert (flat[0] - flat[1]).norm() <= 1e-5 * flat[1].norm()
+    assert all(not ours[n].any() for n in set(ours) - set(theirs))
+    for name, grad in theirs.items():       # a gradient that is nearly zero (a key bias: softmax ignores it) is all rounding
+        assert (ours[name] - grad).norm() <= 1e-4 * grad.norm() + 1e-6 * flat[1].norm(), name
+
+
+def test_the_prompt_is_computed_once_and_its_last_layer_hardly_at_all(policy, prompts):
+    """Tokens that pass the first and the last layer's MLP: P + sum (R - 1) of each row; and 1 + sum (R - 1). Repeated rows would take sum (P + R)."""
+    passed = {0: [], -1: []}
+    hooks = [policy.text.layers[i].mlp.register_forward_hook(lambda m, args, out, i=i: passed[i].append(len(args[0]))) for i in passed]
+    completions = [random_completions(policy, lengths) for lengths in GROUPS]
+    with torch.no_grad():
+        policy.completion_logps(prompts, policy.features(prompts), completions)
+    for hook in hooks:
+        hook.remove()
+    own = sum(n - 1 for lengths in GROUPS for n in lengths)
+    assert passed == {0: [sum(len(p.ids) for p in prompts) + own], -1: [len(prompts) + own]}
+
+
+@pytest.mark.parametrize(("heads", "keys", "causal"), [((4, 2), (9, 9), True), ((4, 4), (5, 12), False), ((6, 2), (1, 7), False)])
+def test_attention_and_its_gradients_equal_torch(heads, keys, causal):
+    """Kernel and by hand, against scaled_dot_product_attention and autograd; the log-sum-exp against its definition."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, h, n, 16, generator=g, requires_grad=True) for h, n in ((heads[0], keys[0]), (heads[1], keys[1]), (heads[1], keys[1])))
+    grad = torch.randn(2, heads[0], keys[0], 16, generator=g)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
+    scores = torch.einsum("bhsd,bhld->bhsl", q, k.repeat_interleave(heads[0] // heads[1], 1)) / 4
+    if causal:
+        scores = scores + torch.full(scores.shape[-2:], float("-inf")).triu(1)
+    wanted = torch.autograd.grad(expected, (q, k, v), grad)
+    for forward, backward in ((attend, attend_backward), (attend_by_hand, attend_by_hand_backward)):
+        with torch.no_grad():
+            out, lse = forward(q, k, v, causal)
+            torch.testing.assert_close(out, expected.detach(), atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(lse, scores.logsumexp(-1), atol=1e-6, rtol=1e-5)
+            for ours, theirs in zip(backward(grad, q, k, v, out, lse, causal), wanted, strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_attention_over_two_sets_of_keys_is_that_over_both():
+    """Forward and backward: each part given the joined output and log-sum-exp. And a bias of -inf hides keys."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v, grad = (torch.randn(1, 2, n, 8, generator=g) for n in (3, 10, 10, 3))
+    whole, lse = attend(q, k, v)
+    (a, la), (b, lb) = attend(q, k[:, :, :4], v[:, :, :4]), attend(q, k[:, :, 4:], v[:, :, 4:])
+    out, both = join(a, la, b, lb)
+    torch.testing.assert_close(out, whole)
+    torch.testing.assert_close(both, lse)
+    dq, dk, dv = attend_backward(grad, q, k, v, whole, lse)
+    first, second = (attend_backward(grad, q, k[:, :, s], v[:, :, s], out, both) for s in (slice(4), slice(4, None)))
+    torch.testing.assert_close(first[0] + second[0], dq)
+    torch.testing.assert_close(torch.cat([first[1], second[1]], 2), dk)
+    torch.testing.assert_close(torch.cat([first[2], second[2]], 2), dv)
+    bias = torch.zeros(1, 1, 1, 10)
+    bias[..., 4:] = float("-inf")
+    for kernel in (attend, attend_by_hand):
+        torch.testing.assert_close(kernel(q, k, v, bias=bias), (a, la))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_chunked_log_probs_equal_log_softmax_and_hold_one_chunk(monkeypatch, temperature):
+    """Values and gradients against torch's log_softmax; no logits block has more rows than a chunk, forward or backward."""
+    monkeypatch.setattr(model_module, "LOGIT_CHUNK", 4)
+    rows = []
+    real = model_module.fp32_logits
+    monkeypatch.setattr(model_module, "fp32_logits", lambda h, *args: rows.append(len(h)) or real(h, *args))
+    g = torch.Generator().manual_seed(0)
+    h, w = torch.randn(10, 6, generator=g, requires_grad=True), torch.randn(13, 6, generator=g, requires_grad=True)
+    targets, banned, grad = torch.randint(0, 10, (10,), generator=g), torch.arange(13) > 9, torch.randn(10, generator=g)
+    ours = TokenLogprobs.apply(h, w, targets, banned, temperature)
+    theirs = ((h @ w.T).masked_fill(banned, float("-inf")) / temperature).log_softmax(-1)[range(10), targets]
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(torch.autograd.grad(ours, (h, w), grad), torch.autograd.grad(theirs, (h, w), grad), strict=True):
+        torch.testing.assert_close(a, b)
+    assert rows == [4, 4, 2] * 2
+
+
+def test_bf16_weights_keep_an_fp32_head(prompts):
+    """Log-probs come out in fp32, with logits that were never rounded to bf16, and near those of fp32 weights."""
+    exact, half = load_policy(DEFAULT_MODEL), load_policy(DEFAULT_MODEL, dtype=torch.bfloat16)
+    completions = [[c] for c in random_completions(exact, [8, 8, 8, 8])]
+    with torch.no_grad():
+        a, b = (p.completion_logps(prompts, p.features(prompts), completions)[0] for p in (exact, half))
+        state = torch.randn(3, 128, dtype=torch.bfloat16)
+        torch.testing.assert_close(half.log_distribution(state).exp().sum(-1), torch.ones(3))
+        logits = model_module.fp32_logits(state, half.head.weight, half.banned, 1.0)
+    assert b.dtype == logits.dtype == torch.float32
+    torch.testing.assert_close(logits, (state.double() @ half.head.weight.double().T).float().masked_fill(half.banned, float("-inf")), atol=1e-4, rtol=1e-5)
+    assert (a - b).abs().median() < 0.1 < a.abs().median()
+
+
+def test_long_batches_are_split_by_tokens(fresh_policy, prompts):
+    """Towers and prefill in passes of at most max_tokens (or one prompt): the same prefixes."""
+    fresh_policy.freeze_towers()
+    assert split_by_tokens(list("abcd"), [3, 4, 9, 1], 8) == [["a", "b"], ["c"], ["d"]]
+    passes = []
+    fresh_policy.text.layers[0].mlp.register_forward_hook(lambda m, args, out: passes.append(len(args[0])))
+    whole = fresh_policy.prefill(prompts, fresh_policy.features(prompts))
+    fresh_policy.max_tokens, fresh_policy.cache = 1, FeatureCache(0)
+    single = fresh_policy.prefill(prompts, fresh_policy.features(prompts))
+    assert passes == [sum(whole.lengths), *whole.lengths] and whole.keys[0].shape == (4, 2, max(whole.lengths), 32)
+    for name in ("keys", "values"):
+        for a, b in zip(getattr(whole, name), getattr(single, name), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(whole.last, single.last, atol=1e-4, rtol=1e-4)
 
 
 def test_log_prob_passes_change_no_input(policy, prompts):
@@ -154,24 +291,45 @@ def test_bundled_model_is_small_and_documented():
     assert {"command", "seed", "heldout_accuracy", "minutes"} <= set(facts)
 
 
-def test_features_are_cached_only_while_frozen_and_run_once_per_clip(fresh_policy, prompts):
+def test_towers_run_once_per_clip_and_step_and_once_for_all_while_frozen(fresh_policy, prompts):
     calls = []
-    fresh_policy.visual.register_forward_hook(lambda *a: calls.append(1))
-    fresh_policy.features(prompts)
-    fresh_policy.features(prompts)
-    assert len(calls) == 2                                  # trained towers: every time
+    fresh_policy.visual.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
+    clips = {p.sample.media_key: len(p.patches) for p in prompts}
+    assert len(clips) < len(prompts)                                   # two questions about each clip
+    seen = {}
+    a = fresh_policy.features(prompts, seen)
+    assert calls == [sum(clips.values())] and set(seen) == set(clips)
+    assert all(x is y for x, y in zip(a, fresh_policy.features(prompts, seen), strict=True)) and len(calls) == 1
+    fresh_policy.features(prompts, {})
+    assert len(calls) == 2                                             # trained towers: once per step
     fresh_policy.freeze_towers()
-    a = fresh_policy.features(prompts)
-    b = fresh_policy.features(prompts)
-    assert len(calls) == 3 and all(torch.equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
-    same_clip = [p for p in prompts if p.sample.media_key == prompts[0].sample.media_key]
-    assert len(same_clip) == 2 and len(fresh_policy.cache.store) == len({p.sample.media_key for p in prompts})
+    b, c = fresh_policy.features(prompts, {}), fresh_policy.features(prompts, {})
+    assert len(calls) == 3 and set(fresh_policy.cache.store) == set(clips)
+    assert all(torch.equal(x[k], y[k]) and torch.equal(x[k], z[k]) for x, y, z in zip(a, b, c, strict=True) for k in x)
+    assert a[0]["vision"].requires_grad and not b[0]["vision"].requires_grad
+
+
+def test_gradients_reach_the_towers_through_features_of_the_rollout(fresh_policy, prompts):
+    """Features computed without gradients, gradients collected in them, towers run once more: the same as one graph through all."""
+    completions = [random_completions(fresh_policy, [4, 2]) for _ in prompts]
+    fresh_policy.completion_logps(prompts, fresh_policy.features(prompts), completions)[0].sum().backward()
+    direct = gradients(fresh_policy)
+    with torch.no_grad():
+        seen = {}
+        fresh_policy.features(prompts, seen)
+    leaves = {key: {name: t.requires_grad_() for name, t in value.items()} for key, value in seen.items()}
+    for i in range(4):                                                 # in four micro-batches
+        fresh_policy.completion_logps([prompts[i]], fresh_policy.features([prompts[i]], leaves), [completions[i]])[0].sum().backward()
+    fresh_policy.towers_backward(prompts, leaves)
+    for name, grad in gradients(fresh_policy).items():
+        assert (grad - direct[name]).norm() <= 1e-4 * direct[name].norm() + 1e-5, name
 
 
 def test_feature_cache_is_bounded():
     cache = FeatureCache(max_bytes=100)
     for i in range(10):
         cache.put(str(i), {"vision": torch.zeros(10)})      # 40 bytes each
+    cache.put("large", {"vision": torch.zeros(30)})         # would push out all others and still not fit
     assert list(cache.store) == ["8", "9"] and cache.bytes == 80 and cache.get("0") is None
 
 

@@ -102,6 +102,20 @@ def test_draw_keeps_unlike_rewards_among_successes_only():
     assert all(len({e.reward for e in buffer.draw(4)[1]}) == 2 for _ in range(50))
 
 
+def test_this_steps_completions_are_not_replayed_but_their_prompts_older_ones_are():
+    """`before`: q has two old completions and two of step 1; new has only those of step 1; whether rewards are alike is asked of the old ones."""
+    buffer = filled({"q": [0.0, 1.0]})
+    buffer.add("q", [entry(0.5, step=1), entry(0.5, step=1)])
+    buffer.add("new", [entry(0.0, step=1), entry(1.0, step=1)])
+    for _ in range(20):
+        prompt_id, group = buffer.draw(4, before=1)
+        assert prompt_id == "q" and sorted(e.reward for e in group) == [0.0, 1.0]
+    assert {buffer.draw(4, before=2)[0] for _ in range(50)} == {"q", "new"} and buffer.draw(4, before=0) is None
+    plain = filled({"q": [1.0, 1.0], "other": [0.0, 1.0]})
+    plain.add("q", [entry(0.0, step=1)])                                    # unlike now, but not before this step
+    assert {plain.draw(4, before=1)[0] for _ in range(50)} == {"other"}
+
+
 def test_prompts_without_contrast_are_drawn_last():
     buffer = filled({"alike": [1.0] * 8, "diverse": [0.0, 1.0]})
     assert {buffer.draw(4)[0] for _ in range(50)} == {"diverse"}

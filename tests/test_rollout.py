@@ -1,18 +1,103 @@
 """rollout.py: against transformers' generate, against the trainer's log-probs, against the distribution itself."""
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from rollout import generate, sample, truncate
+import rollout
+import toy
+from data import load_samples
+from rollout import Decoding, Stepper, decode, generate, sample, truncate
 from tests.test_model import hf_inputs
 
 
-def test_greedy_equals_transformers_generate(policy, make, samples):
-    prompts = make.many(samples[:8])
-    ours = generate(policy, prompts, policy.features(prompts), 1, 40, temperature=0)
+def test_greedy_equals_transformers_generate_on_fifty_prompts(policy, make, tmp_path):
+    """Token for token, in one batch whose completions end at different times: prefixes of two lengths, compactions, prompts that drop out."""
+    toy.build(tmp_path, 2, "train", 25, progress=False)
+    prompts = make.many(load_samples(next(tmp_path.glob("*/stage2_train_25x2.jsonl"))))
+    ours = generate(policy, prompts, policy.features(prompts), 1, 60, temperature=0)
+    assert len(prompts) == 50 and len({len(p.ids) for p in prompts}) > 1
     for prompt, (completion,) in zip(prompts, ours, strict=True):
-        theirs = policy.model.generate(**hf_inputs(policy, prompt), do_sample=False, max_new_tokens=40, eos_token_id=policy.eos_ids,
+        theirs = policy.model.generate(**hf_inputs(policy, prompt), do_sample=False, max_new_tokens=60, eos_token_id=policy.eos_ids,
                                        pad_token_id=policy.tokenizer.pad_token_id, suppress_tokens=torch.nonzero(policy.banned).squeeze(-1).tolist())
         assert completion.tokens == theirs[0, len(prompt.ids):].tolist()
+    assert len({len(c.tokens) for c, in ours}) > 3
+
+
+def traced(step, run):
+    """What `record` does, without a GPU: step()'s tensor operations are recorded with the buffers they touched, and only those run again. Anything
+    that a CUDA graph could not hold (a look at a value, an operation whose shape hangs on one) is an error or stays as it was."""
+    buffers = [run.token, run.position, run.state, run.alive, run.t, run.out_tokens, run.out_logps, *run.keys, *run.values]
+    before = [b.clone() for b in buffers]
+    graph = make_fx(lambda: (step(), torch.zeros(()))[1])()
+    for buffer, old in zip(buffers, before, strict=True):
+        buffer.copy_(old)                                   # recording on a GPU runs nothing
+    return graph
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+@torch.no_grad()
+def test_a_recorded_step_replays_like_a_fresh_one(policy, prompts, monkeypatch, one_by_one):
+    """Every step but the first of a shape comes from the recording; tokens and log-probs are those of steps run as written."""
+    recordings = []
+
+    def record(step, generator):
+        recordings.append(traced(step, run))
+        return recordings[-1]
+    monkeypatch.setattr(rollout, "record", record)
+    plain = generate(policy, prompts, policy.features(prompts), 2, 60, temperature=0)
+    prefix = policy.prefill(prompts, policy.features(prompts))
+    run = Decoding(policy, prefix, 2, 60, lambda state: ((logp := policy.log_distribution(state)).argmax(-1), logp.amax(-1)))
+    run.one_by_one = one_by_one
+    tokens, logps = decode(run, Stepper(run, cuda_graph=True))
+    assert len(recordings) >= 2
+    for row, completion in enumerate(c for group in plain for c in group):
+        n = len(completion.tokens)
+        assert tokens[row, :n].tolist() == completion.tokens
+        torch.testing.assert_close(logps[row, :n], torch.tensor(completion.logps), atol=1e-5, rtol=0)
+
+
+def test_ended_completions_cost_nothing_after_a_compaction(policy, prompts):
+    """Rows that pass the first layer: one prefill of all prompts, then at each step those that ran at the last compaction, none when all have ended."""
+    passed = []
+    hook = policy.text.layers[0].mlp.register_forward_hook(lambda m, args, out: passed.append(len(args[0])))
+    groups = generate(policy, prompts, policy.features(prompts), 3, 200, generator=torch.Generator().manual_seed(0))
+    hook.remove()
+    lengths = [len(c.tokens) for g in groups for c in g]
+    assert passed[0] == sum(len(p.ids) for p in prompts)
+    every = rollout.COMPACT_EVERY
+    for t, rows in enumerate(passed[1:], 1):               # step t makes token t + 1; what had not ended after `seen` tokens runs
+        seen = t // every * every
+        assert rows == sum(n > seen for n in lengths) if seen else rows == len(lengths)
+    assert len(passed) - 1 < max(lengths) + every
+
+
+def test_completions_do_not_depend_on_their_company(policy, prompts):
+    """Greedy completions of a prompt alone, among others, and with few keys and values held at a time."""
+    features = policy.features(prompts)
+    together = generate(policy, prompts, features, 1, 60, temperature=0)
+    alone = [generate(policy, [p], [f], 1, 60, temperature=0)[0] for p, f in zip(prompts, features, strict=True)]
+    policy.max_cache_tokens, before = 1, policy.max_cache_tokens
+    split = generate(policy, prompts, features, 1, 60, temperature=0)
+    policy.max_cache_tokens = before
+    for a, b, c in zip(together, alone, split, strict=True):
+        assert a[0].tokens == b[0].tokens == c[0].tokens
+
+
+def test_a_prefix_is_held_once_for_its_completions(policy, prompts):
+    run = Decoding(policy, policy.prefill(prompts[:2], policy.features(prompts[:2])), 8, 10, lambda state: None)
+    assert all(k.shape[0] == 2 for k in run.prefix.keys) and all(k.shape[0] == 16 and k.shape[2] == 10 for k in run.keys)
+
+
+def test_an_optimiser_step_is_in_the_next_rollout(fresh_policy, prompts):
+    """Nothing to sync: after the weights have moved, sampler and trainer still agree on them."""
+    fresh_policy.freeze_towers()
+    features = fresh_policy.features(prompts)
+    with torch.no_grad():
+        for p in fresh_policy.text.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    groups = generate(fresh_policy, prompts, features, 2, 20, generator=torch.Generator().manual_seed(0))
+    logp, mask = fresh_policy.completion_logps(prompts, features, [[c.tokens for c in g] for g in groups])
+    torch.testing.assert_close(logp[mask], torch.tensor([x for g in groups for c in g for x in c.logps]), atol=1e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

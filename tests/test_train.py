@@ -243,6 +243,61 @@ def test_loss_is_on_policy_mean_plus_alpha_off_policy_mean(cfg, fresh_policy, ma
     assert whole == pytest.approx((alone[0] + alone[1]) / 2 + 0.5 * (alone[2] + alone[3]) / 2, abs=1e-6)   # terms of order 1 cancel
 
 
+def test_fresh_and_replayed_completions_of_a_prompt_share_its_row(cfg, fresh_policy, make, samples, monkeypatch):
+    """Replaying a stored completion costs its own tokens: its prompt is computed once, with the fresh ones. Log and gradients stay the same."""
+    cfg.beta, cfg.alpha = 0.1, 0.5
+    fresh_policy.freeze_towers()
+    buffer = ReplayBuffer(seed=0)
+    train.rollout_step(cfg, fresh_policy, make, buffer, samples[:2], 0, torch.Generator().manual_seed(0))
+    groups, _ = train.rollout_step(cfg, fresh_policy, make, buffer, samples[:2], 1, torch.Generator().manual_seed(1))
+    groups += train.replay_step(cfg, make, buffer, {s.id: s for s in samples}, 2, step=1)
+    assert sorted(g.prompt.sample.id for g in groups if g.replayed) == sorted(s.id for s in samples[:2]) and {s for g in groups[2:] for s in g.steps} == {0}
+    hinted = train.Group(make(samples[0], True), groups[0].tokens, groups[0].behaviour, groups[0].rewards, groups[0].advantages, True, [0] * 4)
+    groups.append(hinted)                                    # another prompt: the hint is part of it
+    for g in groups:
+        g.advantages = torch.linspace(-1, 1, len(g.tokens))
+    reference = fresh_policy.reference()
+    passed = []
+    hook = fresh_policy.text.layers[0].mlp.register_forward_hook(lambda m, args, out: passed.append(len(args[0])))
+    shared = train.update_step(cfg, fresh_policy, reference, groups, 1)
+    hook.remove()
+    prompts = [groups[0].prompt, groups[1].prompt, hinted.prompt]
+    assert passed == [sum(len(p.ids) for p in prompts) + sum(len(t) - 1 for g in groups for t in g.tokens)]
+    ours = [p.grad.clone() for p in fresh_policy.text.parameters()]
+    fresh_policy.model.zero_grad()
+    monkeypatch.setattr(train, "pack_rows", lambda groups, max_tokens: [[[g]] for g in groups])
+    apart = train.update_step(cfg, fresh_policy, reference, groups, 1)
+    assert sum(shared["loss"]) == pytest.approx(sum(apart["loss"]), abs=1e-6) and [r[0] for r in shared["stale"]] == [r[0] for r in apart["stale"]]
+    np.testing.assert_allclose([r[1:] for r in shared["stale"]], [r[1:] for r in apart["stale"]], atol=1e-5, rtol=1e-3)
+    for p, g in zip(fresh_policy.text.parameters(), ours, strict=True):
+        assert (p.grad - g).norm() <= 1e-4 * g.norm() + 1e-6
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_media_pass_the_towers_once_per_step(cfg, fresh_policy, make, samples, trained):
+    """Rollout, policy, reference and replay share one run. Trained towers run once more for their gradient, a clip at a time, as under checkpointing."""
+    cfg.beta = 0.1
+    if not trained:
+        fresh_policy.freeze_towers()
+    buffer, reference = ReplayBuffer(seed=0), fresh_policy.reference()
+    train.rollout_step(cfg, fresh_policy, make, buffer, samples[:4], 0, torch.Generator().manual_seed(0))
+    calls = []
+    fresh_policy.visual.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
+    seen = {}
+    groups, _ = train.rollout_step(cfg, fresh_policy, make, buffer, samples[4:8], 1, torch.Generator().manual_seed(1), seen=seen)
+    groups += train.replay_step(cfg, make, buffer, {s.id: s for s in samples}, 4, step=1)
+    for g in groups:
+        g.advantages = torch.linspace(-1, 1, len(g.tokens))
+    train.update_step(cfg, fresh_policy, reference, groups, 1, seen)
+    clip = len(groups[0].prompt.patches)
+    fresh_clips, all_clips = (len({g.prompt.sample.media_key for g in some}) for some in (groups[:4], groups))
+    assert fresh_clips == 2 < all_clips == 4
+    if trained:
+        assert calls == [2 * clip, 2 * clip, *[clip] * 4] and fresh_policy.visual.patch_embed.proj.weight.grad.norm() > 0
+    else:
+        assert calls == [2 * clip]                           # the replayed clips are in the cache of earlier steps
+
+
 def test_the_kl_term_acts_on_fresh_completions_only(cfg, fresh_policy, make, samples):
     """The same group has the KL's loss when it is fresh and none when it is replayed; a replayed one without advantages is not run at all."""
     cfg.beta = 0.1

@@ -1,0 +1,28 @@
+"""bench/: every benchmark runs, prints both sides, and writes its figures. How fast they are is no test's business."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parent.parent / "bench"
+
+
+@pytest.mark.parametrize(("name", "flags", "rows"), [
+    ("rollout", ["--prompt", "40", "--group", "2", "--tokens", "4"], ["ours", "generate, dynamic cache", "generate, static cache"]),
+    ("update", ["--prompt", "40", "--group", "2", "--tokens", "4"], ["packed row, chunked logits", "repeated rows, full fp32 logits"]),
+    ("step", ["--prompts", "2", "--group", "4", "--tokens", "4"],
+     ["media", "towers", "rollout", "reward, buffer", "reference", "policy forward, backward", "optimiser", "whole step", "completions trained per s"]),
+    ("decode", [], ["frames", "frames", "frames", "sound", "sound", "both, resized", "both, resized"]),
+])
+def test_a_benchmark_prints_both_sides(tmp_path, name, flags, rows):
+    done = subprocess.run([sys.executable, BENCH / f"{name}.py", "--repeats", "1", "--json", "out.json", *flags], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert {"command", "date", "device", "torch", "transformers"} <= set(result)
+    assert [next(iter(row.values())) for row in result["rows"]] == rows and all(row in done.stdout for row in rows)
+    if name == "update":
+        assert float(result["largest_difference_of_logps"]) < 1e-4 and float(result["relative_difference_of_gradients"]) < 1e-4
+    if name == "step":
+        assert float(result["largest_difference_of_logps"]) < 1e-4
