@@ -49,7 +49,11 @@ def load_config(path: str | Path):
                         "that holds config.json, or a hub name") from None
     if config.model_type not in THINKER_TYPES:
         raise DataError(f"{path}: config.json says model_type '{config.model_type}'; this code runs Qwen2.5-Omni ({', '.join(THINKER_TYPES)})")
-    return getattr(config, "thinker_config", config)
+    thinker = getattr(config, "thinker_config", config)
+    for name in ("use_sliding_window", "attention_dropout"):
+        if getattr(thinker.text_config, name, None):
+            raise DataError(f"{path}: config.json sets {name} of the text model, which packed rows do not have; set it to 0 if the weights allow it")
+    return thinker
 
 
 def load_tokenizer_and_config(path: str | Path):

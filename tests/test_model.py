@@ -356,7 +356,10 @@ def test_parts_are_found_in_both_layouts(policy):
     assert parts(old) == (policy.visual, policy.audio_tower, policy.text, policy.head) == parts(policy.model)
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "not a model folder"), ('{"model_type": "bert"}', "model_type 'bert'")])
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "not a model folder"), ('{"model_type": "bert"}', "model_type 'bert'"),
+    ('{"model_type": "qwen2_5_omni_thinker", "text_config": {"attention_dropout": 0.1}}', "attention_dropout"),
+    ('{"model_type": "qwen2_5_omni_thinker", "text_config": {"use_sliding_window": true}}', "use_sliding_window")])
 def test_a_folder_that_is_no_model_is_refused(tmp_path, content, message):
     if content:
         (tmp_path / "config.json").write_text(content)
