@@ -113,9 +113,9 @@ def attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, 
     if q.device.type == "cpu":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, lse, 0.0, causal)
     if q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16):
-        unused = torch.zeros(2, dtype=torch.uint64, device=q.device)       # the random state of dropout, which is off
+        seed, offset = (torch.zeros(n, dtype=torch.uint64, device=q.device) for n in ((2,), ()))       # of dropout, which is off
         return torch.ops.aten._scaled_dot_product_flash_attention_backward(grad, q, k, v, out, lse.contiguous(), None, None, q.shape[2], k.shape[2],
-                                                                           0.0, causal, unused, unused[0])
+                                                                           0.0, causal, seed, offset)
     return attend_by_hand_backward(grad, q, k, v, out, lse, causal)
 
 

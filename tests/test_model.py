@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
 import model as model_module
@@ -150,6 +151,18 @@ def test_attention_and_its_gradients_equal_torch(heads, keys, causal):
             torch.testing.assert_close(lse, scores.logsumexp(-1), atol=1e-6, rtol=1e-5)
             for ours, theirs in zip(backward(grad, q, k, v, out, lse, causal), wanted, strict=True):
                 torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_gpu_kernels_take_these_calls():
+    """On tensors that only claim to be on a GPU: names, arguments, shapes and types of the calls that bf16 on CUDA makes. (Not their results.)"""
+    with FakeTensorMode():
+        q, k = (torch.empty(1, h, n, 128, device="cuda", dtype=torch.bfloat16) for h, n in ((28, 40), (4, 100)))
+        out, lse = attend(q, k, k)
+        assert (out.shape, lse.shape, lse.dtype, out.dtype) == (q.shape, q.shape[:3], torch.float32, torch.bfloat16)
+        assert [x.shape for x in attend_backward(out, q, k, k, out, lse)] == [q.shape, k.shape, k.shape]
+        h, weight, banned = (torch.zeros(n, device="cuda", dtype=t) for n, t in (((5, 64), q.dtype), ((900, 64), q.dtype), (900, torch.bool)))
+        logits = model_module.fp32_logits(h, weight, banned, 0.7)
+        assert logits.shape == (5, 900) and logits.dtype == torch.float32
 
 
 def test_attention_over_two_sets_of_keys_is_that_over_both():

@@ -6,6 +6,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import rollout
 import toy
 from data import load_samples
+from model import DEFAULT_MODEL, load_policy
 from rollout import Decoding, Stepper, decode, generate, sample, truncate
 from tests.test_model import hf_inputs
 
@@ -109,6 +110,25 @@ def test_sampler_logps_equal_training_logps(policy, prompts, temperature):
     assert [len(c.tokens) for c in flat] == mask.sum(1).tolist()
     for row, completion in zip(logp, flat, strict=True):
         torch.testing.assert_close(row[: len(completion.tokens)], torch.tensor(completion.logps), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_bf16_sampler_drifts_little_from_the_bf16_trainer(prompts, monkeypatch, one_by_one):
+    """In bf16 two ways to the same state round differently: log-probs are fp32 and differ by hundredths, and the ratio starts near 1."""
+    half = load_policy(DEFAULT_MODEL, dtype=torch.bfloat16)
+    real = Decoding.__init__
+
+    def init(self, *args):
+        real(self, *args)
+        self.one_by_one = one_by_one                        # the way a GPU goes
+    monkeypatch.setattr(Decoding, "__init__", init)
+    prompts = prompts[:2]                                   # bf16 is slow on a CPU
+    features = half.features(prompts)
+    groups = generate(half, prompts, features, 2, 12, generator=torch.Generator().manual_seed(0))
+    logp, mask = half.completion_logps(prompts, features, [[c.tokens for c in g] for g in groups])
+    drift = (logp[mask] - torch.tensor([x for g in groups for c in g for x in c.logps])).abs()
+    assert logp.dtype == torch.float32 and 0 < drift.mean() < 0.02 and drift.max() < 0.5
 
 
 def test_completions_end_with_their_eos_or_at_the_limit(policy, prompts):
