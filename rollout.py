@@ -68,7 +68,7 @@ class Decoding:
     """The running completions: fixed buffers that `step` reads and writes in place.
 
     row (N,): which completion this is, in the order of the result; group (N,): its prompt; token, position (N,): the next input; state (N, D):
-    what the next token is sampled from; alive (N,): has not ended; t (1,): tokens sampled; out_tokens, out_logps, (N, R) what was sampled.
+    what the next token is sampled from; alive (N,): has not ended; t (1,): the place of the last token; out_tokens, out_logps (N, R): what was sampled.
     keys, values: per layer the suffix (N, K, R, d).
     """
 
@@ -180,7 +180,7 @@ class Stepper:
         self.replay()
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(policy: Policy, prompts: list[Prompt], features: list[dict[str, Tensor]], n: int, max_new_tokens: int, temperature: float = 1.0, top_k: int = 0,
              top_p: float = 1.0, generator: torch.Generator | None = None, cuda_graph: bool = True) -> list[list[Completion]]:
     """n completions of each prompt, at most max_new_tokens long. features: Policy.features of the prompts. temperature 0 is greedy (log-probs
