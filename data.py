@@ -26,7 +26,7 @@ import warnings
 import zipfile
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +151,7 @@ class Media:
     sound: np.ndarray | None = None
     seconds_per_group: float = 1.0
     is_image: bool = False
-    mel: torch.Tensor | None = None  # (M, L) float32, made of the sound by with_mel, which then drops the sound
+    mel: np.ndarray | None = None  # (M, L) float32, made of the sound by with_mel, which then drops the sound
 
     @property
     def nbytes(self) -> int:
@@ -421,7 +421,8 @@ def build_prompt(sample: Sample, media: Media, tokenizer, config, hinted: bool =
     patches, grid = patchify(media.frames) if media.frames is not None else (None, None)
     n_audio = audio_tokens(media.mel.shape[1]) if media.mel is not None else 0
     ids, positions = lay_out(tokenizer(text, add_special_tokens=False)["input_ids"], config, grid, media.seconds_per_group, n_audio)
-    return Prompt(sample, hinted, torch.from_numpy(ids).long(), torch.from_numpy(positions).long(), patches, grid, media.is_image, media.mel)
+    return Prompt(sample, hinted, torch.from_numpy(ids).long(), torch.from_numpy(positions).long(), patches, grid, media.is_image,
+                  None if media.mel is None else torch.as_tensor(media.mel))
 
 
 class MediaStore:
@@ -480,18 +481,16 @@ def decode(sample: Sample, settings: dict, store: MediaStore | None = None) -> M
     return media
 
 
-def decode_in_worker(sample: Sample, settings: dict, store: MediaStore | None, n_mels: int) -> Media:
-    """What a worker process does: decode, and make the mel features (sent as an array: a tensor would travel as an open file)."""
-    torch.set_num_threads(1)
-    media = with_mel(decode(sample, settings, store), n_mels)
-    return replace(media, mel=None if media.mel is None else media.mel.numpy())
-
-
 def with_mel(media: Media, n_mels: int) -> Media:
-    """The sound replaced by its mel features, (M, L)."""
+    """The sound replaced by its mel features, an array (M, L): from a worker process a tensor would travel as an open file."""
     if media.sound is not None:
-        media.mel, media.sound = log_mel(media.sound, n_mels), None
+        media.mel, media.sound = log_mel(media.sound, n_mels).numpy(), None
     return media
+
+
+def decode_with_mel(sample: Sample, settings: dict, store: MediaStore | None, n_mels: int) -> Media:
+    """What a worker process does."""
+    return with_mel(decode(sample, settings, store), n_mels)
 
 
 class PromptMaker:
@@ -507,7 +506,7 @@ class PromptMaker:
         self.settings, self.store, self.n_mels = settings, store, config.audio_config.num_mel_bins
         self.threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))   # the decoders release the GIL
         # spawned, not forked: a fork of a process with threads and a GPU may hang
-        self.workers = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) if workers else None
+        self.workers = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) if workers else None
         self.coming: dict[str, Future] = {}
         self.cache: dict[str, Media] = {}
         self.free, self.since_trim = memory_bytes, 0
@@ -516,7 +515,7 @@ class PromptMaker:
         """Have workers decode the media of samples that will be asked for soon."""
         for s in samples if self.workers else []:
             if s.media_key not in self.cache and s.media_key not in self.coming:
-                self.coming[s.media_key] = self.workers.submit(decode_in_worker, s, self.settings, self.store, self.n_mels)
+                self.coming[s.media_key] = self.workers.submit(decode_with_mel, s, self.settings, self.store, self.n_mels)
 
     def many(self, samples: list[Sample], hinted: list[bool] | None = None) -> list[Prompt]:
         """Prompts of a batch; what is not yet decoded is decoded in the workers, or in threads."""
@@ -542,8 +541,7 @@ class PromptMaker:
 
     def _arrived(self, key: str, sample: Sample) -> Media:
         try:
-            media = self.coming.pop(key).result()
-            return replace(media, mel=None if media.mel is None else torch.from_numpy(media.mel))
+            return self.coming.pop(key).result()
         except BrokenProcessPool:
             raise DataError(f"{sample.where}: a worker process died while it decoded (out of memory?); pass --workers 0 to decode in this process") from None
 

@@ -160,7 +160,7 @@ class Layout:
 
     prompts: the keys of each prompt, as slices of the stream. causal: the queries of each prompt's own tokens. after: the queries of each group
     that see the whole prompt. Both are slices of the queries asked, maybe empty. pad_q, pad_k: (N, R) indices of the completion tokens among
-    queries and keys, 0 on padding; real: (n,) which of the N * R are tokens; own: (n,) indices of the completion tokens among the queries.
+    queries and keys, 0 on padding; real: (n,) which of the N * R are tokens; own, own_k: (n,) the completion tokens among queries and keys.
     """
     prompts: list[slice]
     causal: list[slice]
@@ -169,6 +169,7 @@ class Layout:
     pad_k: Tensor
     real: Tensor
     own: Tensor
+    own_k: Tensor
     rows: Tensor | None = None
 
 
@@ -193,8 +194,9 @@ def lay_out_groups(prompt_lengths: list[int], completion_lengths: list[list[int]
     pad = torch.where(inside, torch.tensor(starts, device=device, dtype=torch.long)[:, None] + torch.arange(inside.shape[1], device=device), 0)
     real = inside.flatten().nonzero().squeeze(-1)
     place = torch.zeros(at, dtype=torch.long, device=device).index_copy(0, rows, torch.arange(len(rows), device=device))           # stream -> tail
-    body = Layout(prompts, prompts, after, pad, pad, real, pad.flatten()[real])
-    end = Layout(prompts, [slice(0, 0)] * len(prompts), tail, place[pad], pad, real, place[body.own], rows)
+    own = pad.flatten()[real]
+    body = Layout(prompts, prompts, after, pad, pad, real, own, own)
+    end = Layout(prompts, [slice(0, 0)] * len(prompts), tail, place[pad], pad, real, place[own], own, rows)
     return body, end, torch.tensor(first, device=device, dtype=torch.long)
 
 
@@ -239,10 +241,9 @@ class PackedAttention(torch.autograd.Function):
             parts = attend_backward(_rows(padded), _rows(q[lay.pad_q]), _rows(k[lay.pad_k]), _rows(v[lay.pad_k]), _rows(out[lay.pad_q]),
                                     lse[lay.pad_q].transpose(1, 2), True)
             a, b, c = (x.transpose(1, 2).flatten(0, 1)[lay.real] for x in parts)                      # (n, heads, d)
-            keys = lay.pad_k.flatten()[lay.real]
-            dq[lay.own] += a
-            dk[keys] += b
-            dv[keys] += c
+            dq[lay.own] += a                  # each token stands once in the padded block, so that += loses nothing to repeated indices
+            dk[lay.own_k] += b
+            dv[lay.own_k] += c
         return dq, dk, dv, None
 
 
@@ -329,12 +330,11 @@ def split_by_tokens(rows: list, tokens: list[int], max_tokens: int) -> list[list
 # ---------------------------------------------------------------------------------------------- the policy
 @dataclass
 class Prefix:
-    """What a prompt leaves behind for its completions. lengths: tokens of each; keys, values: per layer (B, K, P, d), right-padded; bias (B, P):
-    0, and -inf on the padding; last (B, D): the last token's state; position (B,): where completions start."""
+    """What prompts leave behind for their completions. lengths: tokens of each; keys, values: per layer (B, K, P, d), right-padded; last (B, D):
+    the last token's state; position (B,): where completions start."""
     lengths: list[int]
     keys: list[Tensor]
     values: list[Tensor]
-    bias: Tensor
     last: Tensor
     position: Tensor
 
@@ -367,7 +367,7 @@ class Policy:
     training mask them alike, so both speak of one distribution. eos_ids: the ids that end a completion.
     """
 
-    def __init__(self, model: nn.Module, tokenizer, cache_bytes: int = 2**30):
+    def __init__(self, model: nn.Module, tokenizer):
         self.model, self.tokenizer, self.config = model, tokenizer, model.config
         self.visual, self.audio_tower, self.text, self.head = parts(model)
         self.eos_ids = sorted({tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])} - {None})
@@ -377,7 +377,7 @@ class Policy:
         banned[[i for i, token in tokenizer.added_tokens_decoder.items() if token.special and i < vocab]] = True
         banned[self.eos_ids] = False
         self.banned = banned.to(self.device)
-        self.cache = FeatureCache(cache_bytes)
+        self.cache = FeatureCache(2**30)
         self.checkpoint_layers = False   # keep each layer's input instead of its activations: less memory, a third more arithmetic
         self.max_tokens, self.max_cache_tokens = 16_384, 2**18      # per pass of towers or prefill; of keys and values held while decoding
 
@@ -511,9 +511,7 @@ class Policy:
                     for side, tokens in zip((keys, values), pair, strict=True):
                         side[layer] += tokens.split(some)                                             # (P, K, d) of each prompt
             pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
-            mask = torch.arange(max(lengths), device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
-            bias = torch.zeros(mask.shape, dtype=last[0].dtype, device=self.device).masked_fill_(~mask, float("-inf"))
-            return Prefix(lengths, *([pad(layer).transpose(1, 2).contiguous() for layer in side] for side in (keys, values)), bias, torch.cat(last),
+            return Prefix(lengths, *([pad(layer).transpose(1, 2).contiguous() for layer in side] for side in (keys, values)), torch.cat(last),
                           torch.tensor([p.next_position for p in prompts], device=self.device))
 
     def log_distribution(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
@@ -579,6 +577,15 @@ CHAT_TEMPLATE = (  # Qwen2.5-Omni's form; newlines are written out because templ
     "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif -%}")
 
 
+def token_fields(tokenizer) -> dict[str, int]:
+    """The fields of a thinker's config that name the tokenizer's special tokens."""
+    media = {name: tokenizer.convert_tokens_to_ids(token) for name, token in MEDIA_TOKENS.items()}
+    return {"image_token_index": media["image_token"], "video_token_index": media["video_token"], "audio_token_index": media["audio_token"],
+            "audio_start_token_id": media["audio_bos_token"], "audio_end_token_id": media["audio_eos_token"],
+            "vision_start_token_id": media["vision_bos_token"], "vision_end_token_id": media["vision_eos_token"],
+            "user_token_id": tokenizer.convert_tokens_to_ids("user")}
+
+
 def make_tiny_tokenizer(corpus: Iterable[str], vocab_size: int = 640):
     """A byte-level BPE tokenizer of Qwen's kind, learned from `corpus`, with Qwen2.5-Omni's special tokens and chat form."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -601,7 +608,6 @@ def make_tiny_policy(corpus: Iterable[str], seed: int = 0, device: torch.device 
     """A 1.6 M-parameter Qwen2.5-Omni thinker with random weights: 4 decoder layers of width 128, two 2-layer towers of width 96."""
     from transformers import Qwen2_5OmniThinkerConfig
     tokenizer = make_tiny_tokenizer(corpus)
-    media = {name: tokenizer.convert_tokens_to_ids(token) for name, token in MEDIA_TOKENS.items()}
     wide = {"initializer_range": 0.06}  # about 1 / sqrt(width): with the 0.02 of large models so small a one starts out nearly mute
     text = {"vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
             "num_key_value_heads": 2, "max_position_embeddings": 4096, "tie_word_embeddings": False,
@@ -611,10 +617,6 @@ def make_tiny_policy(corpus: Iterable[str], seed: int = 0, device: torch.device 
               **wide}
     audio = {"num_mel_bins": 64, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 192, "d_model": 96, "output_dim": 128,
              "n_window": 200, **wide}  # one window holds the clip, so a sound knows its time
-    config = Qwen2_5OmniThinkerConfig(
-        **wide, text_config=text, vision_config=vision, audio_config=audio, image_token_index=media["image_token"],
-        video_token_index=media["video_token"], audio_token_index=media["audio_token"], audio_start_token_id=media["audio_bos_token"],
-        audio_end_token_id=media["audio_eos_token"], vision_start_token_id=media["vision_bos_token"],
-        vision_end_token_id=media["vision_eos_token"], user_token_id=tokenizer.convert_tokens_to_ids("user"))
+    config = Qwen2_5OmniThinkerConfig(**wide, text_config=text, vision_config=vision, audio_config=audio, **token_fields(tokenizer))
     torch.manual_seed(seed)
     return Policy(Qwen2_5OmniThinkerForConditionalGeneration(config).to(device), tokenizer)

@@ -69,12 +69,13 @@ class Decoding:
 
     row (N,): which completion this is, in the order of the result; group (N,): its prompt; token, position (N,): the next input; state (N, D):
     what the next token is sampled from; alive (N,): has not ended; t (1,): the place of the last token; out_tokens, out_logps (N, R): what was sampled.
-    keys, values: per layer the suffix (N, K, R, d).
+    keys, values: per layer the suffix (N, K, R, d). lengths, prefix_keys, prefix_values: of the prompts with completions left, as in Prefix.
     """
 
     def __init__(self, policy: Policy, prefix: Prefix, n: int, max_new_tokens: int, sampler: Callable[[Tensor], tuple[Tensor, Tensor]]):
-        self.policy, self.prefix, self.sampler, self.width = policy, prefix, sampler, max_new_tokens
-        self.group = torch.arange(len(prefix.last), device=policy.device).repeat_interleave(n)
+        self.policy, self.sampler, self.width = policy, sampler, max_new_tokens
+        self.lengths, self.prefix_keys, self.prefix_values = prefix.lengths, prefix.keys, prefix.values
+        self.group = torch.arange(len(prefix.lengths), device=policy.device).repeat_interleave(n)
         self.row = torch.arange(len(self.group), device=policy.device)
         self.state, self.position = prefix.last[self.group], prefix.position[self.group]
         self.token, self.alive = torch.zeros_like(self.row), torch.ones_like(self.row, dtype=torch.bool)
@@ -90,12 +91,16 @@ class Decoding:
         self._stack()
 
     def _stack(self) -> None:
-        """slot (N,): the place of each completion in a (B, S) table by prompt, S the most that one prompt has left; full: no place is empty."""
-        counts = torch.bincount(self.group, minlength=len(self.prefix.last))
+        """What follows from who is left. slot (N,): the place of each completion in a (B, S) table by prompt, S the most that one prompt has
+        left; full: no place is empty; bias (B, 1, 1, P): -inf on the padding of the prefixes."""
+        counts = torch.bincount(self.group, minlength=len(self.lengths))
         self.stack = int(counts.max())
         within = torch.arange(len(self.group), device=self.group.device) - (counts.cumsum(0) - counts)[self.group]
         self.slot = self.group * self.stack + within
         self.full = len(self.group) == len(counts) * self.stack
+        keys, places = self.prefix_keys[0], torch.arange(self.prefix_keys[0].shape[2], device=self.group.device)
+        padding = places >= torch.tensor(self.lengths, device=self.group.device)[:, None]                # (B, P)
+        self.bias = torch.zeros(padding.shape, dtype=keys.dtype, device=keys.device).masked_fill_(padding, float("-inf"))[:, None, None]
 
     def keep(self, index: Tensor) -> None:
         """Go on with these completions alone, and with the prompts that have any."""
@@ -103,27 +108,26 @@ class Decoding:
             setattr(self, name, getattr(self, name)[index])
         self.keys, self.values = ([x[index] for x in side] for side in (self.keys, self.values))
         groups, self.group = self.group.unique(return_inverse=True)
-        p = self.prefix
-        if len(groups) < len(p.last):
-            self.prefix = Prefix([p.lengths[i] for i in groups.tolist()], [k[groups] for k in p.keys], [v[groups] for v in p.values], p.bias[groups],
-                                 p.last[groups], p.position[groups])
+        if len(groups) < len(self.lengths):
+            self.lengths = [self.lengths[i] for i in groups.tolist()]
+            self.prefix_keys, self.prefix_values = ([x[groups] for x in side] for side in (self.prefix_keys, self.prefix_values))
         self._stack()
 
     def attention(self, i: int, window: int, bias: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Layer i: q (N, H, d) of the new tokens against the prefix and the suffix, to which their k, v (N, K, d) are added. -> (N, H, d)"""
         n, heads, d = q.shape
-        b, kv = self.prefix.keys[i].shape[:2]
+        prefix_k, prefix_v = self.prefix_keys[i], self.prefix_values[i]
+        b, kv = prefix_k.shape[:2]
         rep = heads // kv
         self.keys[i].index_copy_(2, self.t, k[:, :, None])
         self.values[i].index_copy_(2, self.t, v[:, :, None])
         table = q if self.full else q.new_zeros(b * self.stack, heads, d).index_copy(0, self.slot, q)
         table = table.view(b, self.stack, kv, rep, d).transpose(1, 2).reshape(b, kv, self.stack * rep, d)   # a prompt's queries side by side
-        prefix_k, prefix_v = self.prefix.keys[i], self.prefix.values[i]
         if self.one_by_one:     # GPU kernels take no bias, but split a long prefix over the whole device
-            parts = [attend(table[j: j + 1], prefix_k[j: j + 1, :, :p], prefix_v[j: j + 1, :, :p]) for j, p in enumerate(self.prefix.lengths)]
+            parts = [attend(table[j: j + 1], prefix_k[j: j + 1, :, :p], prefix_v[j: j + 1, :, :p]) for j, p in enumerate(self.lengths)]
             out, lse = (torch.cat(side) for side in zip(*parts, strict=True))
         else:
-            out, lse = attend(table, prefix_k, prefix_v, bias=self.prefix.bias[:, None, None])
+            out, lse = attend(table, prefix_k, prefix_v, bias=self.bias)
         out, lse = (x.view(b, kv, self.stack, rep, -1).transpose(1, 2).reshape(b * self.stack, heads, -1) for x in (out, lse[..., None]))
         if not self.full:
             out, lse = out[self.slot], lse[self.slot]

@@ -174,7 +174,7 @@ def parse(argv: list[str]) -> Config:
     table = METHODS[cfg.method] | DEFAULTS["tiny" if tiny else "real"] | ({"use_audio": False} if cfg.stage == 1 and not tiny else {})
     if cfg.stage == 0 and tiny:
         table |= DEFAULTS["tiny stage 0"]
-    gpu = cfg.device.startswith("cuda") if cfg.device else torch.cuda.is_available()
+    gpu = wants_cuda(cfg)
     for name, value in (table | {"checkpoint_layers": gpu, "workers": 4 if gpu else 0}).items():
         if getattr(cfg, name) is None:
             setattr(cfg, name, value)
@@ -195,6 +195,10 @@ def is_tiny(model: str) -> bool:
     return not model or (config.is_file() and json.loads(config.read_text()).get("text_config", {}).get("hidden_size", math.inf) <= 512)
 
 
+def wants_cuda(cfg: Config) -> bool:
+    return cfg.device.startswith("cuda") if cfg.device else torch.cuda.is_available()
+
+
 def to_bool(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
@@ -204,7 +208,7 @@ def to_bool(text: str) -> bool:
 # ---------------------------------------------------------------------------------------------- processes
 def start_processes(cfg: Config) -> tuple[int, int, torch.device]:
     """(rank, world size, device). Under torchrun every process joins the group (nccl on GPUs, gloo on CPUs); alone, rank 0 of 1."""
-    cuda = cfg.device.startswith("cuda") if cfg.device else torch.cuda.is_available()
+    cuda = wants_cuda(cfg)
     if cuda and not torch.cuda.is_available():
         raise DataError("--device cuda: PyTorch sees no GPU here; pass --device cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
@@ -422,9 +426,9 @@ def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: l
     # k3 estimates KL(pi_theta || pi_ref) from samples of pi_theta, so only the fresh half has a KL term: on a replayed token that pi_theta has left,
     # exp(ref - logp) is no such estimate, and a single one of them outweighs all advantages of a step.
     useful = [g for g in groups if bool(g.advantages.any()) or (cfg.beta and not g.replayed)]        # the others have no gradient: exact
-    prompts = [g.prompt for g in useful]
+    prompts, seen = [g.prompt for g in useful], {} if seen is None else seen
     with torch.no_grad():
-        policy.features(prompts, seen := {} if seen is None else seen)
+        policy.features(prompts, seen)
     if policy.trains_towers:        # gradients of all micro-batches meet in the features, and go on into the towers once, at the end
         seen = {key: {name: t.detach().requires_grad_() for name, t in value.items()} for key, value in seen.items()}
     for batch in pack_rows(useful, cfg.max_tokens):
@@ -725,10 +729,9 @@ def run(cfg: Config) -> None:
         corpus = [question_text(s, hinted=True) + s.trace for part in gather(mine[:4000]) for s in part]
         policy = make_tiny_policy(corpus, cfg.seed, device)      # its tokenizer is learned from the questions and traces
     else:
-        policy = load_policy(cfg.model or DEFAULT_MODEL, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        policy = load_policy(cfg.model or DEFAULT_MODEL, device, weight_dtype(device))
     policy.model.train()
-    policy.checkpoint_layers, policy.max_tokens, policy.max_cache_tokens = cfg.checkpoint_layers, cfg.max_tokens, cfg.max_cache_tokens
-    policy.cache.max_bytes = int(cfg.feature_cache_gb * 2**30)
+    bound_memory(cfg, policy)
     if not cfg.train_towers:
         policy.freeze_towers()
     make = prompt_maker(cfg, policy)
@@ -744,6 +747,16 @@ def run(cfg: Config) -> None:
         evals, generated = result["evals"], result["rows"][-1]["generated"]
         gained = f"held-out accuracy {evals[0][2]:.2f} -> {evals[-1][2]:.2f} after {generated:,} completions" if evals else f"{generated:,} completions"
         print(f"{gained} ({(time.perf_counter() - started) / 60:.1f} minutes); see {cfg.out}/curves.png, metrics.jsonl, completions.jsonl, checkpoint/")
+
+
+def weight_dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def bound_memory(cfg: Config, policy: Policy) -> None:
+    """Give a policy the flags that say how much it may hold at a time."""
+    policy.checkpoint_layers, policy.max_tokens, policy.max_cache_tokens = cfg.checkpoint_layers, cfg.max_tokens, cfg.max_cache_tokens
+    policy.cache.max_bytes = int(cfg.feature_cache_gb * 2**30)
 
 
 def prompt_maker(cfg: Config, policy: Policy) -> PromptMaker:
@@ -776,12 +789,14 @@ def summarise(configs: list[Config]) -> None:
     rank, world, device = start_processes(configs[0])
     asked = sorted({cfg.stage for cfg in configs} - {0}) or [0]
     questions = [(cfg, load_data(cfg, rank, world)[1]) for cfg in configs if cfg.stage in asked]
-    table = {}
+    table, makers = {}, []
     for cfg in configs:
-        policy = load_policy(f"{cfg.out}/checkpoint", device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        policy = load_policy(f"{cfg.out}/checkpoint", device, weight_dtype(device))
+        bound_memory(cfg, policy)
         policy.freeze_towers()
-        for other, held in questions:
-            scores, _ = evaluate(other, policy, prompt_maker(other, policy), held)   # accuracy needs no judge
+        makers = makers or [prompt_maker(other, policy) for other, _ in questions]   # one tokenizer for all: each stage began with the last one's
+        for (other, held), make in zip(questions, makers, strict=True):
+            scores, _ = evaluate(other, policy, make, held)                          # accuracy needs no judge
             table.setdefault(f"after stage {cfg.stage}", {})[f"stage {other.stage}"] = scores["correct"]
     if rank == 0:
         folder = Path(configs[0].out).parent

@@ -19,7 +19,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import Prompt, Sample
-from model import DEFAULT_MODEL, MEDIA_TOKENS, Policy, load_tokenizer_and_config
+from model import DEFAULT_MODEL, Policy, load_tokenizer_and_config, token_fields
 
 
 def arguments(description: str, **defaults) -> argparse.Namespace:
@@ -45,17 +45,12 @@ def make_policy(size: str) -> Policy:
     """A thinker with random weights. tiny: the text decoder of Qwen2.5's form with hidden 256, intermediate 1024, 4 layers, 8 query and 2 key-value
     heads, V = 4096. 7b: the shapes of Qwen2.5-Omni-7B's thinker. Its tokenizer is the bundled one."""
     tokenizer, _ = load_tokenizer_and_config(DEFAULT_MODEL)
-    media = {name: tokenizer.convert_tokens_to_ids(token) for name, token in MEDIA_TOKENS.items()}
-    ids = {"image_token_index": media["image_token"], "video_token_index": media["video_token"], "audio_token_index": media["audio_token"],
-           "audio_start_token_id": media["audio_bos_token"], "audio_end_token_id": media["audio_eos_token"],
-           "vision_start_token_id": media["vision_bos_token"], "vision_end_token_id": media["vision_eos_token"],
-           "user_token_id": tokenizer.convert_tokens_to_ids("user")}
     wide = {"initializer_range": 0.06}         # 1 / sqrt(256): weights of 0.02 would make so small a model nearly mute, and any two runs alike
     small = {"text_config": {**wide, "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8,
                              "num_key_value_heads": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 4, 4]}},
              "vision_config": {"depth": 2, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 256}, **wide,
              "audio_config": {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 192, "d_model": 96, "output_dim": 256}}
-    config = transformers.Qwen2_5OmniThinkerConfig(**ids, **(small if size == "tiny" else {}))
+    config = transformers.Qwen2_5OmniThinkerConfig(**token_fields(tokenizer), **(small if size == "tiny" else {}))
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32 if device().type == "cpu" else torch.bfloat16)

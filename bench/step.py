@@ -9,8 +9,10 @@ policy and of the reference from G repeated rows, media through both towers each
 Both sides learn from the completions that ours sampled (the learning rate is 0, so that every repeat starts alike), and their log-probs are compared.
 A third column is AVATAR's own step on our side: 4 fresh completions of each prompt and 4 replayed ones of as many others.
 """
+import contextlib
 import copy
 import statistics
+from unittest import mock
 
 import numpy as np
 import torch
@@ -20,19 +22,47 @@ import train
 from data import Media, Sample, build_prompt, log_mel
 from model import DEFAULT_MODEL, FeatureCache, load_policy
 from optim import make_optimizer, optimiser_step
-from replay import Entry, ReplayBuffer
-from rollout import generate
+from replay import ReplayBuffer
+from rollout import Completion
 from tas import clipped_is_loss, half_loss, importance_ratio, temporal_weights
+
+PHASES = ("media", "towers", "rollout", "reward, buffer", "reference", "policy forward, backward", "optimiser")
 
 
 class Phases(dict):
-    """Seconds by phase: `phases.next("rollout")` ends one and begins another."""
+    """Seconds by phase: `next` ends one and begins another; what `during` wraps counts as a phase of its own inside another."""
+
+    def __init__(self):
+        super().__init__(dict.fromkeys(PHASES, 0.0))
+        self.name = None
 
     def next(self, name: str | None) -> None:
         now = clock()
-        if getattr(self, "name", None):
-            self[self.name] = self.get(self.name, 0.0) + now - self.start
+        if self.name:
+            self[self.name] += now - self.start
         self.name, self.start = name, now
+
+    def during(self, name: str, call):
+        def wrapped(*args, **kwargs):
+            outer = self.name
+            self.next(name)
+            out = call(*args, **kwargs)
+            self.next(outer)
+            return out
+        return wrapped
+
+
+class Maker:
+    """PromptMaker's two calls. Fresh prompts are made anew each time, as for clips never seen; replayed ones are kept, as in a run."""
+
+    def __init__(self, make_many, kept: list[Sample]):
+        self.make_many, self.kept = make_many, dict(zip([s.id for s in kept], make_many(kept), strict=True))
+
+    def many(self, samples, hinted):
+        return self.make_many(samples)
+
+    def __call__(self, sample, hinted):
+        return self.kept[sample.id]
 
 
 def main() -> None:
@@ -40,18 +70,22 @@ def main() -> None:
     cfg = train.parse(["--method", "grpo", "--fresh", str(args.group), "--prompts_per_step", str(args.prompts), "--media_cache", "", "--stage", "2",
                        "--max_completion_tokens", str(args.tokens), "--device", device().type])
     policy = load_policy(DEFAULT_MODEL) if args.size == "tiny" else make_policy("7b")
-    policy.eos_ids, policy.checkpoint_layers = [], cfg.checkpoint_layers
+    policy.eos_ids = []
+    train.bound_memory(cfg, policy)
     policy.model.train()
     policy.freeze_towers()
     reference = policy.reference()
     theirs = Theirs(policy, reference)
-    samples, prompts_of = toy_prompts(cfg, policy, args) if args.size == "tiny" else random_prompts(policy, args)
+    samples, make_many = toy_prompts(cfg, policy, args) if args.size == "tiny" else random_prompts(policy, args)
+    samples, others = samples[: args.prompts], samples[args.prompts:]
+    maker, by_id = Maker(make_many, others), {s.id: s for s in others}
     optimizer = make_optimizer(*policy.trained(), 0.0, optim_dtype="bf16", weight_decay=0.0)
     avatar = copy.copy(cfg)
     avatar.fresh, avatar.replayed, avatar.tas_shape = args.group // 2, args.group - args.group // 2, "u"
-    buffer = ReplayBuffer()
-    ours(avatar, policy, reference, optimizer, buffer, samples, prompts_of, Phases(), 0)
-    for kept in buffer.stored.values():      # its completions become a past step's, of other prompts, of unlike reward
+    past = copy.copy(cfg)
+    past.fresh, buffer = avatar.replayed, ReplayBuffer()
+    train.rollout_step(past, policy, maker, buffer, others, 0, torch.Generator(policy.device).manual_seed(0))
+    for kept in buffer.stored.values():      # a past step's completions of other prompts; rewards that differ, as replay looks for
         for i, entry in enumerate(kept.entries):
             entry.reward = entry.accuracy = float(i % 2)
         kept.index()
@@ -59,68 +93,52 @@ def main() -> None:
     difference = 0.0
     for i in range(args.repeats + 1):
         table = {name: Phases() for name in columns}
-        policy.cache = FeatureCache(policy.cache.max_bytes)             # features are made anew, as for prompts never seen
-        groups, sampled, logps = ours(cfg, policy, reference, optimizer, ReplayBuffer(), samples, prompts_of, table["ours"], 1)
-        difference = max(difference, theirs.step(cfg, optimizer, groups, sampled, samples, prompts_of, table["theirs"], logps))
-        policy.cache = FeatureCache(policy.cache.max_bytes)
-        ours(avatar, policy, reference, optimizer, copy.deepcopy(buffer), samples, prompts_of, table["ours, avatar"], 1)
+        forget(policy, maker)
+        groups, logps = ours(cfg, policy, reference, optimizer, ReplayBuffer(), maker, samples, by_id, table["ours"])
+        difference = max(difference, theirs.step(cfg, optimizer, groups, samples, make_many, table["theirs"], logps))
+        forget(policy, maker)
+        ours(avatar, policy, reference, optimizer, copy.deepcopy(buffer), maker, samples, by_id, table["ours, avatar"])
         for name, phases in table.items():
             if i:                                                        # the first round warms up
                 columns[name].append(phases | {"whole step": sum(phases.values())})
     rows = []
     for phase in columns["ours"][0]:
         row = {"phase": phase} | {f"{name} s": statistics.median(p[phase] for p in runs) for name, runs in columns.items()}
-        rows.append(row | {"theirs / ours": row["theirs s"] / row["ours s"] if row["ours s"] > 1e-4 else None})
+        rows.append(row | {"theirs / ours": row["theirs s"] / row["ours s"] if min(row["ours s"], row["theirs s"]) > 1e-4 else None})
     trained = args.prompts * args.group
     rows.append({"phase": "completions trained per s"} | {k: trained / v if k.endswith(" s") else v for k, v in rows[-1].items() if k != "phase"})
     rows[-1]["theirs / ours"] = None
     report(args, f"step: {args.prompts} prompts, {args.group} completions of {args.tokens} tokens each, {args.size}", rows,
-           {"prompt_tokens": round(float(np.mean([len(p.ids) for p in prompts_of(samples)]))), "largest_difference_of_logps": f"{difference:.1e}"})
+           {"prompt_tokens": round(float(np.mean([len(g.prompt.ids) for g in groups]))), "largest_difference_of_logps": f"{difference:.1e}"})
 
 
-def ours(cfg, policy, reference, optimizer, buffer, samples, prompts_of, phases, step):
-    """One step of train.py's functions. Returns its fresh groups, their completions, and their log-probs (not timed)."""
-    phases.next("media")
-    prompts = prompts_of(samples)
-    phases.next("towers")
+def forget(policy, maker) -> None:
+    """The feature cache as before the step: it holds the clips of earlier steps, not those of fresh prompts."""
+    policy.cache = FeatureCache(policy.cache.max_bytes)
+    policy.features(list(maker.kept.values()))
+
+
+def ours(cfg, policy, reference, optimizer, buffer, maker, samples, by_id, phases):
+    """One step by train.py's own functions. Returns its fresh groups and their log-probs (not timed)."""
+    seen = {}
+    with contextlib.ExitStack() as patches:
+        for owner, name, phase in ((maker, "many", "media"), (policy, "features", "towers"), (train, "generate", "rollout"),
+                                   (reference, "completion_logps", "reference")):
+            patches.enter_context(mock.patch.object(owner, name, phases.during(phase, getattr(owner, name))))
+        phases.next("reward, buffer")
+        fresh, _ = train.rollout_step(cfg, policy, maker, buffer, samples, 1, torch.Generator(policy.device).manual_seed(1), seen=seen)
+        groups = fresh + (train.replay_step(cfg, maker, buffer, by_id, len(samples), 1) if cfg.replayed else [])
+        for g in groups:                                                  # random completions earn alike: keep every group in the update
+            g.advantages = torch.linspace(-1, 1, len(g.tokens))
+        phases.next("policy forward, backward")
+        train.update_step(cfg, policy, reference, groups, 1, seen)
+        phases.next("optimiser")
+        optimiser_step(optimizer, 0.0, 1.0)
+        phases.next(None)
     with torch.no_grad():
-        features = policy.features(prompts, seen := {})
-    phases.next("rollout")
-    sampled = generate(policy, prompts, features, cfg.fresh, cfg.max_completion_tokens, generator=torch.Generator(policy.device).manual_seed(step))
-    phases.next("reward, buffer")
-    groups = []
-    for prompt, done, parts in zip(prompts, sampled, train.score(cfg, prompts, sampled), strict=True):
-        buffer.add(prompt.sample.id, [Entry(np.array(c.tokens, np.int32), np.array(c.logps, np.float32), p["reward"], p["accuracy"], step, False, p)
-                                      for c, p in zip(done, parts, strict=True)])
-        advantages = torch.linspace(-1, 1, len(done))                     # random completions earn alike: keep every group in the update
-        groups.append(train.Group(prompt, [c.tokens for c in done], [c.logps for c in done], [0.0] * len(done), advantages, False, [step] * len(done)))
-    buffer.refresh()
-    fresh = list(groups)
-    if cfg.replayed:
-        groups += train.replay_step(cfg, lambda s, hinted: prompts_of([s])[0], buffer, {s.id: s for s in samples}, len(samples), step)
-    phases.next("reference")
-    timed = Timed(reference, phases)
-    phases.next("policy forward, backward")
-    train.update_step(cfg, policy, timed, groups, step, seen)
-    phases.next("optimiser")
-    optimiser_step(optimizer, 0.0, 1.0)
-    phases.next(None)
-    with torch.no_grad():
-        logps, _ = policy.completion_logps(prompts, features, [g.tokens for g in fresh])
-    return fresh, sampled, logps
-
-
-class Timed:
-    """A reference whose time is counted as a phase of its own."""
-
-    def __init__(self, policy, phases):
-        self.policy, self.phases = policy, phases
-
-    def completion_logps(self, *args):
-        self.phases.next("reference")
-        out = self.policy.completion_logps(*args)
-        self.phases.next("policy forward, backward")
-        return out
+        prompts = [g.prompt for g in fresh]
+        logps, _ = policy.completion_logps(prompts, policy.features(prompts, seen), [g.tokens for g in fresh])
+    return fresh, logps
 
 
 class Theirs:
@@ -148,19 +166,18 @@ class Theirs:
         ids = torch.tensor(completions, device=logits.device)
         return logits.log_softmax(-1)[:, len(prompt.ids) - 1: -1].gather(-1, ids[..., None]).squeeze(-1)                # (G, R)
 
-    def step(self, cfg, optimizer, groups, sampled, samples, prompts_of, phases, ours) -> float:
+    def step(self, cfg, optimizer, groups, samples, make_many, phases, ours) -> float:
         """One step on the completions of `groups`. Returns the largest difference of its log-probs from ours."""
         g, worst = cfg.fresh, 0.0
-        for at, (sample, group, done) in enumerate(zip(samples, groups, sampled, strict=True)):
+        for at, (sample, group) in enumerate(zip(samples, groups, strict=True)):
             phases.next("media")
-            prompt = prompts_of([sample])[0]
-            phases.next("towers")                                                       # theirs run inside every forward pass
-            phases.next("rollout")
+            prompt = make_many([sample])[0]
+            phases.next("rollout")                                                      # their towers run inside every forward pass
             with torch.no_grad():
                 self.model.generate(**self.inputs(prompt, g), do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=cfg.max_completion_tokens,
                                     min_new_tokens=cfg.max_completion_tokens, eos_token_id=None, pad_token_id=0)
             phases.next("reward, buffer")
-            train.score(cfg, [prompt], [done])
+            train.score(cfg, [prompt], [[Completion(t, b, self.policy.tokenizer.decode(t), False) for t, b in zip(group.tokens, group.behaviour, strict=True)]])
             phases.next("reference")
             with torch.no_grad():
                 ref = self.logps(self.reference, prompt, group.tokens, cfg.temperature)
@@ -179,15 +196,15 @@ class Theirs:
 
 
 def toy_prompts(cfg, policy, args):
-    """Samples of the toy world, and a function that decodes their clips anew at each call, as a first visit does."""
-    cfg.toy_clips = max(cfg.toy_clips, args.prompts)
+    """Two steps' samples of the toy world, and a function that decodes their clips anew at each call, as a first visit does."""
+    cfg.toy_clips = max(cfg.toy_clips, args.prompts)                      # two questions about each
     mine, _ = train.load_data(cfg, 0, 1)
-    return mine[: args.prompts], lambda some: train.prompt_maker(cfg, policy).many(some)
+    return mine[: 2 * args.prompts], lambda some: train.prompt_maker(cfg, policy).many(some)
 
 
 def random_prompts(policy, args):
     """Prompts with random pictures of 448 x 448 and random sound: 32 frames and 60 s make about 5,600 tokens."""
-    samples = [Sample(f"bench{i}", "What happens, and when?", "numeric", "1", video=f"none{i}") for i in range(args.prompts)]
+    samples = [Sample(f"bench{i}", "What happens, and when?", "numeric", "1", video=f"none{i}") for i in range(2 * args.prompts)]
 
     def make(some):
         out = []

@@ -86,7 +86,7 @@ def test_completions_do_not_depend_on_their_company(policy, prompts):
 
 def test_a_prefix_is_held_once_for_its_completions(policy, prompts):
     run = Decoding(policy, policy.prefill(prompts[:2], policy.features(prompts[:2])), 8, 10, lambda state: None)
-    assert all(k.shape[0] == 2 for k in run.prefix.keys) and all(k.shape[0] == 16 and k.shape[2] == 10 for k in run.keys)
+    assert all(k.shape[0] == 2 for k in run.prefix_keys) and all(k.shape[0] == 16 and k.shape[2] == 10 for k in run.keys)
 
 
 def test_an_optimiser_step_is_in_the_next_rollout(fresh_policy, prompts):
