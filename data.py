@@ -1,16 +1,18 @@
 """data.py: records -> media -> model inputs. One path for the toy world and for real files.
 
     python data.py toy_world/v3-seed0/stage2_train_8x2.jsonl      # print the first prompts, their token counts and their timing
+    python data.py DATA --check                                   # walk a data set: what is there, what is broken, what would be dropped and why
 
-A record is one JSON object per line (fields: class Sample). Its media become
+A record (records.py) names its media. They become
     video   frames by decord, sampled uniformly at `fps` (at most `max_frames`), resized to at most `max_pixels` (Qwen's smart resize)
-    sound   the video's own track by decord, or `audio`, a sidecar .wav / .flac by soundfile; resampled to 16 kHz mono
+    sound   the video's own track by decord, or a .wav / .flac file by soundfile; resampled to 16 kHz mono
     image   a still picture by Pillow
-and then 14 x 14 x 2 patches, log-mel features, and token ids in which sound and picture are interleaved in chunks of two
+and then patches of 14 x 14 x 2 pixels, log-mel features, and token ids in which a video's sound and picture are interleaved in chunks of two
 seconds, each token with its 3-axis TMRoPE position. All of it is computed here, without torchvision and torchaudio, and tested
 equal to transformers' own processors. One thing differs on purpose: time. transformers and the trainers built on it assume 2 frames
 per second whatever the sampling was, so a long clip's picture slides away from its sound; here every frame group carries
-its TRUE seconds (`Media.seconds_per_group`).
+its TRUE seconds (`Media.seconds_per_group`). And nothing is cut: Whisper's extractor drops sound after 30 s, Qwen2.5-Omni's after 300 s;
+here a sound is as long as it is, and a prompt that gets too long by it is left out and counted (`--max_prompt_tokens`).
 
 Dimensions: T frames, N patches, M mel bins, L mel frames (10 ms each), P prompt tokens.
 """
@@ -21,24 +23,28 @@ import json
 import math
 import multiprocessing
 import os
+import re
+import sys
 import threading
 import warnings
 import zipfile
+from collections import Counter
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
 
-from rewards import canonical_type
+from records import DataError, Sample, load_samples
 
 SAMPLE_RATE = 16_000
 MIN_SOUND = SAMPLE_RATE // 10                          # shorter sound is padded with silence: the tower needs a few frames
 N_FFT, HOP = 400, 160                                  # Whisper's STFT: 25 ms windows every 10 ms
-MEAN = (0.48145466, 0.4578275, 0.40821073)             # CLIP's pixel statistics, used by every Qwen vision tower
+MEAN = (0.48145466, 0.4578275, 0.40821073)             # CLIP's pixel statistics, used by the towers of Qwen2.5
 STD = (0.26862954, 0.26130258, 0.27577711)
 PATCH, TEMPORAL_PATCH, MERGE = 14, 2, 2
 MIN_PIXELS = (PATCH * MERGE) ** 2                      # smallest frame: one token
@@ -50,107 +56,46 @@ TYPE_INSTRUCTION = {"multiple choice": "Answer with the letter.", "multi-label":
                     "localisation": "Answer with place: shape, joined by |."}
 
 
-class DataError(ValueError):
-    """Bad input data. The message names the file, the record and the field, and says what to do."""
+class MediaError(DataError):
+    """A file that is missing, cannot be read, or that the model has no sense for. The record can be left out, and the run goes on."""
 
 
-# ---------------------------------------------------------------------------------------------- records
-@dataclass
-class Sample:
-    """One dataset item; the JSONL schema of this project. Paths are relative to the JSONL's folder (or `media_root`).
+class TooLong(DataError):
+    """A prompt of more tokens than are allowed. The record can be left out, and the run goes on."""
 
-    `id` names the question AND its media: replay statistics are kept per id. `trace` is the target of stage 0, `hint` a strategy shown
-    when a prompt is stuck (stage 0 shows it whenever present), `scene` the toy's truth (read by the oracle judge only).
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How a model family reads media; model.py makes one of a config (`prompt_format`). image, video, audio, audio_start, audio_end: token ids.
+
+    per_second: time positions per second. chunk: time positions of picture, then of sound, that are interleaved. n_mels: mel bins, None for a model
+    that hears nothing. patch: pixels. timestamps: each frame group is a picture of its own behind its time in words, e.g. "<0.5 seconds>".
     """
-    id: str
-    question: str
-    problem_type: str
-    answer: str
-    video: str | None = None
-    audio: str | None = None
-    image: str | None = None
-    options: list[str] = field(default_factory=list)
-    hint: str = ""
-    audio_caption: str = ""
-    stage: int | None = None
-    kind: str = ""
-    trace: str = ""
-    plan: str = ""
-    scene: dict | None = None
-    where: str = ""  # "file.jsonl:12", filled in by load_samples for error messages
-
-    @property
-    def media_key(self) -> str:
-        """What tells two sets of media apart (the clip, not the question): decoded media and features are shared by it."""
-        return f"{self.video}|{self.image}|{self.audio}"
-
-
-REQUIRED = ("id", "question", "problem_type", "answer")
-
-
-def load_samples(path: str | Path, media_root: str | Path | None = None, stage: int | None = None) -> list[Sample]:
-    """Read a JSONL of records into Samples with absolute media paths; keep those of `stage` (records without a stage fit all).
-
-    Raises DataError for a missing file, broken JSON, a missing or unknown field, an unknown problem type or a doubled id.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such data file; pass --data FILE.jsonl")
-    root = Path(media_root) if media_root else path.parent
-    known, samples, seen = {f.name for f in fields(Sample)}, [], {}
-    for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{n}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not a JSON object on one line ({error}); mend or remove the line") from None
-        if not isinstance(record, dict):
-            raise DataError(f"{where}: expected a JSON object, got {type(record).__name__}")
-        missing = [name for name in REQUIRED if record.get(name) in (None, "")]
-        if missing:
-            raise DataError(f"{where}: field '{missing[0]}' is missing or empty; every record needs {', '.join(REQUIRED)}")
-        if unknown := sorted(set(record) - known):
-            raise DataError(f"{where}: unknown field '{unknown[0]}'; known fields: {', '.join(sorted(known - {'where'}))}")
-        sample = Sample(**record | {"id": str(record["id"]), "answer": str(record["answer"]), "where": where})
-        try:
-            sample.problem_type = canonical_type(sample.problem_type)
-        except ValueError as error:
-            raise DataError(f"{where}: field 'problem_type' of record '{sample.id}': {error}") from None
-        if sample.id in seen:
-            raise DataError(f"{where}: id '{sample.id}' was used at {seen[sample.id]}; ids must name one question about one clip")
-        seen[sample.id] = where
-        if stage is not None and sample.stage not in (None, stage):
-            continue
-        for name in ("video", "audio", "image"):
-            if value := getattr(sample, name):
-                setattr(sample, name, str(root / value))
-        samples.append(sample)
-    if not samples:
-        raise DataError(f"{path}: no record" + (f" of stage {stage}" if stage is not None else ""))
-    return samples
-
-
-def save_samples(path: Path, samples: list[Sample]) -> None:
-    """Write Samples as JSONL, leaving out `where`; written to a temporary name first."""
-    lines = [json.dumps({k: v for k, v in asdict(s).items() if k != "where"}) for s in samples]
-    partial = path.with_suffix(".part")
-    partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    partial.rename(path)
+    image: int
+    video: int
+    audio: int | None = None
+    audio_start: int | None = None
+    audio_end: int | None = None
+    per_second: float = 25
+    chunk: int = 50
+    n_mels: int | None = None
+    patch: int = PATCH
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+    timestamps: bool = False
 
 
 # ---------------------------------------------------------------------------------------------- decoding
 @dataclass
 class Media:
-    """Decoded media of one sample. frames: (T, H, W, 3) uint8, resized; sound: (n,) float32 at 16 kHz; either may be None.
+    """One decoded medium. kind: video, image or audio. frames: (T, H, W, 3) uint8, resized; sound: (n,) float32 at 16 kHz; either may be None.
 
-    seconds_per_group: true time between two temporal patches (2 frames), in seconds. is_image: the frames are one still picture.
+    seconds_per_group: true time between two temporal patches (2 frames), in seconds.
     """
+    kind: str
     frames: np.ndarray | None = None
     sound: np.ndarray | None = None
     seconds_per_group: float = 1.0
-    is_image: bool = False
     mel: np.ndarray | None = None  # (M, L) float32, made of the sound by with_mel, which then drops the sound
 
     @property
@@ -176,9 +121,9 @@ def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int, fact
     return h, w
 
 
-def resize_frames(frames: np.ndarray, min_pixels: int, max_pixels: int) -> np.ndarray:
+def resize_frames(frames: np.ndarray, min_pixels: int, max_pixels: int, patch: int = PATCH) -> np.ndarray:
     """(T, H, W, 3) uint8 -> (T, h, w, 3) uint8 by bicubic resampling to the smart-resized size."""
-    h, w = smart_resize(frames.shape[1], frames.shape[2], min_pixels, max_pixels)
+    h, w = smart_resize(frames.shape[1], frames.shape[2], min_pixels, max_pixels, patch * MERGE)
     if (h, w) == frames.shape[1:3]:
         return frames
     return np.stack([np.asarray(Image.fromarray(f).resize((w, h), Image.Resampling.BICUBIC)) for f in frames])
@@ -208,12 +153,12 @@ def read_frames(path: str, fps: float, max_frames: int, where: str) -> tuple[np.
         index, step = frame_indices(len(reader), float(reader.get_avg_fps()), fps, max_frames)
         return reader.get_batch(index.tolist()).asnumpy(), step
     except (decord.DECORDError, RuntimeError, ZeroDivisionError, IndexError) as error:
-        raise DataError(f"{where}: field 'video': cannot read {path} as a video ({first_line(error)}); "
+        raise MediaError(f"{where}: field 'video': cannot read {path} as a video ({first_line(error)}); "
                         "replace the file or remove the record") from None
 
 
-def read_sound(path: str, is_video: bool, where: str) -> np.ndarray:
-    """Mono sound at 16 kHz, (n,) float32: a video's own track by decord, a sound file by soundfile + soxr."""
+def read_sound(path: str, is_video: bool, where: str) -> np.ndarray | None:
+    """Mono sound at 16 kHz, (n,) float32: a video's own track by decord (None when it has none), a sound file by soundfile + soxr."""
     unreadable: tuple[type[Exception], ...] = (RuntimeError, OSError)                # soundfile's errors are RuntimeErrors
     if is_video:
         import decord
@@ -230,11 +175,13 @@ def read_sound(path: str, is_video: bool, where: str) -> np.ndarray:
             if rate != SAMPLE_RATE:
                 sound = soxr.resample(sound, rate, SAMPLE_RATE)
     except unreadable as error:
-        what = "has no sound track that can be read" if is_video else "cannot be read as sound"
-        mend = "pass --use_audio false, add an 'audio' file to the record, or remove it" if is_video else "replace the file or remove the record"
-        raise DataError(f"{where}: field '{'video' if is_video else 'audio'}': {path} {what} ({first_line(error)}); {mend}") from None
+        if is_video and "Can't find audio stream" in str(error):
+            return None
+        what = "has a sound track that cannot be read" if is_video else "cannot be read as sound"
+        raise MediaError(f"{where}: field '{'video' if is_video else 'audio'}': {path} {what} ({first_line(error)}); "
+                         "replace the file or remove the record") from None
     if sound.size == 0:
-        raise DataError(f"{where}: {path} holds no sound samples; pass --use_audio false or remove the record")
+        raise MediaError(f"{where}: {path} holds no sound samples; replace the file or remove the record")
     return np.pad(np.asarray(sound, dtype=np.float32), (0, max(0, MIN_SOUND - len(sound))))
 
 
@@ -244,45 +191,55 @@ def first_line(error: BaseException) -> str:
     return text[0].split("] ")[-1][:160]
 
 
-def missing_files(sample: Sample) -> list[str]:
-    """The names of the media fields that name no file."""
-    return [name for name in ("video", "audio", "image") if (path := getattr(sample, name)) and not Path(path).is_file()]
+def place(sample: Sample) -> str:
+    """How messages name a record: file, line and id."""
+    return f"{sample.where or 'record'} ('{sample.id}')"
 
 
-def load_media(sample: Sample, fps: float, max_frames: int, min_pixels: int, max_pixels: int, use_audio: bool = True) -> Media:
-    """Decode the media a sample names. Raises DataError (file, record, field) when one is missing or unreadable."""
-    where = f"{sample.where or 'record'} ('{sample.id}')"
-    if missing := missing_files(sample):
-        raise DataError(f"{where}: field '{missing[0]}': {getattr(sample, missing[0])} does not exist or is not a file; paths are relative to the JSONL, "
-                        "or to --media_root")
-    media = Media()
-    if sample.video:
-        frames, step = read_frames(sample.video, fps, max_frames, where)
-        media = Media(resize_frames(frames, min_pixels, max_pixels), None, step * TEMPORAL_PATCH)
-    elif sample.image:
+def load_medium(kind: str, path: str, soundtrack: str | None, where: str, fps: float, max_frames: int, min_pixels: int, max_pixels: int,
+                use_audio: bool = True, patch: int = PATCH) -> Media:
+    """Decode one file; soundtrack: a sound file in place of the video's own track. Raises MediaError (file, record, field) when it is missing
+    or unreadable. A video without a sound track has no sound."""
+    for name, file in ((kind, path), ("soundtrack", soundtrack)):
+        if file and not Path(file).is_file():
+            raise MediaError(f"{where}: field '{name}': {file} does not exist or is not a file; paths are relative to the data file, "
+                             "or to --media_root")
+    if kind == "audio":
+        return Media("audio", sound=read_sound(path, False, where))
+    if kind == "image":
         try:
-            with Image.open(sample.image) as picture:
-                frames = np.asarray(picture.convert("RGB"))[None]
+            with Image.open(path) as picture:
+                frames, step = np.asarray(picture.convert("RGB"))[None], 0.5
         except (UnidentifiedImageError, OSError) as error:
-            raise DataError(f"{where}: field 'image': cannot read {sample.image} as a picture ({first_line(error)}); replace the file") from None
-        media = Media(resize_frames(frames, min_pixels, max_pixels), is_image=True)
-    if use_audio and (sample.audio or sample.video):
-        media.sound = read_sound(sample.audio or sample.video, not sample.audio, where)
+            raise MediaError(f"{where}: field 'image': cannot read {path} as a picture ({first_line(error)}); replace the file") from None
+    else:
+        frames, step = read_frames(path, fps, max_frames, where)
+    try:
+        media = Media(kind, resize_frames(frames, min_pixels, max_pixels, patch), None, step * TEMPORAL_PATCH)
+    except ValueError as error:
+        raise MediaError(f"{where}: field '{kind}': {path}: {first_line(error)}; replace the file or remove the record") from None
+    if use_audio and kind == "video":
+        media.sound = read_sound(soundtrack or path, not soundtrack, where)
     return media
 
 
+def load_media(sample: Sample, **settings) -> list[Media]:
+    """Decode the media a sample names, in its order. settings: those of load_medium."""
+    return [load_medium(kind, path, sample.soundtrack if kind == "video" else None, place(sample), **settings) for kind, path in sample.media]
+
+
 # ---------------------------------------------------------------------------------------------- features
-def patchify(frames: np.ndarray) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """(T, H, W, 3) uint8 -> patches (N, 3 * 2 * 14 * 14) float32 in Qwen2-VL's order and the grid (t, h, w) in patches.
+def patchify(frames: np.ndarray, patch: int = PATCH, mean: tuple = MEAN, std: tuple = STD) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    """(T, H, W, 3) uint8 -> patches (N, 3 * 2 * patch * patch) float32 in Qwen2-VL's order and the grid (t, h, w) in patches.
 
     Neighbouring 2 x 2 patches stand together (the merger joins them). An odd T repeats the last frame, a still picture itself.
     """
     if len(frames) % TEMPORAL_PATCH:
         frames = np.concatenate([frames, frames[-1:]])
-    x = (frames.astype(np.float32) / 255.0 - np.float32(MEAN)) / np.float32(STD)     # (T, H, W, 3)
-    t, h, w = len(x) // TEMPORAL_PATCH, x.shape[1] // PATCH, x.shape[2] // PATCH
-    x = x.reshape(t, TEMPORAL_PATCH, h // MERGE, MERGE, PATCH, w // MERGE, MERGE, PATCH, 3)
-    x = x.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)           # (t, h/2, w/2, 2, 2, 3, temporal, 14, 14)
+    x = (frames.astype(np.float32) / 255.0 - np.float32(mean)) / np.float32(std)     # (T, H, W, 3)
+    t, h, w = len(x) // TEMPORAL_PATCH, x.shape[1] // patch, x.shape[2] // patch
+    x = x.reshape(t, TEMPORAL_PATCH, h // MERGE, MERGE, patch, w // MERGE, MERGE, patch, 3)
+    x = x.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)           # (t, h/2, w/2, 2, 2, 3, temporal, patch, patch)
     return torch.from_numpy(np.ascontiguousarray(x.reshape(t * h * w, -1))), (t, h, w)
 
 
@@ -314,16 +271,15 @@ def audio_tokens(mel_frames: int) -> int:
 # ---------------------------------------------------------------------------------------------- prompts
 @dataclass
 class Prompt:
-    """What the model reads. ids (P,) int64; positions (3, P) int64: time, height, width; patches (N, 1176) and grid (t, h, w) or None;
-    mel (M, L) or None."""
+    """What the model reads. ids (P,) int64; positions (3, P) int64: time, height, width; patches (N, 1176) of all pictures and videos in their order,
+    or None; grids: (t, h, w) of each; mels: (M, L) of each sound."""
     sample: Sample
     hinted: bool
     ids: torch.Tensor
     positions: torch.Tensor
     patches: torch.Tensor | None = None
-    grid: tuple[int, int, int] | None = None
-    is_image: bool = False
-    mel: torch.Tensor | None = None
+    grids: list[tuple[int, int, int]] = field(default_factory=list)
+    mels: list[torch.Tensor] = field(default_factory=list)
 
     @property
     def next_position(self) -> int:
@@ -331,14 +287,19 @@ class Prompt:
         return int(self.positions.max()) + 1
 
 
-def question_text(sample: Sample, hinted: bool = False, audio_caption: bool = False) -> str:
-    """The text of the user turn, after the media. A hint is added here, and nowhere else."""
-    lines = [sample.question, *sample.options]
+def instructions(sample: Sample, hinted: bool = False, audio_caption: bool = False) -> str:
+    """What stands below the question and its options. A hint is added here, and nowhere else."""
+    lines = []
     if audio_caption and sample.audio_caption:
         lines.append(f"Sound: {sample.audio_caption}")
     if hinted and sample.hint:
         lines.append(f"Hint: {sample.hint}")
     return "\n".join([*lines, f"{INSTRUCTION} {TYPE_INSTRUCTION[sample.problem_type]}"])
+
+
+def question_text(sample: Sample, hinted: bool = False, audio_caption: bool = False) -> str:
+    """The text of the user turn, media placeholders included where the record has them."""
+    return "\n".join([sample.question, *sample.options, instructions(sample, hinted, audio_caption)])
 
 
 def chunks_by_time(times: np.ndarray, per_chunk: int) -> list[np.ndarray]:
@@ -362,16 +323,17 @@ def vision_positions(grid: tuple[int, int, int], seconds_per_group: float, per_s
     return np.stack([axis.reshape(-1) for axis in np.meshgrid(time, np.arange(h), np.arange(w), indexing="ij")])
 
 
-def lay_out(ids: list[int], config, grid, seconds_per_group: float, n_audio: int) -> tuple[np.ndarray, np.ndarray]:
+def lay_out(ids: list[int], form: PromptFormat, media: list[Media], grids: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
     """Expand the media placeholders of a tokenised prompt and give every token its TMRoPE position (Qwen2.5-Omni, section 2).
 
     Sound inside a video is interleaved with it: [video 0-2 s][audio 0-2 s][video 2-4 s]... between <|audio_bos|> and <|audio_eos|>.
-    Text counts on from the last token before it. Returns ids (P,) and positions (3, P).
+    Text counts on from the last token before it. media and grids (of the pictures and videos) in the order of the placeholders; with timestamps,
+    a placeholder for each frame group. Returns ids (P,) and positions (3, P).
     """
-    rate, chunk = config.position_id_per_seconds, int(config.position_id_per_seconds * config.seconds_per_chunk)
     out: list[np.ndarray] = []
     pos: list[np.ndarray] = []
     shared: np.ndarray | None = None
+    left, sizes = iter(media), iter(grids)
 
     def put(token_ids, positions: np.ndarray) -> None:
         out.append(np.atleast_1d(token_ids))
@@ -382,47 +344,77 @@ def lay_out(ids: list[int], config, grid, seconds_per_group: float, n_audio: int
         return np.tile(np.arange(n) + start, (3, 1))     # (3, n): text and sound advance all three axes together
 
     for token in ids:
-        if token == config.image_token_id:
-            xyz = vision_positions(grid, 0.0, rate)
-            put(np.full(xyz.shape[1], token), xyz + follow(1)[0])
-        elif token == config.audio_token_id:
+        if token not in (form.image, form.video, form.audio):
+            put(token, follow(1) if shared is None else shared)
+            shared = None
+            continue
+        one = next(left)
+        n_audio = 0 if one.mel is None else audio_tokens(one.mel.shape[1])
+        if token == form.audio:
             put(np.full(n_audio, token), follow(n_audio))
-        elif token == config.video_token_id and not n_audio:
-            xyz = vision_positions(grid, seconds_per_group, rate)
+        elif token == form.image or not n_audio:
+            xyz = vision_positions(next(sizes), one.seconds_per_group, form.per_second)
             put(np.full(xyz.shape[1], token), xyz + follow(1)[0])
-        elif token == config.video_token_id:
+        else:
             start = pos[-1].max()
-            put(config.audio_start_token_id, np.full((3, 1), start))     # <|vision_bos|><|audio_bos|> share one position
-            xyz, sound = vision_positions(grid, seconds_per_group, rate) + start + 1, np.tile(np.arange(n_audio), (3, 1)) + start + 1
-            seen, heard = chunks_by_time(xyz[0] - start - 1, chunk), chunks_by_time(np.arange(n_audio), chunk)
+            put(form.audio_start, np.full((3, 1), start))     # <|vision_bos|><|audio_bos|> share one position
+            xyz, sound = vision_positions(next(sizes), one.seconds_per_group, form.per_second) + start + 1, np.tile(np.arange(n_audio), (3, 1)) + start + 1
+            seen, heard = chunks_by_time(xyz[0] - start - 1, form.chunk), chunks_by_time(np.arange(n_audio), form.chunk)
             for j in range(max(len(seen), len(heard))):
                 if j < len(seen):
                     put(np.full(len(seen[j]), token), xyz[:, seen[j]])
                 if j < len(heard):
-                    put(np.full(len(heard[j]), config.audio_token_id), sound[:, heard[j]])
-            put(config.audio_end_token_id, follow(1))
+                    put(np.full(len(heard[j]), form.audio), sound[:, heard[j]])
+            put(form.audio_end, follow(1))
             shared = pos[-1]                             # <|audio_eos|><|vision_eos|> share one, too
-        else:
-            put(token, follow(1) if shared is None else shared)
-            shared = None
     return np.concatenate(out), np.concatenate(pos, axis=1)
 
 
-def build_prompt(sample: Sample, media: Media, tokenizer, config, hinted: bool = False, audio_caption: bool = False) -> Prompt:
-    """Media and text of a sample -> Prompt, through the tokenizer's chat template. `config` is the thinker's config."""
-    sound_in_video = media.frames is not None and not media.is_image and media.mel is not None
-    content = []
-    if media.frames is not None:
-        content.append({"type": "image" if media.is_image else "video"})
-    if media.mel is not None and not sound_in_video:
-        content.append({"type": "audio"})
-    content.append({"type": "text", "text": question_text(sample, hinted, audio_caption)})
+def build_prompt(sample: Sample, media: list[Media], tokenizer, form: PromptFormat, hinted: bool = False, audio_caption: bool = False) -> Prompt:
+    """Media (in the order of sample.media) and text of a sample -> Prompt, through the tokenizer's chat template. Raises DataError where the text
+    holds a media token of its own, which the model would take for a picture or a sound, and MediaError for sound that the model cannot hear."""
+    if form.n_mels is None and any(m.kind == "audio" for m in media):
+        raise MediaError(f"{place(sample)}: field 'audio': this model hears nothing; use a Qwen2.5-Omni, or remove the record")
+    content = [{"type": "text", "text": text} if kind == "text" else {"type": kind} for kind, text in sample.segments()]
+    tail = instructions(sample, hinted, audio_caption)
+    if content[-1]["type"] == "text":                        # one text, so that it is tokenised as a whole
+        content[-1]["text"] += "\n" + tail
+    else:
+        content.append({"type": "text", "text": tail})
     text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
-    patches, grid = patchify(media.frames) if media.frames is not None else (None, None)
-    n_audio = audio_tokens(media.mel.shape[1]) if media.mel is not None else 0
-    ids, positions = lay_out(tokenizer(text, add_special_tokens=False)["input_ids"], config, grid, media.seconds_per_group, n_audio)
-    return Prompt(sample, hinted, torch.from_numpy(ids).long(), torch.from_numpy(positions).long(), patches, grid, media.is_image,
-                  None if media.mel is None else torch.as_tensor(media.mel))
+    made = [patchify(m.frames, form.patch, form.mean, form.std) for m in media if m.frames is not None]
+    spread, grids = media, [grid for _, grid in made]
+    if form.timestamps:
+        text, spread, grids = write_timestamps(text, tokenizer.convert_ids_to_tokens(form.video), media, iter(grids))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    wanted = [{"image": form.image, "video": form.video, "audio": form.audio}[m.kind] for m in spread]
+    if [i for i in ids if i in (form.image, form.video, form.audio)] != wanted:
+        raise DataError(f"{place(sample)}: its text holds a media token of the model's ({tokenizer.convert_ids_to_tokens(form.image)}, ..), or the chat "
+                        "template does not write one per medium; remove it from the question, or use the tokenizer of the model's own folder")
+    ids, positions = lay_out(ids, form, spread, grids)
+    return Prompt(sample, hinted, torch.from_numpy(ids).long(), torch.from_numpy(positions).long(), torch.cat([p for p, _ in made]) if made else None,
+                  [grid for _, grid in made], [torch.as_tensor(m.mel) for m in media if m.mel is not None])
+
+
+def write_timestamps(text: str, token: str, media: list[Media], grids) -> tuple[str, list[Media], list[tuple[int, int, int]]]:
+    """Qwen3-VL's form of videos: a placeholder per frame group, with the bounds around it, behind the mean time of the group's two frames in words.
+    -> text, and the media and grids (t = 1) that its placeholders now stand for."""
+    bounds = re.compile(r"<\|[^<>]*\|>" + re.escape(token) + r"<\|[^<>]*\|>")            # <|vision_start|><|video_pad|><|vision_end|>
+    pieces, spread, sizes = [text], [], []
+    for one in media:
+        if one.frames is None:
+            spread.append(one)
+            continue
+        t, h, w = next(grids)
+        spread += [one] * t
+        sizes += [(1, h, w)] * t
+        if one.kind == "video":
+            found = bounds.search(pieces[-1])
+            if found is None:
+                break
+            times = [(i + 0.5 / TEMPORAL_PATCH) * one.seconds_per_group for i in range(t)]
+            pieces[-1:] = [pieces[-1][:found.start()] + "".join(f"<{time:.1f} seconds>{found[0]}" for time in times), pieces[-1][found.end():]]
+    return "".join(pieces), spread, sizes
 
 
 class MediaStore:
@@ -434,15 +426,14 @@ class MediaStore:
         self.folder, self.max_bytes = Path(folder), max_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def path(self, sample: Sample, settings: dict) -> Path:
-        files = [(name, str(Path(value).absolute()), os.stat(value).st_size, os.stat(value).st_mtime_ns)
-                 for name in ("video", "audio", "image") if (value := getattr(sample, name))]
-        return self.folder / (hashlib.sha256(json.dumps([files, settings], sort_keys=True).encode()).hexdigest()[:32] + ".npz")
+    def path(self, files: list[str], settings: dict) -> Path:
+        stats = [(str(Path(f).absolute()), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
+        return self.folder / (hashlib.sha256(json.dumps([stats, settings], sort_keys=True).encode()).hexdigest()[:32] + ".npz")
 
     def load(self, path: Path) -> Media | None:
         try:
             with np.load(path, allow_pickle=False) as f:
-                return Media(f.get("frames"), f.get("sound"), float(f["seconds_per_group"]), bool(f["is_image"]))
+                return Media(str(f["kind"]), f.get("frames"), f.get("sound"), float(f["seconds_per_group"]))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -452,7 +443,7 @@ class MediaStore:
     def save(self, path: Path, media: Media) -> None:
         partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
         with partial.open("wb") as file:
-            np.savez(file, **{k: v for k in ("frames", "sound", "seconds_per_group", "is_image") if (v := getattr(media, k)) is not None})
+            np.savez(file, **{k: v for k in ("kind", "frames", "sound", "seconds_per_group") if (v := getattr(media, k)) is not None})
         partial.rename(path)
 
     def trim(self) -> None:
@@ -469,69 +460,87 @@ class MediaStore:
             total -= size
 
 
-def decode(sample: Sample, settings: dict, store: MediaStore | None = None) -> Media:
+def decode(sample: Sample, settings: dict, store: MediaStore | None = None) -> list[Media]:
     """load_media by way of the store, if there is one."""
-    if store is None or missing_files(sample):              # load_media says what is missing
-        return load_media(sample, **settings)
-    path = store.path(sample, settings)
-    media = store.load(path)
-    if media is None:
-        media = load_media(sample, **settings)
-        store.save(path, media)
+    out = []
+    for kind, path in sample.media:
+        soundtrack = sample.soundtrack if kind == "video" else None
+        files = [f for f in (path, soundtrack) if f]
+        known = store is not None and all(os.path.isfile(f) for f in files)         # load_medium says what is missing
+        media = store.load(store.path(files, settings)) if known else None
+        if media is None:
+            media = load_medium(kind, path, soundtrack, place(sample), **settings)
+            if known:
+                store.save(store.path(files, settings), media)
+        out.append(media)
+    return out
+
+
+def with_mel(media: list[Media], n_mels: int | None) -> list[Media]:
+    """The sounds replaced by their mel features, arrays (M, L): from a worker process a tensor would travel as an open file. n_mels None: dropped."""
+    for m in media:
+        if m.sound is not None:
+            m.mel, m.sound = None if n_mels is None else log_mel(m.sound, n_mels).numpy(), None
     return media
 
 
-def with_mel(media: Media, n_mels: int) -> Media:
-    """The sound replaced by its mel features, an array (M, L): from a worker process a tensor would travel as an open file."""
-    if media.sound is not None:
-        media.mel, media.sound = log_mel(media.sound, n_mels).numpy(), None
-    return media
+def attempt(sample: Sample, settings: dict, store: MediaStore | None) -> list[Media] | MediaError:
+    """decode, with an error as its result: a broken file concerns its own record, not the batch."""
+    try:
+        return decode(sample, settings, store)
+    except MediaError as error:
+        return error
 
 
-def decode_with_mel(sample: Sample, settings: dict, store: MediaStore | None, n_mels: int) -> Media:
+def attempt_with_mel(sample: Sample, settings: dict, store: MediaStore | None, n_mels: int | None) -> list[Media] | MediaError:
     """What a worker process does."""
-    return with_mel(decode(sample, settings, store), n_mels)
+    media = attempt(sample, settings, store)
+    return media if isinstance(media, MediaError) else with_mel(media, n_mels)
 
 
 class PromptMaker:
     """Sample -> Prompt, keeping the decoded media of up to `memory_bytes` in memory (oldest out first), so that a clip is decoded once.
 
-    settings: load_media's keyword arguments. config: the thinker's config. store: decoded media on disk. workers: processes that decode what
-    `ahead` announces while the model works; 0: threads decode when `many` asks.
+    form: the model's way of reading media. settings: load_medium's keyword arguments. store: decoded media on disk. workers: processes that decode
+    what `ahead` announces while the model works; 0: threads decode when they are asked for. max_prompt_tokens: longer prompts are refused; 0: none is.
+    silent: paths of the videos met so far that have no sound track although `use_audio` asks for it; they are asked without sound.
     """
 
-    def __init__(self, tokenizer, config, memory_bytes: int = 2**32, audio_caption: bool = False, store: MediaStore | None = None, workers: int = 0,
-                 **settings):
-        self.tokenizer, self.config, self.audio_caption = tokenizer, config, audio_caption
-        self.settings, self.store, self.n_mels = settings, store, config.audio_config.num_mel_bins
+    def __init__(self, tokenizer, form: PromptFormat, memory_bytes: int = 2**32, audio_caption: bool = False, store: MediaStore | None = None, workers: int = 0,
+                 max_prompt_tokens: int = 0, use_audio: bool = True, **settings):
+        self.tokenizer, self.form, self.audio_caption, self.max_prompt_tokens = tokenizer, form, audio_caption, max_prompt_tokens
+        self.settings, self.store = settings | {"use_audio": use_audio and form.n_mels is not None, "patch": form.patch}, store
         self.threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))   # the decoders release the GIL
         # spawned, not forked: a fork of a process with threads and a GPU may hang
         self.workers = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) if workers else None
         self.coming: dict[str, Future] = {}
-        self.cache: dict[str, Media] = {}
+        self.cache: dict[str, list[Media]] = {}
+        self.silent: set[str] = set()
         self.free, self.since_trim = memory_bytes, 0
 
     def ahead(self, samples: list[Sample]) -> None:
         """Have workers decode the media of samples that will be asked for soon."""
         for s in samples if self.workers else []:
             if s.media_key not in self.cache and s.media_key not in self.coming:
-                self.coming[s.media_key] = self.workers.submit(decode_with_mel, s, self.settings, self.store, self.n_mels)
+                self.coming[s.media_key] = self.workers.submit(attempt_with_mel, s, self.settings, self.store, self.form.n_mels)
 
-    def many(self, samples: list[Sample], hinted: list[bool] | None = None) -> list[Prompt]:
-        """Prompts of a batch; what is not yet decoded is decoded in the workers, or in threads."""
+    def each(self, samples: list[Sample], hinted: list[bool] | None = None) -> list[Prompt | MediaError | TooLong]:
+        """For every sample its prompt, or the error that says why there is none. What is not yet decoded is decoded in the workers, or in threads."""
         self.ahead(samples)
         missing = {s.media_key: s for s in samples if s.media_key not in self.cache}
         if self.workers:
             decoded = {key: self._arrived(key, s) for key, s in missing.items()}
         else:       # mel features here and not in the threads: each thread would start torch's own team of threads
-            found = self.threads.map(lambda s: decode(s, self.settings, self.store), missing.values())
-            decoded = {key: with_mel(media, self.n_mels) for key, media in zip(missing, found, strict=True)}
-        prompts = [build_prompt(s, decoded[s.media_key] if s.media_key in decoded else self.cache[s.media_key], self.tokenizer, self.config,
-                                h, self.audio_caption) for s, h in zip(samples, hinted or [False] * len(samples), strict=True)]
+            found = self.threads.map(lambda s: attempt(s, self.settings, self.store), missing.values())
+            decoded = {key: m if isinstance(m, MediaError) else with_mel(m, self.form.n_mels) for key, m in zip(missing, found, strict=True)}
+        prompts = [self._prompt(s, decoded[s.media_key] if s.media_key in decoded else self.cache[s.media_key], h)
+                   for s, h in zip(samples, hinted or [False] * len(samples), strict=True)]
         for key, media in decoded.items():
-            self.free -= media.nbytes
+            if isinstance(media, MediaError):
+                continue
+            self.free -= sum(m.nbytes for m in media)
             while self.free < 0 and self.cache:
-                self.free += self.cache.pop(next(iter(self.cache))).nbytes
+                self.free += sum(m.nbytes for m in self.cache.pop(next(iter(self.cache))))
             self.cache[key] = media
         self.since_trim += len(decoded)
         if self.store and self.since_trim >= 64:
@@ -539,7 +548,29 @@ class PromptMaker:
             self.since_trim = 0
         return prompts
 
-    def _arrived(self, key: str, sample: Sample) -> Media:
+    def _prompt(self, sample: Sample, media: list[Media] | MediaError, hinted: bool) -> Prompt | MediaError | TooLong:
+        if isinstance(media, MediaError):
+            return media
+        if self.settings["use_audio"]:
+            self.silent.update(path for (kind, path), m in zip(sample.media, media, strict=True) if kind == "video" and m.mel is None)
+        try:
+            prompt = build_prompt(sample, media, self.tokenizer, self.form, hinted, self.audio_caption)
+        except MediaError as error:
+            return error
+        if 0 < self.max_prompt_tokens < len(prompt.ids):
+            return TooLong(f"{place(sample)}: its prompt has {len(prompt.ids):,} tokens, more than --max_prompt_tokens {self.max_prompt_tokens:,}; lower "
+                           "--max_frames or --max_pixels, raise the limit, or shorten the media")
+        return prompt
+
+    def many(self, samples: list[Sample], hinted: list[bool] | None = None) -> list[Prompt]:
+        """Prompts of a batch. Raises the first error."""
+        prompts = self.each(samples, hinted)
+        for p in prompts:
+            if isinstance(p, DataError):
+                raise p
+        return prompts
+
+    def _arrived(self, key: str, sample: Sample) -> list[Media] | MediaError:
         try:
             return self.coming.pop(key).result()
         except BrokenProcessPool:
@@ -549,17 +580,66 @@ class PromptMaker:
         return self.many([sample], [hinted])[0]
 
 
+# ---------------------------------------------------------------------------------------------- looking at a data set
+def check(samples: list[Sample], make: PromptMaker, problems: list[str], batch: int = 64, show: int = 20) -> str:
+    """A report on a data set: records by type, media by kind, prompt lengths in tokens, and what would be dropped and why. problems: sentences on
+    records that could not be read (load_samples). Every medium is decoded, as training would."""
+    lengths, dropped = [], {"record cannot be read": list(problems)}
+    for i in tqdm(range(0, len(samples), batch), desc="decoding", unit_scale=batch):
+        make.ahead(samples[i: i + 2 * batch])
+        for prompt in make.each(samples[i: i + batch]):
+            if isinstance(prompt, Prompt):
+                lengths.append(len(prompt.ids))
+            else:
+                dropped.setdefault("prompt too long" if isinstance(prompt, TooLong) else "media missing or unreadable", []).append(str(prompt))
+    lines = [f"{len(samples) + len(problems):,} records, {len(lengths):,} of them usable"]
+    for title, names in (("by problem type", [s.problem_type for s in samples]), ("by media", [" + ".join(k for k, _ in s.media) or "text" for s in samples]),
+                         ("by stage", [str(s.stage) for s in samples if s.stage is not None]), ("with a hint", ["yes" for s in samples if s.hint]),
+                         ("with a trace for stage 0", ["yes" for s in samples if s.trace])):
+        if names:
+            lines.append(f"{title}: " + ", ".join(f"{name} {n:,}" for name, n in Counter(names).most_common()))
+    if lengths:
+        low, middle, high, top = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
+        lines.append(f"tokens per prompt: least {low:,}, median {middle:,}, 95 % below {high:,}, most {top:,}; {sum(lengths):,} in all")
+    if make.silent:
+        lines.append(f"videos without a sound track, asked without sound: {len(make.silent):,}, e.g. {min(make.silent)}")
+    for reason, sentences in dropped.items():
+        if sentences:
+            lines.append(f"dropped, {reason}: {len(sentences):,}")
+            lines += [f"  {sentence}" for sentence in sentences[:show]] + ([f"  .. and {len(sentences) - show:,} more"] if len(sentences) > show else [])
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    from model import DEFAULT_MODEL, load_tokenizer_and_config, prompt_format
+    parser = argparse.ArgumentParser(description="Look at a data set as the model will.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("data", help="records of any format of records.py")
+    parser.add_argument("--check", action="store_true", help="walk the whole data set and report; without: print the first prompts")
+    parser.add_argument("--model", default=str(DEFAULT_MODEL), help="model folder or hub name; only its tokenizer and config are read")
+    parser.add_argument("--media_root", default="", help="folder that media paths are relative to; empty: the data file's own folder")
+    parser.add_argument("-n", type=int, default=2, help="how many prompts to print")
+    parser.add_argument("--fps", type=float, default=2.0)
+    parser.add_argument("--max_frames", type=int, default=16)
+    parser.add_argument("--max_pixels", type=int, default=50_176)
+    parser.add_argument("--max_prompt_tokens", type=int, default=16_384)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args(argv)
+    tokenizer, config = load_tokenizer_and_config(args.model)
+    make = PromptMaker(tokenizer, prompt_format(config), workers=args.workers if args.check else 0, max_prompt_tokens=args.max_prompt_tokens, fps=args.fps,
+                       max_frames=args.max_frames, min_pixels=MIN_PIXELS, max_pixels=args.max_pixels)
+    if args.check:
+        problems: list[str] = []
+        print(check(load_samples(args.data, args.media_root, problems=problems), make, problems))
+        return
+    for sample in load_samples(args.data, args.media_root)[: args.n]:
+        made = make(sample)
+        print(f"--- {sample.id}: {len(made.ids)} tokens, grids {made.grids}, mel frames {[m.shape[1] for m in made.mels]}, "
+              f"last position {made.next_position - 1}, gold {sample.answer!r}")
+        print(question_text(sample))
+
+
 if __name__ == "__main__":
-    from model import DEFAULT_MODEL, load_tokenizer_and_config
-    parser = argparse.ArgumentParser(description="Print the first prompts of a data set as the model reads them.")
-    parser.add_argument("data")
-    parser.add_argument("--model", default=str(DEFAULT_MODEL))
-    parser.add_argument("-n", type=int, default=2)
-    args = parser.parse_args()
-    tok, cfg = load_tokenizer_and_config(args.model)
-    make = PromptMaker(tok, cfg, fps=2.0, max_frames=16, min_pixels=MIN_PIXELS, max_pixels=50_176)
-    for item in load_samples(args.data)[: args.n]:
-        made = make(item)
-        print(f"--- {item.id}: {len(made.ids)} tokens, grid {made.grid}, mel {tuple(made.mel.shape) if made.mel is not None else None}, "
-              f"last position {made.next_position - 1}, gold {item.answer!r}")
-        print(question_text(item))
+    try:
+        main(sys.argv[1:])
+    except DataError as error:
+        sys.exit(f"error: {error}")

@@ -25,7 +25,7 @@ import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data import SAMPLE_RATE, DataError, Sample, load_media, load_samples, question_text
+from data import SAMPLE_RATE, load_media, question_text
+from records import DataError, Sample, load_samples
 from rewards import NUMBER_WORDS, accuracy_reward, places, plain
 
 DEFAULT_JUDGE = "OpenGVLab/InternVL3-2B-hf"
@@ -47,9 +48,9 @@ JUDGE_FRAMES, JUDGE_PIXELS = 8, 448 * 448
 # ---------------------------------------------------------------------------------------------- asking
 @dataclass
 class Request:
-    """One question to another model: text, frames (T, H, W, 3) uint8 or None, mono sound (n,) float32 at 16 kHz or None."""
+    """One question to another model: text, frames, each (H, W, 3) uint8, or None, mono sound (n,) float32 at 16 kHz or None."""
     text: str
-    frames: np.ndarray | None = None
+    frames: list[np.ndarray] | None = None
     sound: np.ndarray | None = None
 
 
@@ -212,7 +213,7 @@ class Judge:
     asked: int = 0
     missing: int = 0
     frame_cache: int = 256
-    frames: dict[str, np.ndarray | None] = field(default_factory=dict)
+    frames: dict[str, list[np.ndarray] | None] = field(default_factory=dict)
 
     def __call__(self, items: list[tuple[Sample, str, str]]) -> list[dict[str, float] | None]:
         """items (sample, reasoning, answer) -> {criterion: score in [0, 1]} of each, None where the verdict is missing."""
@@ -226,8 +227,8 @@ class Judge:
         self.missing += sum(v is None for v in verdicts)
         return verdicts
 
-    def see(self, sample: Sample) -> np.ndarray | None:
-        """Eight frames (or the picture) of a sample, spread over the whole clip; None when it has neither."""
+    def see(self, sample: Sample) -> list[np.ndarray] | None:
+        """Eight frames of a sample's video (or its picture), spread over the whole clip; None when it has neither."""
         if sample.media_key not in self.frames:
             while len(self.frames) >= self.frame_cache:
                 self.frames.pop(next(iter(self.frames)))
@@ -235,11 +236,11 @@ class Judge:
         return self.frames[sample.media_key]
 
 
-def watch(sample: Sample, frames: int = JUDGE_FRAMES) -> np.ndarray | None:
-    """At most `frames` frames of a sample's video, evenly spread, or its picture, at most 448 x 448 pixels each; None without either."""
-    if not (sample.video or sample.image):
-        return None
-    return load_media(sample, fps=math.inf, max_frames=frames, min_pixels=28 * 28, max_pixels=JUDGE_PIXELS, use_audio=False).frames
+def watch(sample: Sample, frames: int = JUDGE_FRAMES) -> list[np.ndarray] | None:
+    """At most `frames` frames (H, W, 3) of each of a sample's videos, evenly spread, and its pictures, at most 448 x 448 pixels each; None without either."""
+    seen = replace(sample, audios=[]) if sample.audios else sample
+    media = load_media(seen, fps=math.inf, max_frames=frames, min_pixels=28 * 28, max_pixels=JUDGE_PIXELS, use_audio=False)
+    return [frame for m in media if m.frames is not None for frame in m.frames] or None
 
 
 # ---------------------------------------------------------------------------------------------- hints and captions
@@ -332,11 +333,11 @@ def annotate(kind: str, data: str, out: str, model: Endpoint | LocalModel, media
 
 
 def listen(sample: Sample) -> np.ndarray:
-    """A sample's sound, (n,) float32 mono at 16 kHz. Raises DataError when it has none."""
-    sound = load_media(sample, fps=1.0, max_frames=2, min_pixels=28 * 28, max_pixels=28 * 28).sound
-    if sound is None:
-        raise DataError(f"{sample.where}: record '{sample.id}' has neither 'video' nor 'audio', so there is nothing to caption")
-    return sound
+    """A sample's sounds one after another, (n,) float32 mono at 16 kHz. Raises DataError when it has none."""
+    sounds = [m.sound for m in load_media(sample, fps=1.0, max_frames=2, min_pixels=28 * 28, max_pixels=28 * 28) if m.sound is not None]
+    if not sounds:
+        raise DataError(f"{sample.where}: record '{sample.id}' has no sound of its own or of a video, so there is nothing to caption")
+    return np.concatenate(sounds)
 
 
 def main(argv: list[str]) -> None:

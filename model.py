@@ -1,4 +1,4 @@
-"""model.py: the policy. A Qwen2.5-Omni thinker that is loaded and saved in Hugging Face form and gives token log-probabilities.
+"""model.py: the policy. A Qwen2.5-Omni thinker (or a Qwen2.5-VL, Qwen3-VL) in Hugging Face form that gives token log-probabilities.
 
     media --towers, once--> features --+                one packed row per prompt, no padding between or inside rows:
     text  --embedding-----> vectors   -+-->  stream     [prompt 1 | c1 | c2 | .. | cG][prompt 2 | c1 | .. ] ...
@@ -13,12 +13,16 @@ A completion's positions restart after the prompt, so log-probs and gradients ar
 once: G (P + R) tokens become P + G R. Nothing carries on from a prompt but its keys and values and its last token's state, which
 predicts every first completion token; so the last layer runs its queries and its MLP for that token and the completions only.
 
-All contact with transformers' internals is in `parts`, `block` and `_run_towers`: it moved them between 5.17 and 5.23, and both work.
+All contact with transformers' internals is in `FAMILIES`, `parts`, `prompt_format`, `block` and `_run_towers`: it moved them between 5.17 and
+5.23, and both work. What another family needs beyond a line in FAMILIES: Qwen2.5-VL nothing; Qwen3-VL the norms of queries and keys (`block`),
+the tower features added after the first layers (`deepstack`), and times in words (data.py).
 Dimensions: B prompts, P prompt tokens, N completions in all, R completion tokens, T tokens of a stream, V vocabulary, D width,
 H query heads, K key-value heads, d head width.
 """
+import contextlib
 import copy
 import json
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,70 +32,134 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import CONFIG_MAPPING, AutoTokenizer
+from transformers.utils import cached_file
 
-from data import MEAN, MERGE, PATCH, SAMPLE_RATE, STD, TEMPORAL_PATCH, DataError, Prompt, audio_tokens
+from data import MEAN, MERGE, PATCH, SAMPLE_RATE, STD, TEMPORAL_PATCH, Prompt, PromptFormat, audio_tokens
+from records import DataError
 
 DEFAULT_MODEL = Path(__file__).parent / "assets" / "tiny-omni"
-THINKER_TYPES = ("qwen2_5_omni_thinker", "qwen2_5_omni")
+# model_type: transformers' class, and what its vision tower, audio tower, decoder and head are called in checkpoints, on the hub and in ours
+FAMILIES = {"qwen2_5_omni_thinker": ("Qwen2_5OmniThinkerForConditionalGeneration",
+                                     ("thinker.visual", "thinker.audio_tower", "thinker.model", "thinker.lm_head")),
+            "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", ("visual", "", "model", "lm_head")),
+            "qwen3_vl": ("Qwen3VLForConditionalGeneration", ("model.visual", "", "model.language_model", "lm_head"))}
+ATTENTIONS = ("auto", "flash_attention_2", "sdpa", "eager")
 LOGIT_CHUNK = 1024  # completion tokens per fp32 logits block, so that no (tokens, V) tensor of a whole batch exists
 
 
 # ---------------------------------------------------------------------------------------------- loading and saving
 def load_config(path: str | Path):
-    """The thinker's config of a model folder (or hub name); of a full omni checkpoint, its thinker part."""
+    """The config of a model folder (or hub name); of a full Qwen2.5-Omni checkpoint, that of its thinker."""
     try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+        raw, _ = transformers.PretrainedConfig.get_config_dict(path)
+        raw = raw.get("thinker_config", raw)
+        if raw.get("model_type") not in FAMILIES:
+            raise DataError(f"{path}: config.json says model_type '{raw.get('model_type')}'; this code runs qwen2_5_omni, {', '.join(FAMILIES)}")
+        config = CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: not a model folder ({str(error).splitlines()[0][:160]}); pass --model with a folder "
                         "that holds config.json, or a hub name") from None
-    if config.model_type not in THINKER_TYPES:
-        raise DataError(f"{path}: config.json says model_type '{config.model_type}'; this code runs Qwen2.5-Omni ({', '.join(THINKER_TYPES)})")
-    thinker = getattr(config, "thinker_config", config)
     for name in ("use_sliding_window", "attention_dropout"):
-        if getattr(thinker.text_config, name, None):
+        if getattr(config.text_config, name, None):
             raise DataError(f"{path}: config.json sets {name} of the text model, which packed rows do not have; set it to 0 if the weights allow it")
-    return thinker
+    return config
+
+
+def prompt_format(config) -> PromptFormat:
+    """How the model of this config reads media."""
+    vision = config.vision_config
+    form = {"image": config.image_token_id, "video": config.video_token_id, "patch": vision.patch_size}
+    if config.model_type == "qwen2_5_omni_thinker":
+        return PromptFormat(**form, audio=config.audio_token_id, audio_start=config.audio_start_token_id, audio_end=config.audio_end_token_id,
+                            per_second=config.position_id_per_seconds, chunk=int(config.position_id_per_seconds * config.seconds_per_chunk),
+                            n_mels=config.audio_config.num_mel_bins)
+    if config.model_type == "qwen2_5_vl":
+        return PromptFormat(**form, per_second=vision.tokens_per_second)
+    return PromptFormat(**form, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), timestamps=True)
 
 
 def load_tokenizer_and_config(path: str | Path):
-    """(tokenizer, thinker config) of a model folder. Raises DataError when the tokenizer lacks the media tokens."""
+    """(tokenizer, config) of a model folder. Raises DataError when the tokenizer does not know the media tokens."""
     config = load_config(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: no tokenizer could be loaded ({str(error).splitlines()[0][:160]})") from None
-    for name in ("image_token_id", "video_token_id", "audio_token_id", "audio_start_token_id", "audio_end_token_id"):
-        if getattr(config, name) >= len(tokenizer):
-            raise DataError(f"{path}: the config's {name} = {getattr(config, name)} is not in the tokenizer ({len(tokenizer)} tokens)")
+    form = prompt_format(config)
+    wanted = {"image": form.image, "video": form.video, "audio": form.audio}
+    for name, token in wanted.items():
+        if token is not None and token >= len(tokenizer):
+            raise DataError(f"{path}: the config's {name}_token_id = {token} is not in the tokenizer ({len(tokenizer)} tokens); use the model's own files")
+    if not tokenizer.chat_template and (file := cached_file(str(path), "chat_template.json", _raise_exceptions_for_missing_entries=False)):
+        tokenizer.chat_template = json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"]         # where older checkpoints keep it
+    if not tokenizer.chat_template:
+        raise DataError(f"{path}: the tokenizer has no chat template; add the model's chat_template.json or .jinja")
+    turn = {"role": "user", "content": [{"type": name} for name, token in wanted.items() if token is not None]}
+    ids = tokenizer(tokenizer.apply_chat_template([turn], tokenize=False), add_special_tokens=False)["input_ids"]
+    for name, token in wanted.items():
+        if token is not None and ids.count(token) != 1:
+            raise DataError(f"{path}: the chat template writes {ids.count(token)} tokens {token} for one {name}, 1 is needed; tokenizer, chat template and "
+                            "config.json must be of one model")
     return tokenizer, config
 
 
-def pick_attention(device: torch.device) -> str:
-    """flash-attn when it is installed and a GPU is used, PyTorch's SDPA otherwise."""
+def pick_attention(device: torch.device, attn: str = "auto") -> str:
+    """auto: flash-attn when it is installed and a GPU is used, PyTorch's SDPA otherwise. Raises DataError when flash-attn is asked for and missing."""
     from transformers.utils import is_flash_attn_2_available
+    if attn == "flash_attention_2" and not (device.type == "cuda" and is_flash_attn_2_available()):
+        raise DataError("--attn flash_attention_2 needs a GPU and the package flash-attn; pip install flash-attn --no-build-isolation, or pass --attn sdpa")
+    if attn != "auto":
+        return attn
     return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"
 
 
-def load_policy(path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> "Policy":
-    """Load a thinker and its tokenizer onto `device`. Raises DataError with one sentence when the folder does not hold one."""
+def load_policy(path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, attn: str = "auto") -> "Policy":
+    """Load a model and its tokenizer onto `device`. Raises DataError with one sentence when the folder does not hold one.
+
+    attn: what the towers' attention runs on (one of ATTENTIONS). The decoder's is PyTorch's own flash kernel (`attend`).
+    """
     tokenizer, config = load_tokenizer_and_config(path)
     device = torch.device(device)
+    whole = getattr(transformers, FAMILIES[config.model_type][0])
     try:
-        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(path, config=config, dtype=dtype,
-                                                                           attn_implementation=pick_attention(device))
-    except (OSError, ValueError) as error:
+        model, found = whole.from_pretrained(path, config=config, dtype=dtype, attn_implementation=pick_attention(device, attn), output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{path}: no weights could be loaded ({str(error).splitlines()[0][:160]})") from None
-    return Policy(model.to(device), tokenizer)
+    if missing := sorted(found["missing_keys"]):
+        raise DataError(f"{path}: {len(missing)} weights of a {config.model_type} are missing, e.g. {missing[0]}; the checkpoint is of another class, "
+                        "or a file of it is")
+    return Policy(model.to(device), tokenizer, path)
 
 
-def parts(model: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
-    """(vision tower, audio tower, text decoder, lm_head) of a thinker: the one place that knows where transformers keeps them."""
+def parts(model: nn.Module) -> tuple[nn.Module, nn.Module | None, nn.Module, nn.Module]:
+    """(vision tower, audio tower or None, text decoder, lm_head) of a model: the one place that knows where transformers keeps them."""
     inner = model.model if hasattr(model.model, "language_model") else model     # 5.23: thinker.model.*, 5.17: thinker.*
     text = inner.language_model if inner is model.model else model.model
-    return inner.visual, inner.audio_tower, text, model.lm_head
+    return inner.visual, getattr(inner, "audio_tower", None), text, model.lm_head
+
+
+def parameter_counts(config, lora_rank: int, towers: bool) -> dict[str, int]:
+    """Numbers of weights by part, without making any: decoder (with its embedding), head (0 when tied), towers, one decoder layer, and the adapters that
+    LoRA of this rank would add to the linear layers of the decoder and, if asked, of the towers."""
+    with torch.device("meta"):
+        model = getattr(transformers, FAMILIES[config.model_type][0])(config)
+    visual, audio, text, head = parts(model)
+
+    def count(module) -> int:
+        return sum(p.numel() for p in module.parameters()) if module is not None else 0
+
+    adapted = [m for part in ((text, visual, audio) if towers else (text,)) if part is not None for m in part.modules() if isinstance(m, nn.Linear)]
+    return {"decoder": count(text), "head": 0 if head.weight is text.embed_tokens.weight else count(head), "towers": count(visual) + count(audio),
+            "layer": count(text.layers[0]), "adapters": sum(lora_rank * (m.in_features + m.out_features) for m in adapted)}
 
 
 # ---------------------------------------------------------------------------------------------- attention
@@ -256,11 +324,12 @@ def block(layer: nn.Module, x: Tensor, rotary: tuple[Tensor, Tensor], attention:
           rows: Tensor | None = None) -> Tensor:
     """One decoder layer: x (T, D) -> (T, D), or of `rows` alone. attention: (q (n, H, d), k (T, K, d), v) -> (n, H, d)."""
     a, (cos, sin) = layer.self_attn, rotary
+    q_norm, k_norm = getattr(a, "q_norm", nn.Identity()), getattr(a, "k_norm", nn.Identity())           # Qwen3's
     h = layer.input_layernorm(x)
-    k, v = rotate(a.k_proj(h).unflatten(-1, (-1, a.head_dim)), cos, sin), a.v_proj(h).unflatten(-1, (-1, a.head_dim))
+    k, v = rotate(k_norm(a.k_proj(h).unflatten(-1, (-1, a.head_dim))), cos, sin), a.v_proj(h).unflatten(-1, (-1, a.head_dim))
     if rows is not None:
         x, h, cos, sin = x[rows], h[rows], cos[rows], sin[rows]
-    q = rotate(a.q_proj(h).unflatten(-1, (-1, a.head_dim)), cos, sin)
+    q = rotate(q_norm(a.q_proj(h).unflatten(-1, (-1, a.head_dim))), cos, sin)
     x = x + a.o_proj(attention(q, k, v).flatten(1))
     return x + layer.mlp(layer.post_attention_layernorm(x))
 
@@ -360,53 +429,144 @@ class FeatureCache:
             self.bytes -= sum(t.nbytes for t in self.store.popitem(last=False)[1].values())
 
 
+class Call(nn.Module):
+    """A module that runs what it is given: the handle by which FSDP gathers the weights of `below` before and scatters their gradients after."""
+
+    def __init__(self, *below: nn.Module):
+        super().__init__()
+        self.below = nn.ModuleList(below)
+
+    def forward(self, function: Callable, *args):
+        return function(*args)
+
+
 class Policy:
-    """A thinker with its tokenizer: features, prefix, log-probs. Parameters are the module's own, in `self.model`.
+    """A model with its tokenizer: features, prefix, log-probs. Parameters are the module's own, in `self.model`.
 
     banned: (V,) bool, the ids a completion may not hold: media and chat markers and the rows past the tokenizer. Sampler and
-    training mask them alike, so both speak of one distribution. eos_ids: the ids that end a completion.
+    training mask them alike, so both speak of one distribution. eos_ids: the ids that end a completion. source: the folder it came from.
     """
 
-    def __init__(self, model: nn.Module, tokenizer):
-        self.model, self.tokenizer, self.config = model, tokenizer, model.config
+    def __init__(self, model: nn.Module, tokenizer, source: str | Path | None = None):
+        self.model, self.tokenizer, self.config, self.source = model, tokenizer, model.config, source
         self.visual, self.audio_tower, self.text, self.head = parts(model)
+        self.form = prompt_format(model.config)
         self.eos_ids = sorted({tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])} - {None})
         vocab = self.head.weight.shape[0]
         banned = torch.zeros(vocab, dtype=torch.bool)
         banned[len(tokenizer):] = True
         banned[[i for i, token in tokenizer.added_tokens_decoder.items() if token.special and i < vocab]] = True
         banned[self.eos_ids] = False
+        self.device = self.head.weight.device
         self.banned = banned.to(self.device)
         self.cache = FeatureCache(2**30)
         self.checkpoint_layers = False   # keep each layer's input instead of its activations: less memory, a third more arithmetic
         self.max_tokens, self.max_cache_tokens = 16_384, 2**18      # per pass of towers or prefill; of keys and values held while decoding
-
-    @property
-    def device(self) -> torch.device:
-        return self.head.weight.device
+        self.adapters_off = False        # run as if there were no LoRA
+        self.root: Call | None = None    # FSDP's handle on the decoder, and self.calls those on its layers
 
     def towers(self) -> Iterable[nn.Parameter]:
         """The parameters of the vision tower (its merger is the aligner) and of the audio tower."""
-        yield from self.visual.parameters()
-        yield from self.audio_tower.parameters()
+        for tower in (self.visual, self.audio_tower):
+            yield from tower.parameters() if tower is not None else ()
 
-    def trained(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The parameters that are trained: of the decoder and head, and of the towers."""
-        towers = [p for p in self.towers() if p.requires_grad]
-        own = {id(p) for p in towers}
-        return [p for p in self.model.parameters() if p.requires_grad and id(p) not in own], towers
+    def named_trained(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+        """The parameters that are trained, by their names in a checkpoint: of the decoder and head, and of the towers. A tied head is named once."""
+        names = FAMILIES[self.config.model_type][1]
+        sides: tuple[dict, dict] = ({}, {})
+        seen: set[int] = set()
+        for side, some in ((0, (2, 3)), (1, (0, 1))):
+            for i in some:
+                module = (self.visual, self.audio_tower, self.text, self.head)[i]
+                for name, p in module.named_parameters() if module is not None else ():
+                    if p.requires_grad and id(p) not in seen:
+                        sides[side][f"{names[i]}.{name}"] = p
+                        seen.add(id(p))
+        return sides
 
     def freeze_towers(self) -> None:
         """No gradient through the towers; their outputs are kept in the cache from now on."""
         for p in self.towers():
             p.requires_grad_(False)
 
-    def reference(self) -> "Policy":
-        """A frozen copy of the decoder as it is now. It has no towers of its own: give it the features of this policy."""
-        twin = copy.copy(self)
-        twin.text, twin.head = (copy.deepcopy(part).requires_grad_(False) for part in (self.text, self.head))
+    def _decoder_of_its_own(self) -> "Policy":
+        """A twin with a copy of decoder and head as they are now, and with this policy's towers and tokenizer."""
+        twin, memo = copy.copy(self), {}                                  # one memo: a head tied to the embedding stays so
+        twin.text, twin.head = (copy.deepcopy(part, memo) for part in (self.text, self.head))
         return twin
 
+    def reference(self) -> "Policy":
+        """The policy as it is now, frozen: of LoRA the same weights without adapters, else a copy of the decoder. It has no towers of its own:
+        give it the features of this policy."""
+        if self.has_adapters:
+            twin = copy.copy(self)
+            twin.adapters_off = True
+            return twin
+        twin = self._decoder_of_its_own()
+        for part in (twin.text, twin.head):
+            part.requires_grad_(False)
+        return twin
+
+    # ------------------------------------------------------------------ LoRA
+    @property
+    def has_adapters(self) -> bool:
+        return hasattr(self.model, "peft_config")
+
+    def add_adapters(self, rank: int, alpha: float, towers: bool, seed: int = 0) -> None:
+        """LoRA (Hu et al., arXiv 2106.09685) on all linear layers of the decoder, and with `towers` on those of the towers; all else is frozen.
+        Adapters have the weights' type: their optimiser keeps fp32 masters (optim.py)."""
+        import peft
+        for p in self.model.parameters():
+            p.requires_grad_(False)
+        within = [m for m in ((self.text, self.visual, self.audio_tower) if towers else (self.text,)) if m is not None]
+        linear = {id(m) for part in within for m in part.modules() if isinstance(m, nn.Linear)}
+        names = [name for name, m in self.model.named_modules() if id(m) in linear]
+        torch.manual_seed(seed)                                           # alike on all processes
+        peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), self.model)
+        self.visual, self.audio_tower, self.text, self.head = parts(self.model)
+
+    @contextlib.contextmanager
+    def _adapters(self):
+        """Within, adapters are off if this is a reference. subtle: peft's own switch also sets requires_grad, so it is put back by hand."""
+        if not self.adapters_off:
+            yield
+            return
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        layers = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        for m in layers:
+            m.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for m in layers:
+                m.enable_adapters(True)
+            for p in trained:
+                p.requires_grad_(True)
+
+    # ------------------------------------------------------------------ FSDP2
+    def shard(self, train: bool = True) -> "Policy":
+        """A twin whose decoder and head are spread over all processes by FSDP2 (`fully_shard`), layer by layer: what is trained, or with train=False a
+        frozen reference. This policy stays whole: it samples, and has the towers. Every process must call completion_logps (and backward) equally often."""
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+        twin = self._decoder_of_its_own()
+        for part in (twin.text, twin.head):
+            part.requires_grad_(train)
+        twin.calls = [Call(layer) for layer in twin.text.layers]
+        twin.root = Call(twin.text.embed_tokens, twin.text.norm, twin.head, *twin.calls)
+        for module in (*twin.calls, twin.root):
+            fully_shard(module, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
+            module.set_gradient_divide_factor(1.0)                        # sums: each process has divided its loss by global counts
+        return twin
+
+    def copy_from(self, sharded: "Policy") -> None:
+        """Gather the weights of a sharded twin into this policy."""
+        with torch.no_grad():
+            for mine, theirs in ((self.text, sharded.text), (self.head, sharded.head)):
+                for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
+                    p.copy_(q.full_tensor())
+
+    # ------------------------------------------------------------------ towers
     @property
     def trains_towers(self) -> bool:
         return any(p.requires_grad for p in self.towers())
@@ -445,17 +605,19 @@ class Policy:
     def _run_towers(self, prompts: list[Prompt]) -> list[dict[str, Tensor]]:
         """One call of each tower for all prompts: patches and mel frames are concatenated, as the towers expect."""
         out: list[dict[str, Tensor]] = [{} for _ in prompts]
-        seen, heard = [i for i, p in enumerate(prompts) if p.patches is not None], [i for i, p in enumerate(prompts) if p.mel is not None]
+        seen, heard = [i for i, p in enumerate(prompts) if p.grids], [i for i, p in enumerate(prompts) if p.mels]
         if seen:
-            grid = torch.tensor([prompts[i].grid for i in seen], device=self.device)             # (n, 3)
-            merged = self.visual(torch.cat([prompts[i].patches for i in seen]).to(self.device), grid_thw=grid).pooler_output
-            for i, part in zip(seen, merged.split((grid.prod(1) // MERGE**2).tolist()), strict=True):
-                out[i]["vision"] = part
+            grids = torch.tensor([grid for i in seen for grid in prompts[i].grids], device=self.device)                        # (n, 3)
+            made = self.visual(torch.cat([prompts[i].patches for i in seen]).to(self.device, self.visual.dtype), grid_thw=grids)
+            layers = {"vision": made.pooler_output} | {f"deepstack{i}": x for i, x in enumerate(getattr(made, "deepstack_features", []))}
+            for name, merged in layers.items():
+                for i, part in zip(seen, merged.split([len(prompts[i].patches) // MERGE**2 for i in seen]), strict=True):
+                    out[i][name] = part
         if heard:
-            lengths = [prompts[i].mel.shape[1] for i in heard]
-            mel = torch.cat([prompts[i].mel for i in heard], dim=1).to(self.device)              # (M, sum L)
-            states = self.audio_tower(mel, feature_lens=torch.tensor(lengths, device=self.device)).last_hidden_state
-            for i, part in zip(heard, states.split([audio_tokens(n) for n in lengths]), strict=True):
+            lengths = [[mel.shape[1] for mel in prompts[i].mels] for i in heard]
+            mel = torch.cat([mel for i in heard for mel in prompts[i].mels], dim=1).to(self.device, self.audio_tower.dtype)    # (M, sum L)
+            states = self.audio_tower(mel, feature_lens=torch.tensor([n for some in lengths for n in some], device=self.device)).last_hidden_state
+            for i, part in zip(heard, states.split([sum(map(audio_tokens, some)) for some in lengths]), strict=True):
                 out[i]["audio"] = part
         return out
 
@@ -463,21 +625,32 @@ class Policy:
         """(P, D): word embeddings with the media tokens replaced by the towers' features."""
         ids = prompt.ids.to(self.device)
         x = self.text.embed_tokens(ids)
-        vision_id = self.config.image_token_id if prompt.is_image else self.config.video_token_id
-        for name, token in (("vision", vision_id), ("audio", self.config.audio_token_id)):
+        for name, where in (("vision", self._is_vision(ids)), ("audio", ids == self.form.audio)):
             if name in features:
-                x = x.masked_scatter((ids == token)[:, None], features[name].to(x.dtype))
+                x = x.masked_scatter(where[:, None], features[name].to(x.dtype))
         return x
+
+    def _is_vision(self, ids: Tensor) -> Tensor:
+        return (ids == self.form.image) | (ids == self.form.video)
+
+    def deepstack(self, prompts: list[Prompt], features: list[dict[str, Tensor]], lengths: list[int]) -> list[tuple[Tensor, Tensor]]:
+        """Qwen3-VL: what is added to a stream after each of its first layers, as (tokens, values (n, D)). lengths: tokens of each prompt's row."""
+        count = max((sum(name.startswith("deepstack") for name in f) for f in features), default=0)
+        if not count:
+            return []
+        with_vision = [(p, f, at) for p, f, at in zip(prompts, features, np.cumsum([0, *lengths[:-1]]).tolist(), strict=True) if "vision" in f]
+        where = torch.cat([self._is_vision(p.ids.to(self.device)).nonzero().squeeze(-1) + at for p, _, at in with_vision])
+        return [(where, torch.cat([f[f"deepstack{i}"] for _, f, _ in with_vision])) for i in range(count)]
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin (T, 1, d) of positions (3, T), for `rotate`."""
-        cos, sin = (x[0, :, None] for x in self.text.rotary_emb(self.head.weight, positions[:, None]))
+        cos, sin = (x[0, :, None] for x in self.text.rotary_emb(self.banned.new_empty(0, dtype=self.head.weight.dtype), positions[:, None]))
         half = cos.shape[-1] // 2
         return cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
 
-    def run(self, x: Tensor, positions: Tensor, body: Layout, end: Layout, keep: list | None = None) -> Tensor:
-        """The decoder over a stream x (T, D) at positions (3, T). Returns the states (n, D) of the tokens that `end` asks. keep: a list that
-        gets each layer's keys and values."""
+    def run(self, x: Tensor, positions: Tensor, body: Layout, end: Layout, deepstack: list[tuple[Tensor, Tensor]] = (), keep: list | None = None) -> Tensor:
+        """The decoder over a stream x (T, D) at positions (3, T). Returns the states (n, D) of the tokens that `end` asks. deepstack: see there.
+        keep: a list that gets each layer's keys and values."""
         rotary = self.rotary(positions)
 
         def layer_of(layer, x, lay):
@@ -489,10 +662,10 @@ class Policy:
 
         for i, layer in enumerate(self.text.layers):
             lay = end if i + 1 == len(self.text.layers) else body
-            if self.checkpoint_layers and torch.is_grad_enabled():
-                x = checkpoint(layer_of, layer, x, lay, use_reentrant=False)
-            else:
-                x = layer_of(layer, x, lay)
+            work = partial(checkpoint, layer_of, use_reentrant=False) if self.checkpoint_layers and torch.is_grad_enabled() else layer_of
+            x = work(layer, x, lay) if self.root is None else self.calls[i](work, layer, x, lay)
+            if i < len(deepstack):
+                x = x.index_add(0, deepstack[i][0], deepstack[i][1].to(x.dtype))
         return self.text.norm(x)
 
     def prefill(self, prompts: list[Prompt], features: list[dict[str, Tensor]]) -> "Prefix":
@@ -506,7 +679,8 @@ class Policy:
                 positions = torch.cat([prompts[i].positions for i in part], dim=1).to(self.device)
                 some, kept = [lengths[i] for i in part], []
                 body, end, _ = lay_out_groups(some, [[] for _ in part], self.device)
-                last.append(self.run(x, positions, body, end, kept))
+                deepstack = self.deepstack([prompts[i] for i in part], [features[i] for i in part], some)
+                last.append(self.run(x, positions, body, end, deepstack, kept))
                 for layer, pair in enumerate(kept):
                     for side, tokens in zip((keys, values), pair, strict=True):
                         side[layer] += tokens.split(some)                                             # (P, K, d) of each prompt
@@ -518,7 +692,13 @@ class Policy:
         """(n, D) -> fp32 log-probs (n, V) at `temperature`, over the ids a completion may hold."""
         return F.log_softmax(fp32_logits(hidden, self.head.weight, self.banned, temperature), dim=-1)
 
-    def completion_logps(self, prompts: list[Prompt], features: list[dict[str, Tensor]], completions: list[list[list[int]]],
+    def completion_logps(self, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """`_completion_logps`, with FSDP's and LoRA's preparations."""
+        with self._adapters():
+            work = partial(self._completion_logps, *args, **kwargs)
+            return work() if self.root is None else self.root(work)
+
+    def _completion_logps(self, prompts: list[Prompt], features: list[dict[str, Tensor]], completions: list[list[list[int]]],
                          temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs of each prompt's completions (completions[b] = list of token-id lists, EOS included), by one packed row per prompt.
 
@@ -538,7 +718,9 @@ class Policy:
             steps = torch.tensor([i for c in group for i in range(len(c) - 1)], dtype=torch.long) + prompt.next_position
             positions += [prompt.positions, steps.expand(3, -1)]
         body, end, first = lay_out_groups([len(p.ids) for p in prompts], [[max(0, len(c) - 1) for c in group] for group in completions], self.device)
-        states = self.run(torch.cat(stream), torch.cat(positions, dim=1).to(self.device), body, end)                                 # (n, D)
+        rows = [len(p.ids) + sum(max(0, len(c) - 1) for c in group) for p, group in zip(prompts, completions, strict=True)]
+        deepstack = self.deepstack(prompts, features, rows)
+        states = self.run(torch.cat(stream), torch.cat(positions, dim=1).to(self.device), body, end, deepstack)                      # (n, D)
         # the state that predicts each token: of the prompt's last token for a first one, of the token before for the others
         index = torch.zeros(mask.shape, dtype=torch.long, device=self.device)
         index[:, 0] = first
@@ -547,16 +729,58 @@ class Policy:
         return torch.zeros(mask.shape, device=self.device).masked_scatter(mask, picked), mask
 
     def save(self, folder: str | Path) -> None:
-        """Write weights (safetensors), config, tokenizer and the preprocessors' settings: transformers loads the folder as it is."""
-        from transformers import WhisperFeatureExtractor
+        """Write weights (safetensors, 5 GB a file), config, tokenizer and preprocessor settings in the form of the hub's checkpoints: transformers, vLLM
+        and SGLang load the folder as it is. Of a Qwen2.5-Omni that is the full form, `thinker.` keys and config, without the talker. LoRA adapters
+        are merged into the weights, and written on their own to folder/adapter in peft's form, too."""
         folder = Path(folder)
-        self.model.save_pretrained(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_torch_state_dict(self.merged_weights(), folder, max_shard_size="5GB", metadata={"format": "pt"})
+        config = self.config.to_dict()
+        if self.config.model_type == "qwen2_5_omni_thinker":
+            config = {"architectures": ["Qwen2_5OmniForConditionalGeneration"], "model_type": "qwen2_5_omni", "enable_audio_output": False,
+                      "transformers_version": transformers.__version__, "thinker_config": config}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         self.tokenizer.save_pretrained(folder)
-        audio = WhisperFeatureExtractor(feature_size=self.config.audio_config.num_mel_bins, sampling_rate=SAMPLE_RATE, return_attention_mask=True)
-        settings = audio.to_dict() | {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": PATCH, "merge_size": MERGE,
-                                      "temporal_patch_size": TEMPORAL_PATCH, "image_mean": list(MEAN), "image_std": list(STD)}
-        settings.pop("mel_filters", None)
-        (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        for name in ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json", "generation_config.json", "spk_dict.pt"):
+            if self.source and (found := cached_file(str(self.source), name, _raise_exceptions_for_missing_entries=False)):
+                if Path(found).resolve() != (folder / name).resolve():
+                    shutil.copyfile(found, folder / name)
+            elif name == "preprocessor_config.json":
+                (folder / name).write_text(json.dumps(self.preprocessor_settings(), indent=2) + "\n")
+        if self.has_adapters:
+            import peft
+            (folder / "adapter").mkdir(exist_ok=True)
+            save_file({k: v.detach().contiguous().cpu() for k, v in peft.get_peft_model_state_dict(self.model).items()},
+                      folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
+            self.model.peft_config["default"].save_pretrained(folder / "adapter")
+
+    def merged_weights(self) -> dict[str, Tensor]:
+        """All weights by their names in a checkpoint, adapters added in."""
+        out = {}
+        for prefix, module in zip(FAMILIES[self.config.model_type][1], (self.visual, self.audio_tower, self.text, self.head), strict=True):
+            layers = dict(module.named_modules()) if module is not None else {}
+            for name, value in module.state_dict().items() if module is not None else ():
+                owner, _, leaf = name.rpartition(".base_layer.")
+                if "lora_" in name:
+                    continue
+                if owner:
+                    name = f"{owner}.{leaf}"
+                    if leaf == "weight":
+                        value = (value.float() + layers[owner].get_delta_weight("default").float()).to(value.dtype)
+                out[f"{prefix}.{name}"] = value.detach()
+        if self.head.weight is self.text.embed_tokens.weight:
+            del out[f"{FAMILIES[self.config.model_type][1][3]}.weight"]
+        return out
+
+    def preprocessor_settings(self) -> dict:
+        """What transformers' processors need to know, for a model that was not loaded from a folder that says it."""
+        from transformers import WhisperFeatureExtractor
+        audio = {}
+        if self.form.n_mels:
+            audio = WhisperFeatureExtractor(feature_size=self.form.n_mels, sampling_rate=SAMPLE_RATE, return_attention_mask=True).to_dict()
+            audio.pop("mel_filters", None)
+        return audio | {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": TEMPORAL_PATCH,
+                        "image_mean": list(MEAN), "image_std": list(STD)}
 
 
 # ---------------------------------------------------------------------------------------------- the tiny model
@@ -619,4 +843,4 @@ def make_tiny_policy(corpus: Iterable[str], seed: int = 0, device: torch.device 
              "n_window": 200, **wide}  # one window holds the clip, so a sound knows its time
     config = Qwen2_5OmniThinkerConfig(**wide, text_config=text, vision_config=vision, audio_config=audio, **token_fields(tokenizer))
     torch.manual_seed(seed)
-    return Policy(Qwen2_5OmniThinkerForConditionalGeneration(config).to(device), tokenizer)
+    return Policy(transformers.Qwen2_5OmniThinkerForConditionalGeneration(config).to(device), tokenizer)

@@ -7,15 +7,21 @@ A bf16 number holds 8 bits: near 0.02 its neighbours are 0.0001 away, and AdamW 
     bf16   weights and moments in bf16, rounded up or down AT RANDOM, in proportion         2 + 2 + 2 + 2     =  8 bytes per weight
            to the distance, so that the mean of many steps is exact (arXiv 2010.06192)
 
-Weights that are fp32 themselves need neither and use torch's own fused AdamW. This module imports nothing of ours.
+Weights that are fp32 themselves need neither and use torch's own fused AdamW.
+
+Among several processes the optimiser's state is sharded (ZeRO stage 1, Rajbhandari et al., arXiv 1910.02054): every parameter has one owner, to which
+its gradients are summed, which steps it, and which sends it to all. Where FSDP2 has split a parameter itself (a DTensor) each process owns its part.
+This module imports nothing of ours.
 """
 import math
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-SLICE = 2**26  # weights updated at a time, which bounds the fp32 scratch space to a few hundred MB
+BUCKET = 2**26  # gradients or weights sent in one message
+SLICE = 2**26   # weights updated at a time, which bounds the fp32 scratch space to a few hundred MB
 
 
 def round_at_random(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -28,7 +34,7 @@ def round_at_random(x: Tensor, generator: torch.Generator | None = None) -> Tens
 class Bf16AdamW(torch.optim.Optimizer):
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) for bf16 parameters, with fp32 arithmetic. state_dtype: see the top of this file.
 
-    seed must be the same on all processes: they round alike, and so keep the same weights.
+    seed: of the rounding. Each parameter is stepped by one process, so processes need not round alike.
     """
 
     def __init__(self, params, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
@@ -49,7 +55,7 @@ class Bf16AdamW(torch.optim.Optimizer):
                     if self.state_dtype == torch.float32:
                         state["master"] = p.float()
                 state["step"] += 1
-                columns = [x.view(-1).split(SLICE) for x in (p, p.grad, state["exp_avg"], state["exp_avg_sq"], state.get("master", p))]
+                columns = [local(x).view(-1).split(SLICE) for x in (p, p.grad, state["exp_avg"], state["exp_avg_sq"], state.get("master", p))]
                 for w, g, m, v, master in zip(*columns, strict=True):
                     self._update(w, g.float(), m, v, master, int(state["step"]), group)
 
@@ -83,13 +89,112 @@ class Bf16AdamW(torch.optim.Optimizer):
         return self.generators[device]
 
 
-def make_optimizer(params: list[nn.Parameter], towers: list[nn.Parameter], lr: float, tower_share: float = 1.0, optim_dtype: str = "fp32", seed: int = 0,
-                   **settings) -> torch.optim.Optimizer:
-    """AdamW over what is trained; each group carries its `share` of the learning rate, 1 or for the towers `tower_share`."""
-    groups = [g for g in ({"params": params, "share": 1.0}, {"params": towers, "share": tower_share}) if g["params"]]
-    if (params or towers)[0].dtype == torch.float32:
-        return torch.optim.AdamW(groups, lr=lr, fused=True, **settings)
-    return Bf16AdamW(groups, lr=lr, state_dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[optim_dtype], seed=seed, **settings)
+def deal(sizes: list[int], world: int) -> list[int]:
+    """An owner for each of these sizes, so that the processes' sums are about equal: the largest first, each to whom has least.
+
+    >>> deal([5, 9, 4, 4], 2)
+    [1, 0, 1, 0]
+    """
+    held, owners = [0] * world, [0] * len(sizes)
+    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        owners[i] = held.index(min(held))
+        held[owners[i]] += sizes[i]
+    return owners
+
+
+class Trained:
+    """What is trained and who steps it. optimizer: AdamW over the parameters that this process owns, and over its parts of DTensors; each of its groups
+    carries its `share` of the learning rate: 1, or for the towers `tower_share`. Also owners and names of the whole parameters, alike on all processes."""
+
+    def __init__(self, params: dict[str, nn.Parameter], towers: dict[str, nn.Parameter], lr: float, tower_share: float = 1.0, optim_dtype: str = "fp32",
+                 seed: int = 0, **settings):
+        self.named = params | towers
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.split = [p for p in self.named.values() if isinstance(p, DTensor)]
+        self.whole = [p for p in self.named.values() if not isinstance(p, DTensor)]
+        self.owners = deal([p.numel() for p in self.whole], self.world)
+        mine = {id(p) for p in self.split} | {id(p) for p, owner in zip(self.whole, self.owners, strict=True) if owner == self.rank}
+        groups = [{"params": [p for p in side.values() if id(p) in mine], "share": share} for side, share in ((params, 1.0), (towers, tower_share)) if side]
+        if all(p.dtype == torch.float32 for p in self.named.values()):
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=lr, fused=True, **settings)
+        else:
+            self.optimizer = Bf16AdamW(groups, lr=lr, state_dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[optim_dtype], seed=seed, **settings)
+
+    def sum_gradients(self) -> None:
+        """Add up the gradients of all processes at their parameters' owners; elsewhere they are dropped. Each process must have divided its loss by GLOBAL
+        counts. A parameter without a gradient on some process has none of the sum's parts there. (FSDP2 has done it for DTensors.)"""
+        if self.world == 1:
+            return
+        for owner in range(self.world):
+            some = [p for p, o in zip(self.whole, self.owners, strict=True) if o == owner]
+            for batch in batches_of(some, BUCKET):
+                flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1).float() for p in batch])
+                dist.reduce(flat, owner)
+                for p, g in zip(batch, flat.split([p.numel() for p in batch]), strict=True):
+                    p.grad = g.view_as(p).to(p.dtype) if owner == self.rank else None
+
+    def send_weights(self) -> None:
+        """Every process gets the parameters that the others have stepped."""
+        if self.world == 1:
+            return
+        for owner in range(self.world):
+            some = [p for p, o in zip(self.whole, self.owners, strict=True) if o == owner]
+            for batch in batches_of(some, BUCKET):
+                flat = torch.cat([p.detach().reshape(-1) for p in batch])
+                dist.broadcast(flat, owner)
+                for p, w in zip(batch, flat.split([p.numel() for p in batch]), strict=True):
+                    p.data.copy_(w.view_as(p))
+
+    def clip(self, max_norm: float) -> float:
+        """Scale the owned gradients so that the norm of all processes' together is at most max_norm (0: do not). Returns the norm before."""
+        own = [local(p.grad) for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        total = torch.stack([g.float().square().sum() for g in own]).sum() if own else torch.zeros((), device=self.device)
+        if self.world > 1:
+            dist.all_reduce(total)
+        norm = total.sqrt()
+        if max_norm:
+            for g in own:
+                g.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm.item()
+
+    def step(self, lr: float, max_grad_norm: float = 0.0) -> float:
+        """Sum gradients, clip (0: not), step, send. Returns the gradient's norm before clipping."""
+        self.sum_gradients()
+        norm = self.clip(max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["share"]
+        self.optimizer.step()
+        for p in self.named.values():
+            p.grad = None
+        self.send_weights()
+        return norm
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.named.values())).device
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """The optimiser's tensors that this process owns, by parameter name."""
+        names = {id(p): name for name, p in self.named.items()}
+        return {names[id(p)]: {k: local(v) for k, v in state.items()} for p, state in self.optimizer.state.items()}
+
+
+def local(x: Tensor) -> Tensor:
+    """This process's part of a DTensor; any other tensor itself."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def batches_of(params: list[nn.Parameter], elements: int) -> list[list[nn.Parameter]]:
+    """Parameters in order, in lists of at most so many elements, or of a single larger one."""
+    out: list[list[nn.Parameter]] = []
+    room = -1
+    for p in params:
+        if p.numel() > room:
+            out.append([])
+            room = elements
+        out[-1].append(p)
+        room -= p.numel()
+    return out
 
 
 def learning_rate(peak: float, warmup: float, step: int, steps: int) -> float:
@@ -98,25 +203,3 @@ def learning_rate(peak: float, warmup: float, step: int, steps: int) -> float:
     if step < rise:
         return peak * (step + 1) / rise
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))))
-
-
-def sum_gradients(params: list[nn.Parameter]) -> None:
-    """Add up the gradients of all processes, in one message. Each process must have divided its loss by GLOBAL counts."""
-    if not dist.is_initialized():
-        return
-    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in params])
-    dist.all_reduce(flat)
-    for p, g in zip(params, flat.split([p.numel() for p in params]), strict=True):
-        p.grad = g.view_as(p)
-
-
-def optimiser_step(optimizer: torch.optim.Optimizer, lr: float, max_grad_norm: float = 0.0) -> float:
-    """Sum gradients over processes, clip (0: not), step. Returns the gradient's norm before clipping."""
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    sum_gradients(params)
-    norm = nn.utils.clip_grad_norm_(params, max_grad_norm or math.inf)
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["share"]
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm.item()

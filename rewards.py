@@ -31,7 +31,7 @@ LABELS = {
     "ocr": ("OCR", "ocr", "text_recognition"),
     "free-form": ("free-form", "free_form", "descriptive"),
     "yes/no": ("yes/no", "judge"),
-    "temporal": ("temporal", "temporal_iou", "temporal_grounding"),
+    "temporal": ("temporal", "temporal_iou", "temporal_grounding", "temporal retrieval"),
     "code": ("code",),
     "localisation": ("localisation", "localization"),
 }

@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from data import Sample, save_samples
+from records import Sample, save_samples
 from rewards import f1
 
 VERSION = 3            # part of the cache folder's name: raise it when the world changes
@@ -348,7 +348,7 @@ def make_records(scene: Scene, clip: str, stage: int, rng: np.random.Generator, 
         q = ask(scene, rng)
         if q is None or any(q.text == r.question for r in records) or len(records) == per_clip:
             continue
-        record = Sample(f"{clip}-{len(records)}", q.text, q.problem_type, q.answer, video=f"clips/{clip}.mp4", options=q.options, hint=q.hint,
+        record = Sample(f"{clip}-{len(records)}", q.text, q.problem_type, q.answer, videos=[f"clips/{clip}.mp4"], options=q.options, hint=q.hint,
                         audio_caption=f"{caption[0].upper()}{caption[1:]}.", stage=stage, kind=q.kind, scene=asdict(scene))
         if stage == 0:
             hinted = bool(q.hint) and rng.random() < HINTED

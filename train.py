@@ -5,6 +5,7 @@
     python train.py --stage 0,1,2,3                       # the curriculum: each stage from the last one's checkpoint
     python train.py --stage 0                             # supervised cold start: makes the tiny model from random weights
     torchrun --nproc_per_node=8 train.py --stage 2 --model Qwen/Qwen2.5-Omni-7B --data DATA.jsonl
+    python train.py --estimate true --model Qwen/Qwen2.5-Omni-7B      # memory per GPU of every --train_type; loads no weights
 
 One step (numbers as in the method's description, G = 4 fresh + 4 replayed):
     1 rollout      4 fresh completions of each of B prompts, behaviour log-probs recorded while sampling            rollout.py
@@ -34,7 +35,9 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import timedelta
 from pathlib import Path
 
 import matplotlib
@@ -44,10 +47,11 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import toy
-from data import MIN_PIXELS, DataError, MediaStore, Prompt, PromptMaker, Sample, load_samples, question_text
+from data import MERGE, MIN_PIXELS, MediaError, MediaStore, Prompt, PromptMaker, TooLong, question_text
 from judge import DEFAULT_JUDGE, Endpoint, Judge, LocalModel
-from model import DEFAULT_MODEL, Policy, load_policy, make_tiny_policy, split_by_tokens
-from optim import learning_rate, make_optimizer, optimiser_step
+from model import ATTENTIONS, DEFAULT_MODEL, LOGIT_CHUNK, Policy, load_config, load_policy, make_tiny_policy, parameter_counts, split_by_tokens
+from optim import BUCKET, Trained, learning_rate
+from records import DataError, Sample, load_samples
 from replay import Entry, ReplayBuffer
 from rewards import score_group, split_completion
 from rollout import Completion, generate
@@ -83,9 +87,9 @@ class Config:
     stage: int = flag(2, "0 cold start (SFT), 1 visual, 2 audio-visual, 3 localisation; several in a row: 0,1,2,3")
     method: str = flag("avatar", "a row of the paper's ablation, in the same loop: avatar, grpo (the baseline), tas_only, replay_only")
     model: str = flag("", "model folder or hub name; empty: the bundled tiny model (stage 0: a new random tiny model)")
-    data: str = flag("", "training records, JSONL; empty: the toy world")
-    eval_data: str = flag("", "held-out records, JSONL; empty: the toy world's, or no evaluation with --data")
-    media_root: str = flag("", "folder that media paths are relative to; empty: the JSONL's own folder")
+    data: str = flag("", "training records, of any format of records.py; empty: the toy world")
+    eval_data: str = flag("", "held-out records; empty: the toy world's, or no evaluation with --data")
+    media_root: str = flag("", "folder that media paths are relative to; empty: the data file's own folder")
     out: str = flag("", "output folder; empty: runs/stage<stage>-<method>-seed<seed>")
     seed: int = flag(0, "seed of data order, sampling and replay draws")
     steps: int | None = flag(None, "optimiser steps; 0: one pass over the data", 0)
@@ -103,15 +107,20 @@ class Config:
     clip_eps_high: float = flag(0.0, "epsilon of the upper bound when it differs (DAPO's clip-higher: 0.28); 0 = clip_eps", 0)
     loss_norm: str = flag("sequence", "each half of the loss is a mean over completions of their token means (sequence), or over all tokens (token)")
     beta: float | None = flag(None, "weight of the KL to the stage's starting weights; 0 = off, no reference pass", 0)
+    train_type: str | None = flag(None, "lora: adapters; full: all weights, optimiser state sharded over processes; fsdp: weights sharded, too (FSDP2)")
+    lora_rank: int = flag(8, "rank of the adapters on all linear layers", 1)
+    lora_alpha: float = flag(32.0, "the adapters' product is scaled by alpha / rank", 0)
     lr: float | None = flag(None, "peak learning rate of AdamW", 0)
     warmup: float = flag(0.05, "share of the steps with rising learning rate; 0 = off", 0, 1)
     max_grad_norm: float = flag(1.0, "gradient clipping; 0 = off")
     train_towers: bool | None = flag(None, "train the vision and audio towers, too (stage 0 of the tiny model does)")
     tower_lr: float | None = flag(None, "learning rate of the towers as a share of --lr; 0 = they stay, at the cost of their gradient", 0)
+    max_prompt_tokens: int = flag(16_384, "longer prompts are left out and counted, never cut; 0 = no limit", 0)
     max_tokens: int = flag(16_384, "tokens per forward pass (a prompt and its completions stay together): lower it when memory runs out", 1)
     max_cache_tokens: int = flag(2**18, "tokens whose keys and values are held while completions decode together (7B: 57 kB each)", 1)
     checkpoint_layers: bool | None = flag(None, "keep each layer's input and compute the layer again in the backward pass (empty: on a GPU)")
     optim_dtype: str = flag("fp32", "AdamW over bf16 weights: fp32 (with fp32 master weights, 16 bytes per weight) or bf16 (rounded at random, 8 bytes)")
+    attn: str = flag("auto", f"attention of the towers: {', '.join(ATTENTIONS)}; auto: flash-attn where it is installed, else PyTorch's")
     cuda_graph: bool = flag(True, "on a GPU, replay decode steps as CUDA graphs")
     feature_cache_gb: float = flag(4.0, "host memory for tower outputs while the towers are frozen; 0 = they run once per step", 0)
     media_cache: str = flag("media_cache", "folder for decoded frames and sound; empty = off")
@@ -143,18 +152,19 @@ class Config:
     toy_clips: int | None = flag(None, "training clips of the toy world", 1)
     toy_heldout: int = flag(160, "held-out clips of the toy world, two questions each", 1)
     device: str = flag("", "cpu or cuda; empty: cuda when there is one")
+    timeout: int = flag(1800, "seconds that a process waits for the others before it ends the run", 1)
+    estimate: bool = flag(False, "print the memory per GPU that --model needs, for every --train_type, and end")
 
 
 METHODS = {"avatar": {"fresh": 4, "replayed": 4, "tas_shape": "u"}, "grpo": {"fresh": 8, "replayed": 0, "tas_shape": "uniform"},
            "tas_only": {"fresh": 8, "replayed": 0, "tas_shape": "u"}, "replay_only": {"fresh": 4, "replayed": 4, "tas_shape": "uniform"}}
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
 DEFAULTS = {
-    "real": {"steps": 0, "beta": 0.1, "lr": 5e-7, "train_towers": False, "max_completion_tokens": 2048, "replay_min": 64, "max_pixels": 50_176,
-             "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8, "tower_lr": 1.0},
-    "tiny": {"steps": 56, "beta": 0.02, "lr": 4e-4, "train_towers": False, "max_completion_tokens": 112, "replay_min": 64, "max_pixels": 84 * 28,
-             "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 16, "tower_lr": 0.1},
-    "tiny stage 0": {"steps": 1150, "lr": 2e-3, "train_towers": True, "eval_every": 250, "toy_clips": 5000, "prompts_per_step": 64,
-                     "tower_lr": 1.0},
+    "real": {"train_type": "lora", "steps": 0, "beta": 0.1, "lr": 5e-7, "train_towers": False, "max_completion_tokens": 2048, "replay_min": 64,
+             "max_pixels": 50_176, "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8, "tower_lr": 1.0},
+    "tiny": {"train_type": "full", "steps": 56, "beta": 0.02, "lr": 4e-4, "train_towers": False, "max_completion_tokens": 112, "replay_min": 64,
+             "max_pixels": 84 * 28, "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 16, "tower_lr": 0.1},
+    "tiny stage 0": {"steps": 1150, "lr": 2e-3, "train_towers": True, "eval_every": 250, "toy_clips": 5000, "prompts_per_step": 64, "tower_lr": 1.0},
 }
 
 
@@ -183,7 +193,8 @@ def parse(argv: list[str]) -> Config:
         value, (low, high) = getattr(cfg, f.name), f.metadata["range"]
         if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
             parser.error(f"--{f.name} {value}: must be " + (f"between {low} and {high}" if high is not None else f"at least {low}"))
-    for name, known in (("tas_shape", SHAPES), ("is_level", LEVELS), ("clip", CLIPS), ("loss_norm", NORMS), ("optim_dtype", ("fp32", "bf16"))):
+    for name, known in (("tas_shape", SHAPES), ("is_level", LEVELS), ("clip", CLIPS), ("loss_norm", NORMS), ("optim_dtype", ("fp32", "bf16")),
+                        ("train_type", ("lora", "full", "fsdp")), ("attn", ATTENTIONS)):
         if getattr(cfg, name) not in known:
             parser.error(f"--{name} {getattr(cfg, name)}: known are {', '.join(known)}")
     return cfg
@@ -191,8 +202,11 @@ def parse(argv: list[str]) -> Config:
 
 def is_tiny(model: str) -> bool:
     """Does this --model name a model of the bundled one's size (decoder width 512 or less)? Empty means the bundled one."""
-    config = Path(model) / "config.json"
-    return not model or (config.is_file() and json.loads(config.read_text()).get("text_config", {}).get("hidden_size", math.inf) <= 512)
+    file = Path(model) / "config.json"
+    if not model or not file.is_file():
+        return not model
+    config = json.loads(file.read_text())
+    return config.get("thinker_config", config).get("text_config", {}).get("hidden_size", math.inf) <= 512
 
 
 def wants_cuda(cfg: Config) -> bool:
@@ -218,7 +232,7 @@ def start_processes(cfg: Config) -> tuple[int, int, torch.device]:
         torch.use_deterministic_algorithms(True)   # gradients of gathered rows are otherwise added up in whatever order the threads run
         torch.utils.deterministic.fill_uninitialized_memory = False   # a debugging aid that costs 5 %
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=cfg.timeout))
     elif not cuda and not dist.is_initialized():
         torch.set_num_threads(os.cpu_count() or 1)
     return (dist.get_rank(), dist.get_world_size(), device) if dist.is_initialized() else (0, 1, device)
@@ -241,25 +255,55 @@ def owner(prompt_id: str, world: int) -> int:
 # ---------------------------------------------------------------------------------------------- data
 class Cursor:
     """Endless passes over this rank's samples, each in a fresh random order. With by_clip the questions about one clip stay together
-    (in random order of clips), so that trained towers run once for all of them."""
+    (in random order of clips), so that trained towers run once for all of them. dropped: the sentences on records that cannot be used, by id."""
 
     def __init__(self, samples: list[Sample], seed: int, by_clip: bool = False):
         self.samples, self.rng, self.order = samples, np.random.default_rng(seed), []
+        self.dropped: dict[str, DataError] = {}
         clips: dict[str, list[int]] = {}
         for i, s in enumerate(samples):
             clips.setdefault(s.media_key if by_clip else s.id, []).append(i)
         self.clips = list(clips.values())
 
     def peek(self, n: int) -> list[Sample]:
-        """The next n samples, which stay in line."""
+        """The next n samples, which stay in line. Raises DataError when every record has been dropped."""
         while len(self.order) < n:
-            self.order += [i for c in self.rng.permutation(len(self.clips)) for i in self.clips[c]]
+            if len(self.dropped) == len(self.samples):
+                raise DataError(f"none of the {len(self.samples):,} records of this process can be used; the last one: {list(self.dropped.values())[-1]}")
+            self.order += [i for c in self.rng.permutation(len(self.clips)) for i in self.clips[c] if self.samples[i].id not in self.dropped]
         return [self.samples[i] for i in self.order[:n]]
 
     def take(self, n: int) -> list[Sample]:
         taken = self.peek(n)
         self.order = self.order[n:]
         return taken
+
+    def drop(self, sample: Sample, why: DataError) -> None:
+        """Leave a record out from now on."""
+        self.dropped[sample.id] = why
+        self.order = [i for i in self.order if self.samples[i].id != sample.id]
+
+
+def next_prompts(cursor: Cursor, make: PromptMaker, n: int, hinted: Callable[[Sample], bool]) -> list[Prompt]:
+    """The prompts of the next n records that can be used. Those that cannot are dropped, each process its own: it goes on with its next ones, so that
+    all processes keep step."""
+    prompts: list[Prompt] = []
+    while len(prompts) < n:
+        some = cursor.take(n - len(prompts))
+        for sample, made in zip(some, make.each(some, [hinted(s) for s in some]), strict=True):
+            if isinstance(made, Prompt):
+                prompts.append(made)
+            else:
+                cursor.drop(sample, made)
+    return prompts
+
+
+def check_media(samples: list[Sample], source: str, look: int = 256) -> None:
+    """Raises DataError when none of the first media files is there: then it is not the files that are wrong."""
+    paths = [path for s in itertools.islice((s for s in samples if s.media), look) for _, path in s.media]
+    if paths and not any(os.path.isfile(p) for p in paths):
+        raise DataError(f"{source}: none of its first {len(paths)} media files exists, e.g. {paths[0]}; pass --media_root with the folder that its paths "
+                        "are relative to")
 
 
 def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sample]]:
@@ -271,11 +315,13 @@ def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sa
         train_file, default_eval = gather(made if rank == 0 else None)[0]
         eval_file = cfg.eval_data or default_eval
     samples = load_samples(train_file, cfg.media_root, cfg.stage)
+    check_media(samples, train_file)
     if cfg.stage == 0 and (bare := [s for s in samples if not s.trace]):
         raise DataError(f"{bare[0].where}: field 'trace' of record '{bare[0].id}' is empty; stage 0 imitates traces")
     mine = [s for s in samples if owner(s.id, world) == rank]
     if min(gather(len(mine))) == 0:
-        raise DataError(f"{train_file}: {len(samples)} prompts are too few for {world} processes; use fewer")
+        raise DataError(f"{train_file}: {len(samples)} prompts are too few for {world} processes, each needs one of its own by the hash of its id; "
+                        "use fewer processes or more data")
     held = load_samples(eval_file, cfg.media_root, cfg.stage) if eval_file else []
     return mine, held[rank::world]
 
@@ -326,10 +372,15 @@ def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample],
     """One completion per held-out question, always from the same random stream. Returns the mean scores over all processes and a
     few full examples. `correct` is the share of completely right answers (accuracy reward 1)."""
     generator = torch.Generator(policy.device).manual_seed(1234)
-    rows, examples = [], []
+    rows, examples, unusable = [], [], 0
     for i in range(0, len(held), batch):
-        prompts = make.many(held[i: i + batch])
+        made = make.each(held[i: i + batch])
         make.ahead(held[i + batch: i + 2 * batch])
+        prompts = [p for p in made if isinstance(p, Prompt)]
+        rows += [[0.0, 0.0, 0.0, 0]] * (len(made) - len(prompts))            # a question that cannot be asked counts as wrong
+        unusable += len(made) - len(prompts)
+        if not prompts:
+            continue
         done = generate(policy, prompts, policy.features(prompts), 1, cfg.max_completion_tokens, cfg.eval_temperature, cfg.top_k, cfg.top_p, generator,
                         cfg.cuda_graph)
         for prompt, (completion,), (parts,) in zip(prompts, done, score(cfg, prompts, done, judge), strict=True):
@@ -338,7 +389,8 @@ def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample],
                 examples.append(example(prompt, completion, parts, None))
     rows = [r for part in gather(rows) for r in part]
     names = ("correct", "format", "reward", "tokens")
-    return {name: float(np.mean([r[i] for r in rows])) if rows else math.nan for i, name in enumerate(names)} | {"n": len(rows)}, examples
+    return {name: float(np.mean([r[i] for r in rows])) if rows else math.nan for i, name in enumerate(names)} | {
+        "n": len(rows), "unusable": sum(gather(unusable))}, examples
 
 
 def example(prompt: Prompt, completion: Completion, parts: dict, advantage: float | None) -> dict:
@@ -348,11 +400,10 @@ def example(prompt: Prompt, completion: Completion, parts: dict, advantage: floa
 
 
 # ---------------------------------------------------------------------------------------------- one step of RL
-def sample_groups(cfg: Config, policy: Policy, make: PromptMaker, buffer: ReplayBuffer, samples: list[Sample], step: int,
-                  generator: torch.Generator, judge=None, seen: dict | None = None) -> tuple[list[Group], list[dict]]:
+def sample_groups(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: list[Prompt], step: int, generator: torch.Generator, judge=None,
+                  seen: dict | None = None) -> tuple[list[Group], list[dict]]:
     """Steps 1-3 for some prompts: sample, score, insert. Returns the groups with GRPO advantages, and every completion's example record.
     seen: the features of this step's media (Policy.features)."""
-    prompts = make.many(samples, [buffer.wants_hint(s.id) and bool(s.hint) for s in samples])
     groups, examples = [], []
     with torch.no_grad():
         features = policy.features(prompts, seen)
@@ -367,16 +418,16 @@ def sample_groups(cfg: Config, policy: Policy, make: PromptMaker, buffer: Replay
     return groups, examples
 
 
-def rollout_step(cfg: Config, policy: Policy, make: PromptMaker, buffer: ReplayBuffer, samples: list[Sample], step: int,
-                 generator: torch.Generator, more=None, judge=None, seen: dict | None = None) -> tuple[list[Group], list[dict]]:
+def rollout_step(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: list[Prompt], step: int, generator: torch.Generator,
+                 more: Callable[[int], list[Prompt]] | None = None, judge=None, seen: dict | None = None) -> tuple[list[Group], list[dict]]:
     """Steps 1-3. With --dynamic_sampling groups whose rewards are all alike are replaced by those of new prompts (`more(n)`); what they cost
     is in the examples and in the buffer all the same."""
-    groups, examples = sample_groups(cfg, policy, make, buffer, samples, step, generator, judge, seen)
+    groups, examples = sample_groups(cfg, policy, buffer, prompts, step, generator, judge, seen)
     for _ in range(cfg.dynamic_sampling):
         useful = [g for g in groups if bool(g.advantages.any())]
-        if len(useful) == len(samples):
+        if len(useful) == len(prompts):
             break
-        again, more_examples = sample_groups(cfg, policy, make, buffer, more(len(samples) - len(useful)), step, generator, judge, seen)
+        again, more_examples = sample_groups(cfg, policy, buffer, more(len(prompts) - len(useful)), step, generator, judge, seen)
         groups, examples = useful + again, examples + more_examples
     if cfg.replay_max_age:
         buffer.expire(step - cfg.replay_max_age)
@@ -400,8 +451,9 @@ def replay_step(cfg: Config, make: PromptMaker, buffer: ReplayBuffer, by_id: dic
         advantages = replay_advantages(rewards, rewards.mean() if baseline is None else baseline)   # (G,)
         for hinted in (False, True):
             some = [i for i, e in enumerate(entries) if e.hinted == hinted]
-            if some:
-                groups.append(Group(make(by_id[prompt_id], hinted), [entries[i].tokens.tolist() for i in some], [entries[i].logps.tolist() for i in some],
+            prompt = make.each([by_id[prompt_id]], [hinted])[0] if some else None
+            if isinstance(prompt, Prompt):                           # its media may have gone since it was sampled
+                groups.append(Group(prompt, [entries[i].tokens.tolist() for i in some], [entries[i].logps.tolist() for i in some],
                                     rewards[some].tolist(), advantages[some], True, [entries[i].step for i in some]))
     return groups
 
@@ -415,9 +467,11 @@ def pack_rows(groups: list[Group], max_tokens: int) -> list[list[list[Group]]]:
     return split_by_tokens(list(rows.values()), [len(row[0].prompt.ids) + sum(len(t) for g in row for t in g.tokens) for row in rows.values()], max_tokens)
 
 
-def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group], step: int = 0, seen: dict | None = None) -> dict[str, list]:
+def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group], step: int = 0, seen: dict | None = None,
+                learner: Policy | None = None) -> dict[str, list]:
     """Step 6 up to the gradients: accumulate those of J = J_on + alpha J_off over micro-batches. Each half is divided by its GLOBAL counts, so
     the sum over processes is the loss of the whole batch, whatever the split. seen: the features of this step's media (Policy.features).
+    learner: the sharded twin of the policy that is trained in its place (FSDP).
     Returns diagnostics: lists over the trained tokens (ratio, clipped, kl), over micro-batches (loss), and over replayed completions (stale:
     prompt, age, tokens, clipped tokens, mean squared log-ratio, KL to the behaviour policy, left out?)."""
     sizes = [[len(t) for g in groups if g.replayed == half for t in g.tokens] for half in (False, True)]
@@ -431,14 +485,19 @@ def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: l
         policy.features(prompts, seen)
     if policy.trains_towers:        # gradients of all micro-batches meet in the features, and go on into the towers once, at the end
         seen = {key: {name: t.detach().requires_grad_() for name, t in value.items()} for key, value in seen.items()}
-    for batch in pack_rows(useful, cfg.max_tokens):
+    learner = learner or policy
+    for batch in in_step(pack_rows(useful, cfg.max_tokens), learner):
+        if not batch:
+            idle_pass(learner, reference)
+            continue
         flat = [g for row in batch for g in row]
-        logp, mask = policy.completion_logps([row[0].prompt for row in batch], policy.features([row[0].prompt for row in batch], seen),
-                                             [[t for g in row for t in g.tokens] for row in batch], cfg.temperature)          # (N, R)
+        logp, mask = learner.completion_logps([row[0].prompt for row in batch], policy.features([row[0].prompt for row in batch], seen),
+                                              [[t for g in row for t in g.tokens] for row in batch], cfg.temperature)          # (N, R)
         halves = torch.tensor([g.replayed for g in flat for _ in g.tokens], device=logp.device)                               # (N,)
         behaviour = torch.nn.utils.rnn.pad_sequence([torch.tensor(b) for g in flat for b in g.behaviour], batch_first=True).to(logp.device)  # (N, R)
         advantages = torch.cat([g.advantages for g in flat]).to(logp.device)                         # (N,)
         total = logp.new_zeros(())
+        ref = reference_logps(cfg, policy, reference, [g for g in flat if not g.replayed], seen)                              # (n, r) or None
         for replayed in (False, True):
             half = [g for g in flat if g.replayed == replayed]
             if not half:
@@ -446,14 +505,10 @@ def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: l
             mine = halves == replayed
             length = max(len(t) for g in half for t in g.tokens)
             lp, old, real, a = logp[mine, :length], behaviour[mine, :length], mask[mine, :length], advantages[mine]           # (n, r), (n,)
-            ref = None
-            if reference is not None and not replayed:
-                with torch.no_grad():
-                    ref, _ = reference.completion_logps([g.prompt for g in half], policy.features([g.prompt for g in half], seen),
-                                                        [g.tokens for g in half], cfg.temperature)   # (n, r)
             weights = temporal_weights(real, cfg.tas_lambda, cfg.tas_shape, cfg.tas_normalize)       # (n, r)
             ratio = importance_ratio(lp, old, real, cfg.is_level)                                    # (n, r)
-            per_token, found = clipped_is_loss(ratio, lp, a, weights, real, cfg.clip_eps, cfg.clip_eps_high or None, cfg.clip, cfg.beta, ref)
+            per_token, found = clipped_is_loss(ratio, lp, a, weights, real, cfg.clip_eps, cfg.clip_eps_high or None, cfg.clip, cfg.beta,
+                                               None if replayed else ref)
             log_ratio = ((lp - old) * real).detach()                                                 # (n, r)
             if replayed:
                 stale = too_stale(log_ratio, real, a, cfg.stale_bound)                               # (n,)
@@ -477,40 +532,103 @@ def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: l
     return log
 
 
+def reference_logps(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group], seen: dict) -> torch.Tensor | None:
+    """(n, r) log-probs of the fresh completions under the stage's starting weights; None without a KL term or without fresh completions."""
+    with torch.no_grad():
+        if reference is not None and groups:
+            prompts = [g.prompt for g in groups]
+            return reference.completion_logps(prompts, policy.features(prompts, seen), [g.tokens for g in groups], cfg.temperature)[0]
+        if reference is not None and reference.root is not None:
+            blank_logps(reference)
+    return None
+
+
+def in_step(batches: list[list], learner: Policy) -> list[list]:
+    """Under FSDP every process takes part in every forward and backward pass, so whoever has fewer micro-batches gets empty ones at the end."""
+    return batches if learner.root is None else batches + [[]] * (max(gather(len(batches))) - len(batches))
+
+
+def blank_logps(policy: Policy) -> torch.Tensor:
+    """A pass over two tokens: this process's part in a pass of the others."""
+    end = policy.eos_ids[0]
+    blank = Prompt(Sample("", "", "numeric", ""), False, torch.tensor([end]), torch.zeros(3, 1, dtype=torch.long))
+    return policy.completion_logps([blank], [{}], [[[end, end]]])[0]
+
+
+def idle_pass(learner: Policy, reference: Policy | None) -> None:
+    """An empty micro-batch: passes in the order of a full one, and gradients of zero."""
+    logp = blank_logps(learner)
+    if reference is not None:
+        with torch.no_grad():
+            blank_logps(reference)
+    (logp.sum() * 0).backward()
+
+
+def prepare(cfg: Config, policy: Policy) -> tuple[Policy, Policy | None]:
+    """(what is trained, the frozen reference or None) by --train_type and --beta; the policy itself samples. What is trained is the policy, or for fsdp its
+    sharded twin, whose weights the policy gets after each step."""
+    wanted = cfg.beta and cfg.stage
+    if cfg.train_type == "lora":
+        policy.add_adapters(cfg.lora_rank, cfg.lora_alpha, cfg.train_towers, cfg.seed)
+    elif not cfg.train_towers:
+        policy.freeze_towers()
+    if cfg.train_type != "fsdp":
+        return policy, policy.reference() if wanted else None
+    if not dist.is_initialized():
+        raise DataError("--train_type fsdp shards over processes; start it by torchrun, or pass --train_type full")
+    learner, reference = policy.shard(), policy.shard(train=False) if wanted else None
+    for part in (policy.text, policy.head):
+        part.requires_grad_(False)
+    return learner, reference
+
+
+def take_step(cfg: Config, policy: Policy, learner: Policy, trained: Trained, step: int, steps: int) -> tuple[float, float]:
+    """The optimiser's step; (gradient norm, learning rate)."""
+    lr = learning_rate(cfg.lr, cfg.warmup, step, steps)
+    norm = trained.step(lr, cfg.max_grad_norm)
+    if learner is not policy:
+        policy.copy_from(learner)
+    return norm, lr
+
+
 def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample], held: list[Sample], rank: int, world: int, steps: int) -> dict:
     """Stages 1-3: the loop. Returns what `main` reports and plots."""
-    reference = policy.reference() if cfg.beta else None                                            # the stage's starting weights
-    optimizer = make_optimizer(*policy.trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, weight_decay=0.0)
+    learner, reference = prepare(cfg, policy)
+    trained = Trained(*learner.named_trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, weight_decay=0.0)
     buffer = ReplayBuffer(cfg.capacity, cfg.vcrs_window, cfg.hint_patience, cfg.hint_kl, seed=cfg.seed * 1000 + rank)
     cursor, by_id = Cursor(mine, cfg.seed * 1000 + rank), {s.id: s for s in mine}
     generator = torch.Generator(policy.device).manual_seed(cfg.seed * 1000 + rank)
     per_rank, judge = cfg.prompts_per_step // world, make_judge(cfg, mine + held, policy.device)
     logger = Logger(cfg, rank, steps)
     generated, started = 0, time.perf_counter()
+
+    def more(n: int) -> list[Prompt]:
+        return next_prompts(cursor, make, n, lambda s: buffer.wants_hint(s.id) and bool(s.hint))
+
     logger.evaluation(0, generated, *evaluate(cfg, policy, make, held, judge), started)
     for step in range(steps):
         t0 = time.perf_counter()
         seen: dict[str, dict[str, torch.Tensor]] = {}                                               # tower outputs of this step, by media
-        samples = cursor.take(per_rank)
+        prompts = more(per_rank)
         make.ahead(cursor.peek(per_rank))                                                           # decoded while this step computes
-        groups, examples = rollout_step(cfg, policy, make, buffer, samples, step, generator, cursor.take, judge, seen)
+        groups, examples = rollout_step(cfg, policy, buffer, prompts, step, generator, more, judge, seen)
         generated += sum(gather(len(examples)))
         t1 = time.perf_counter()
         if cfg.replayed and sum(gather(len(buffer))) >= cfg.replay_min:
             groups += replay_step(cfg, make, buffer, by_id, per_rank, step)
-        log = update_step(cfg, policy, reference, groups, step, seen)
+        log = update_step(cfg, policy, reference, groups, step, seen, learner)
         for prompt_id, rows in itertools.groupby(sorted(log["stale"]), key=lambda row: row[0]):
             buffer.note_kl(prompt_id, float(np.mean([row[5] for row in rows])))
-        lr = learning_rate(cfg.lr, cfg.warmup, step, steps)
-        norm = optimiser_step(optimizer, lr, cfg.max_grad_norm)
+        norm, lr = take_step(cfg, policy, learner, trained, step, steps)
         t2 = time.perf_counter()
         if step % 10 == 0:
             logger.completions(step, examples[:2])
-        logger.step(step, generated, groups, examples, log, buffer, norm, lr, t1 - t0, t2 - t1)
+        logger.step(step, generated, groups, examples, log, buffer, norm, lr, t1 - t0, t2 - t1, cursor.dropped)
         if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
             logger.evaluation(step + 1, generated, *evaluate(cfg, policy, make, held, judge), started)
-    save_checkpoint(cfg, policy, rank, {"optimizer": optimizer.state_dict(), "step": steps, "generated": generated}, {
-        "buffer": buffer.state_dict(), "generator": generator.get_state(), "data_rng": json.dumps(cursor.rng.bit_generator.state), "data_order": cursor.order})
+    save_checkpoint(cfg, policy, rank, {"step": steps, "generated": generated}, {
+        "optimizer": trained.state(), "buffer": buffer.state_dict(), "generator": generator.get_state(),
+        "data_rng": json.dumps(cursor.rng.bit_generator.state), "data_order": cursor.order})
     return logger.finish()
 
 
@@ -533,33 +651,35 @@ def share_prefixes(prompts: list[Prompt], traces: list[list[int]]) -> list[tuple
 
 def train_sft(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample], held: list[Sample], rank: int, world: int, steps: int) -> dict:
     """Stage 0: cross-entropy on the traces; prompt tokens carry no loss."""
-    optimizer = make_optimizer(*policy.trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, betas=(0.9, 0.95), weight_decay=0.01)
+    learner, _ = prepare(cfg, policy)
+    trained = Trained(*learner.named_trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, betas=(0.9, 0.95), weight_decay=0.01)
     cursor, per_rank = Cursor(mine, cfg.seed * 1000 + rank, by_clip=True), cfg.prompts_per_step // world
     logger, started = Logger(cfg, rank, steps), time.perf_counter()
     for step in range(steps):
         t0 = time.perf_counter()
-        samples = cursor.take(per_rank)
-        prompts = make.many(samples, [bool(s.hint) for s in samples])
+        prompts = next_prompts(cursor, make, per_rank, lambda s: bool(s.hint))
         make.ahead(cursor.peek(per_rank))
-        traces = [policy.tokenizer(s.trace, add_special_tokens=False)["input_ids"] + [policy.tokenizer.eos_token_id] for s in samples]
+        traces = [policy.tokenizer(p.sample.trace, add_special_tokens=False)["input_ids"] + [policy.tokenizer.eos_token_id] for p in prompts]
         total = sum(gather(sum(len(t) for t in traces)))
         loss = 0.0
         groups = share_prefixes(prompts, traces)
-        for part in split_by_tokens(groups, [len(g[0].ids) + sum(map(len, g[1])) for g in groups], cfg.max_tokens):
+        for part in in_step(split_by_tokens(groups, [len(g[0].ids) + sum(map(len, g[1])) for g in groups], cfg.max_tokens), learner):
+            if not part:
+                idle_pass(learner, None)
+                continue
             prefixes, rows = [g[0] for g in part], [g[1] for g in part]
-            logp, mask = policy.completion_logps(prefixes, policy.features(prefixes), rows)          # (N, R)
+            logp, mask = learner.completion_logps(prefixes, policy.features(prefixes), rows)         # (N, R)
             skip = torch.tensor([n for g in part for n in g[2]], device=logp.device)
             target = mask & (torch.arange(mask.shape[1], device=logp.device) >= skip[:, None])       # (N, R): the traces only
             piece = -logp[target].sum() / total
             piece.backward()
             loss += piece.item()
-        lr = learning_rate(cfg.lr, cfg.warmup, step, steps)
-        norm = optimiser_step(optimizer, lr, cfg.max_grad_norm)
-        logger.sft_step(step, sum(gather(loss)), norm, lr, total, time.perf_counter() - t0)
+        norm, lr = take_step(cfg, policy, learner, trained, step, steps)
+        logger.sft_step(step, sum(gather(loss)), norm, lr, total, time.perf_counter() - t0, cursor.dropped)
         if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
             logger.evaluation(step + 1, 0, *evaluate(cfg, policy, make, held), started)
-    save_checkpoint(cfg, policy, rank, {"optimizer": optimizer.state_dict(), "step": steps, "generated": 0}, {
-        "data_rng": json.dumps(cursor.rng.bit_generator.state), "data_order": cursor.order})
+    save_checkpoint(cfg, policy, rank, {"step": steps, "generated": 0}, {
+        "optimizer": trained.state(), "data_rng": json.dumps(cursor.rng.bit_generator.state), "data_order": cursor.order})
     return logger.finish()
 
 
@@ -572,16 +692,26 @@ class Logger:
         self.rows: list[dict] = []
         self.evals: list[tuple[int, int, float]] = []      # step, generated, accuracy
         self.advantages: dict[str, list[float]] = {"fresh": [], "replayed": []}
+        self.reported: set[str] = set()                     # ids of dropped records that this process has named
         self.bar = tqdm(total=steps, disable=not self.main, dynamic_ncols=True)
         if self.main:
-            for name in ("metrics.jsonl", "completions.jsonl"):
+            for name in ("metrics.jsonl", "completions.jsonl", "dropped.jsonl"):
                 (self.out / name).write_text("")
 
     def write(self, name: str, row: dict) -> None:
         with (self.out / name).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def step(self, step, generated, groups, examples, log, buffer, norm, lr, time_rollout, time_update) -> None:
+    def dropped(self, dropped: dict[str, DataError]) -> dict[str, int]:
+        """Names the records that were dropped since the last call in dropped.jsonl; how many there are now, unreadable and too long."""
+        new = [{"id": i, "reason": str(why)} for i, why in dropped.items() if i not in self.reported]
+        self.reported.update(dropped)
+        for row in [row for part in gather(new) for row in part] if self.main else gather(new) and []:
+            self.write("dropped.jsonl", row)
+        counts = gather([sum(isinstance(why, kind) for why in dropped.values()) for kind in (MediaError, TooLong)])
+        return {"bad_media": sum(c[0] for c in counts), "too_long": sum(c[1] for c in counts)}
+
+    def step(self, step, generated, groups, examples, log, buffer, norm, lr, time_rollout, time_update, dropped) -> None:
         """One line of metrics.jsonl. Means are over the fresh completions of all processes; ratios over all trained tokens; staleness over
         the replayed completions (`replayed_by_age`: per age in steps their number and the share of their tokens that were clipped)."""
         cfg = self.cfg
@@ -615,7 +745,7 @@ class Logger:
                "effective_sample_share": round(effective_sample_share(torch.tensor(joined["stale_ratio"])), 4) if joined["stale_ratio"] else None,
                "log_ratio_squared": mean([row[4] for row in stale]), "kl_behaviour": mean([row[5] for row in stale]),
                "replayed_by_age": by_age(stale), "grad_norm": norm, "lr": lr, "completion_tokens": sum(p["tokens"] for p in parts),
-               "time_rollout": round(time_rollout, 4), "time_update": round(time_update, 4)}
+               "time_rollout": round(time_rollout, 4), "time_update": round(time_update, 4), **self.dropped(dropped)}
         self.rows.append(row)
         if self.main:
             self.write("metrics.jsonl", row)
@@ -628,9 +758,9 @@ class Logger:
             for e in examples:
                 self.write("completions.jsonl", {"step": step, **e})
 
-    def sft_step(self, step, loss, norm, lr, tokens, seconds) -> None:
+    def sft_step(self, step, loss, norm, lr, tokens, seconds, dropped) -> None:
         row = {"step": step, "stage": 0, "generated": 0, "loss": loss, "grad_norm": norm, "lr": lr, "completion_tokens": tokens,
-               "time_update": round(seconds, 4)}
+               "time_update": round(seconds, 4), **self.dropped(dropped)}
         self.rows.append(row)
         if self.main:
             self.write("metrics.jsonl", row)
@@ -645,6 +775,7 @@ class Logger:
         if self.main:
             self.write("metrics.jsonl", {"step": step, "stage": self.cfg.stage, "generated": generated, "eval_accuracy": scores["correct"],
                                          "eval_format": scores["format"], "eval_reward": scores["reward"], "eval_questions": scores["n"],
+                                         "eval_unusable": scores["unusable"],
                                          "eval_completion_tokens": scores["tokens"], "seconds": round(time.perf_counter() - started, 1)})
             self.completions(step, examples)
             self.bar.write(f"step {step}: held-out accuracy {scores['correct']:.3f} on {scores['n']} questions, {generated:,} completions so far")
@@ -698,9 +829,9 @@ def plot(logger: Logger) -> None:
 
 
 def save_checkpoint(cfg: Config, policy: Policy, rank: int, shared: dict, own: dict) -> None:
-    """out/checkpoint: the model in Hugging Face form; trainer/shared.pt (optimiser, step) and one trainer/rank<r>.pt per process (buffer
-    with statistics and hint states, random states, data cursor). All are readable with torch.load(weights_only=True). Written under
-    another name first, so that a checkpoint is whole or absent."""
+    """out/checkpoint: the model in Hugging Face form; trainer/shared.pt (step) and one trainer/rank<r>.pt per process (its share of the optimiser's
+    state by parameter name, buffer with statistics and hint states, random states, data cursor). All are readable with
+    torch.load(weights_only=True). Written under another name first, so that a checkpoint is whole or absent."""
     final, partial = Path(cfg.out) / "checkpoint", Path(cfg.out) / "checkpoint.part"
     if rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
@@ -718,6 +849,9 @@ def save_checkpoint(cfg: Config, policy: Policy, rank: int, shared: dict, own: d
 # ---------------------------------------------------------------------------------------------- the program
 def run(cfg: Config) -> None:
     """One stage, from its flags to its checkpoint. The process group stays up for a next one."""
+    if cfg.estimate:
+        estimate(cfg)
+        return
     rank, world, device = start_processes(cfg)
     if cfg.prompts_per_step % world:
         raise DataError(f"--prompts_per_step {cfg.prompts_per_step} cannot be split evenly over {world} processes; use a multiple of {world}")
@@ -729,23 +863,22 @@ def run(cfg: Config) -> None:
         corpus = [question_text(s, hinted=True) + s.trace for part in gather(mine[:4000]) for s in part]
         policy = make_tiny_policy(corpus, cfg.seed, device)      # its tokenizer is learned from the questions and traces
     else:
-        policy = load_policy(cfg.model or DEFAULT_MODEL, device, weight_dtype(device))
+        policy = load_policy(cfg.model or DEFAULT_MODEL, device, weight_dtype(device), cfg.attn)
     policy.model.train()
     bound_memory(cfg, policy)
-    if not cfg.train_towers:
-        policy.freeze_towers()
     make = prompt_maker(cfg, policy)
     steps = cfg.steps or max(1, sum(gather(len(mine))) // cfg.prompts_per_step)
     if rank == 0:
         (Path(cfg.out) / "config.json").write_text(json.dumps(asdict(cfg), indent=2) + "\n")
-        trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
         print(f"config {json.dumps({k: v for k, v in asdict(cfg).items() if v not in ('', None)})}")
-        print(f"{trained / 1e6:.2f} M trained parameters on {device}, {world} process(es); {len(mine):,} prompts on rank 0, {len(held):,} held-out; "
+        print(f"{cfg.train_type} training on {device}, {world} process(es); {len(mine):,} prompts on rank 0, {len(held):,} held-out; "
               f"{steps} steps of {cfg.prompts_per_step} prompts" + (f" x ({cfg.fresh} fresh + {cfg.replayed} replayed)" if cfg.stage else " with traces"))
     result = (train_sft if cfg.stage == 0 else train_rl)(cfg, policy, make, mine, held, rank, world, steps)
     if rank == 0:
         evals, generated = result["evals"], result["rows"][-1]["generated"]
         gained = f"held-out accuracy {evals[0][2]:.2f} -> {evals[-1][2]:.2f} after {generated:,} completions" if evals else f"{generated:,} completions"
+        if make.silent:
+            print(f"{len(make.silent):,} videos of rank 0 have no sound track and were shown without sound, e.g. {min(make.silent)}")
         print(f"{gained} ({(time.perf_counter() - started) / 60:.1f} minutes); see {cfg.out}/curves.png, metrics.jsonl, completions.jsonl, checkpoint/")
 
 
@@ -762,8 +895,53 @@ def bound_memory(cfg: Config, policy: Policy) -> None:
 def prompt_maker(cfg: Config, policy: Policy) -> PromptMaker:
     """The run's way from a sample to the model's inputs."""
     store = MediaStore(cfg.media_cache, int(cfg.media_cache_gb * 2**30)) if cfg.media_cache else None
-    return PromptMaker(policy.tokenizer, policy.config, audio_caption=cfg.audio_caption, store=store, workers=cfg.workers, fps=cfg.fps,
-                       max_frames=cfg.max_frames, min_pixels=MIN_PIXELS, max_pixels=cfg.max_pixels, use_audio=cfg.use_audio)
+    return PromptMaker(policy.tokenizer, policy.form, audio_caption=cfg.audio_caption, store=store, workers=cfg.workers,
+                       max_prompt_tokens=cfg.max_prompt_tokens, fps=cfg.fps, max_frames=cfg.max_frames,
+                       min_pixels=(policy.form.patch * MERGE) ** 2, max_pixels=cfg.max_pixels, use_audio=cfg.use_audio)
+
+
+# ---------------------------------------------------------------------------------------------- memory
+def memory(cfg: Config, counts: dict[str, int], text, world: int) -> dict[str, float]:
+    """GB per GPU of each part of a bf16 run on `world` GPUs, by --train_type: what is held always, and the larger of what the rollout and the update hold.
+
+    counts: weights by part (model.parameter_counts); text: the decoder's config. Exact for weights, gradients and optimiser state; activations are counted
+    by their tensors, and leave out the allocator's gaps, CUDA's own 0.5-1 GB and the towers' working set.
+    """
+    whole, decoder = sum(counts.values()) - counts["adapters"], counts["decoder"] + counts["head"]
+    learnt = counts["adapters"] if cfg.train_type == "lora" else whole if cfg.train_towers else decoder
+    state = {"fp32": 12, "bf16": 4}[cfg.optim_dtype] / world                                  # master and two moments, or two moments
+    split = world if cfg.train_type == "fsdp" else 1
+    out = {"weights": 2 * (whole + (counts["adapters"] if cfg.train_type == "lora" else 0)), "gradients": 2 * learnt / split, "optimiser": state * learnt,
+           "reference": 2 * decoder / split if cfg.beta and cfg.train_type != "lora" else 0}
+    if cfg.train_type == "fsdp":                                                              # shards, two gathered layers, embedding and head
+        out["weights"] += 2 * decoder / split + 2 * (2 * counts["layer"] + 2 * text.vocab_size * text.hidden_size)
+    out["messages"] = 4 * min(BUCKET, learnt) if world > 1 else 0
+    d, heads, kv = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads, text.num_attention_heads, text.num_key_value_heads
+    cached = min(cfg.max_cache_tokens, -(-cfg.prompts_per_step // world) * (cfg.max_prompt_tokens + cfg.fresh * cfg.max_completion_tokens))
+    rollout = cached * 2 * text.num_hidden_layers * kv * d * 2
+    tokens = cfg.max_tokens
+    one_layer = 2 * tokens * (4 * text.hidden_size + 3 * heads * d + 4 * kv * d + 3 * text.intermediate_size)      # inputs, norms, q, k, v, MLP
+    kept = text.num_hidden_layers * (2 * tokens * text.hidden_size if cfg.checkpoint_layers else one_layer)
+    update = kept + 2 * one_layer + 2 * 4 * LOGIT_CHUNK * text.vocab_size                     # a layer's gradients beside it; logits and theirs
+    out["rollout or update"] = max(rollout, update)
+    return {name: n / 1e9 for name, n in out.items()}
+
+
+def estimate(cfg: Config) -> None:
+    """Print `memory` for every --train_type on 1, 2, 4 and 8 GPUs."""
+    config = load_config(cfg.model or DEFAULT_MODEL)
+    counts = parameter_counts(config, cfg.lora_rank, cfg.train_towers)
+    print(f"{cfg.model or DEFAULT_MODEL}: {sum(counts[k] for k in ('decoder', 'head', 'towers')) / 1e9:.2f} billion weights, {counts['towers'] / 1e9:.2f} of them in "
+          f"the towers; LoRA of rank {cfg.lora_rank}: {counts['adapters'] / 1e6:.1f} million. GB per GPU, computed, not measured: bf16, --optim_dtype "
+          f"{cfg.optim_dtype}, --beta {cfg.beta}, --max_tokens {cfg.max_tokens:,}, {cfg.prompts_per_step} prompts x {cfg.fresh} completions of at most "
+          f"{cfg.max_completion_tokens:,} tokens, prompts of at most {cfg.max_prompt_tokens:,}")
+    table = []
+    for kind, world in itertools.product(("lora", "full", "fsdp"), (1, 2, 4, 8)):
+        if (kind, world) != ("fsdp", 1):
+            found = memory(replace(cfg, train_type=kind, checkpoint_layers=True), counts, config.text_config, world)
+            table.append({"train_type": kind, "GPUs": world, **{k: f"{v:.1f}" for k, v in found.items()}, "sum": f"{sum(found.values()):.1f}"})
+    print("| " + " | ".join(table[0]) + " |\n|" + "---|" * len(table[0]))
+    print("\n".join("| " + " | ".join(str(v) for v in row.values()) + " |" for row in table))
 
 
 def curriculum(argv: list[str]) -> list[Config]:
@@ -791,7 +969,7 @@ def summarise(configs: list[Config]) -> None:
     questions = [(cfg, load_data(cfg, rank, world)[1]) for cfg in configs if cfg.stage in asked]
     table, makers = {}, []
     for cfg in configs:
-        policy = load_policy(f"{cfg.out}/checkpoint", device, weight_dtype(device))
+        policy = load_policy(f"{cfg.out}/checkpoint", device, weight_dtype(device), cfg.attn)
         bound_memory(cfg, policy)
         policy.freeze_towers()
         makers = makers or [prompt_maker(other, policy) for other, _ in questions]   # one tokenizer for all: each stage began with the last one's
@@ -812,14 +990,32 @@ def summarise(configs: list[Config]) -> None:
         print("\n".join(f"{name}: " + ", ".join(f"{kind} questions {value:.3f}" for kind, value in row.items()) for name, row in table.items()))
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> None:
+    plan = curriculum(argv)
     try:
-        plan = curriculum(sys.argv[1:])
         for stage in plan:
             run(stage)
         if len(plan) > 1:
             summarise(plan)
     except DataError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {name_rank()}{error}")
+    except (dist.DistError, RuntimeError) as error:
+        if not lost_contact(error):
+            raise
+        sys.exit(f"error: {name_rank()}another process has died or has not come within --timeout {plan[0].timeout} s, so this one ends, too; why, is in the "
+                 f"output of the process that ended first ({str(error).splitlines()[0][:160]})")
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def name_rank() -> str:
+    return f"[rank {os.environ['RANK']}] " if "RANK" in os.environ else ""
+
+
+def lost_contact(error: Exception) -> bool:
+    """Is this error that of a collective whose other side is gone? (gloo raises plain RuntimeErrors.)"""
+    return isinstance(error, dist.DistError) or ("WORLD_SIZE" in os.environ and any(word in str(error).lower() for word in ("gloo", "peer", "nccl", "timed out")))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
