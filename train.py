@@ -603,7 +603,7 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
     generated, started = 0, time.perf_counter()
 
     def more(n: int) -> list[Prompt]:
-        return next_prompts(cursor, make, n, lambda s: buffer.wants_hint(s.id) and bool(s.hint))
+        return next_prompts(cursor, make, n, lambda s: bool(s.hint) and buffer.wants_hint(s.id))
 
     logger.evaluation(0, generated, *evaluate(cfg, policy, make, held, judge), started)
     for step in range(steps):
@@ -931,8 +931,8 @@ def estimate(cfg: Config) -> None:
     """Print `memory` for every --train_type on 1, 2, 4 and 8 GPUs."""
     config = load_config(cfg.model or DEFAULT_MODEL)
     counts = parameter_counts(config, cfg.lora_rank, cfg.train_towers)
-    print(f"{cfg.model or DEFAULT_MODEL}: {sum(counts[k] for k in ('decoder', 'head', 'towers')) / 1e9:.2f} billion weights, {counts['towers'] / 1e9:.2f} of them in "
-          f"the towers; LoRA of rank {cfg.lora_rank}: {counts['adapters'] / 1e6:.1f} million. GB per GPU, computed, not measured: bf16, --optim_dtype "
+    whole = counts["decoder"] + counts["head"] + counts["towers"]
+    print(f"{cfg.model or DEFAULT_MODEL}: {whole / 1e9:.2f} billion weights, {counts['towers'] / 1e9:.2f} of them in the towers; LoRA of rank {cfg.lora_rank}: {counts['adapters'] / 1e6:.1f} million. GB per GPU, computed, not measured: bf16, --optim_dtype "
           f"{cfg.optim_dtype}, --beta {cfg.beta}, --max_tokens {cfg.max_tokens:,}, {cfg.prompts_per_step} prompts x {cfg.fresh} completions of at most "
           f"{cfg.max_completion_tokens:,} tokens, prompts of at most {cfg.max_prompt_tokens:,}")
     table = []
@@ -1012,9 +1012,12 @@ def name_rank() -> str:
     return f"[rank {os.environ['RANK']}] " if "RANK" in os.environ else ""
 
 
+GONE = ("gloo", "peer", "nccl", "timed out")
+
+
 def lost_contact(error: Exception) -> bool:
     """Is this error that of a collective whose other side is gone? (gloo raises plain RuntimeErrors.)"""
-    return isinstance(error, dist.DistError) or ("WORLD_SIZE" in os.environ and any(word in str(error).lower() for word in ("gloo", "peer", "nccl", "timed out")))
+    return isinstance(error, dist.DistError) or ("WORLD_SIZE" in os.environ and any(word in str(error).lower() for word in GONE))
 
 
 if __name__ == "__main__":

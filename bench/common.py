@@ -18,8 +18,9 @@ import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from data import Prompt, Sample
+from data import Prompt
 from model import DEFAULT_MODEL, Policy, load_tokenizer_and_config, token_fields
+from records import Sample
 
 
 def arguments(description: str, **defaults) -> argparse.Namespace:
@@ -65,7 +66,7 @@ def make_policy(size: str) -> Policy:
 def text_prompt(policy: Policy, length: int, seed: int = 0) -> Prompt:
     """A prompt of random text tokens."""
     ids = torch.randint(0, 500, (length,), generator=torch.Generator().manual_seed(seed))
-    return Prompt(Sample(f"bench{seed}", "?", "numeric", "0", video=f"none{seed}"), False, ids, torch.arange(length).expand(3, -1))
+    return Prompt(Sample(f"bench{seed}", "?", "numeric", "0", videos=[f"none{seed}"]), False, ids, torch.arange(length).expand(3, -1))
 
 
 def clock() -> float:

@@ -12,7 +12,8 @@ import av
 import numpy as np
 from common import arguments, report, timed
 
-from data import MIN_PIXELS, SAMPLE_RATE, MediaStore, Sample, decode, frame_indices, load_media, read_frames, read_sound
+from data import MIN_PIXELS, SAMPLE_RATE, MediaStore, decode, frame_indices, load_media, read_frames, read_sound
+from records import Sample
 
 SHAPES = {"tiny": {"seconds": 4, "fps": 8, "height": 28, "width": 84, "frames": 8}, "7b": {"seconds": 60, "fps": 30, "height": 360, "width": 640, "frames": 32}}
 
@@ -71,7 +72,7 @@ def main() -> None:
         path = Path(folder) / "clip.mp4"
         write_clip(path, shape["seconds"], shape["fps"], shape["height"], shape["width"])
         index, _ = frame_indices(shape["seconds"] * shape["fps"], shape["fps"], shape["frames"] / shape["seconds"], shape["frames"])
-        sample = Sample("clip", "?", "numeric", "0", video=str(path))
+        sample = Sample("clip", "?", "numeric", "0", videos=[str(path)])
         settings = {"fps": shape["frames"] / shape["seconds"], "max_frames": shape["frames"], "min_pixels": MIN_PIXELS, "max_pixels": 50_176}
         store = MediaStore(Path(folder) / "cache", 2**30)
         frames = read_frames(str(path), settings["fps"], settings["max_frames"], "")[0]
@@ -88,8 +89,7 @@ def main() -> None:
                 base = base or seconds["median"]
                 rows.append({"what": what, "reader": name, "cpu_ms": 1e3 * seconds["median"], "min_ms": 1e3 * seconds["min"],
                              "faster_than_decord_by": base / seconds["median"]})
-        kept = decode(sample, settings, store)
-        again = load_media(sample, **settings)
+        kept, again = decode(sample, settings, store)[0], load_media(sample, **settings)[0]
         assert np.array_equal(kept.frames, again.frames) and np.array_equal(kept.sound, again.sound)
         report(args, f"decode: {shape}", rows, {"mean_difference_of_frames": round(float(worst), 3), "cache_file_kB": round(
             sum(f.stat().st_size for f in store.folder.iterdir()) / 1e3)})

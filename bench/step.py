@@ -19,9 +19,10 @@ import torch
 from common import arguments, clock, device, make_policy, report
 
 import train
-from data import Media, Sample, build_prompt, log_mel
+from data import Media, build_prompt, log_mel
 from model import DEFAULT_MODEL, FeatureCache, load_policy
-from optim import make_optimizer, optimiser_step
+from optim import Trained
+from records import Sample
 from replay import ReplayBuffer
 from rollout import Completion
 from tas import clipped_is_loss, half_loss, importance_ratio, temporal_weights
@@ -58,11 +59,11 @@ class Maker:
     def __init__(self, make_many, kept: list[Sample]):
         self.make_many, self.kept = make_many, dict(zip([s.id for s in kept], make_many(kept), strict=True))
 
-    def many(self, samples, hinted):
+    def many(self, samples):
         return self.make_many(samples)
 
-    def __call__(self, sample, hinted):
-        return self.kept[sample.id]
+    def each(self, samples, hinted):
+        return [self.kept[s.id] for s in samples]
 
 
 def main() -> None:
@@ -79,12 +80,12 @@ def main() -> None:
     samples, make_many = toy_prompts(cfg, policy, args) if args.size == "tiny" else random_prompts(policy, args)
     samples, others = samples[: args.prompts], samples[args.prompts:]
     maker, by_id = Maker(make_many, others), {s.id: s for s in others}
-    optimizer = make_optimizer(*policy.trained(), 0.0, optim_dtype="bf16", weight_decay=0.0)
+    trained = Trained(*policy.named_trained(), 0.0, optim_dtype="bf16", weight_decay=0.0)
     avatar = copy.copy(cfg)
     avatar.fresh, avatar.replayed, avatar.tas_shape = args.group // 2, args.group - args.group // 2, "u"
     past = copy.copy(cfg)
     past.fresh, buffer = avatar.replayed, ReplayBuffer()
-    train.rollout_step(past, policy, maker, buffer, others, 0, torch.Generator(policy.device).manual_seed(0))
+    train.rollout_step(past, policy, buffer, maker.many(others), 0, torch.Generator(policy.device).manual_seed(0))
     for kept in buffer.stored.values():      # a past step's completions of other prompts; rewards that differ, as replay looks for
         for i, entry in enumerate(kept.entries):
             entry.reward = entry.accuracy = float(i % 2)
@@ -94,10 +95,10 @@ def main() -> None:
     for i in range(args.repeats + 1):
         table = {name: Phases() for name in columns}
         forget(policy, maker)
-        groups, logps = ours(cfg, policy, reference, optimizer, ReplayBuffer(), maker, samples, by_id, table["ours"])
-        difference = max(difference, theirs.step(cfg, optimizer, groups, samples, make_many, table["theirs"], logps))
+        groups, logps = ours(cfg, policy, reference, trained, ReplayBuffer(), maker, samples, by_id, table["ours"])
+        difference = max(difference, theirs.step(cfg, trained, groups, samples, make_many, table["theirs"], logps))
         forget(policy, maker)
-        ours(avatar, policy, reference, optimizer, copy.deepcopy(buffer), maker, samples, by_id, table["ours, avatar"])
+        ours(avatar, policy, reference, trained, copy.deepcopy(buffer), maker, samples, by_id, table["ours, avatar"])
         for name, phases in table.items():
             if i:                                                        # the first round warms up
                 columns[name].append(phases | {"whole step": sum(phases.values())})
@@ -105,8 +106,8 @@ def main() -> None:
     for phase in columns["ours"][0]:
         row = {"phase": phase} | {f"{name} s": statistics.median(p[phase] for p in runs) for name, runs in columns.items()}
         rows.append(row | {"theirs / ours": row["theirs s"] / row["ours s"] if min(row["ours s"], row["theirs s"]) > 1e-4 else None})
-    trained = args.prompts * args.group
-    rows.append({"phase": "completions trained per s"} | {k: trained / v if k.endswith(" s") else v for k, v in rows[-1].items() if k != "phase"})
+    count = args.prompts * args.group
+    rows.append({"phase": "completions trained per s"} | {k: count / v if k.endswith(" s") else v for k, v in rows[-1].items() if k != "phase"})
     rows[-1]["theirs / ours"] = None
     report(args, f"step: {args.prompts} prompts, {args.group} completions of {args.tokens} tokens each, {args.size}", rows,
            {"prompt_tokens": round(float(np.mean([len(g.prompt.ids) for g in groups]))), "largest_difference_of_logps": f"{difference:.1e}"})
@@ -118,7 +119,7 @@ def forget(policy, maker) -> None:
     policy.features(list(maker.kept.values()))
 
 
-def ours(cfg, policy, reference, optimizer, buffer, maker, samples, by_id, phases):
+def ours(cfg, policy, reference, trained, buffer, maker, samples, by_id, phases):
     """One step by train.py's own functions. Returns its fresh groups and their log-probs (not timed)."""
     seen = {}
     with contextlib.ExitStack() as patches:
@@ -126,14 +127,14 @@ def ours(cfg, policy, reference, optimizer, buffer, maker, samples, by_id, phase
                                    (reference, "completion_logps", "reference")):
             patches.enter_context(mock.patch.object(owner, name, phases.during(phase, getattr(owner, name))))
         phases.next("reward, buffer")
-        fresh, _ = train.rollout_step(cfg, policy, maker, buffer, samples, 1, torch.Generator(policy.device).manual_seed(1), seen=seen)
+        fresh, _ = train.rollout_step(cfg, policy, buffer, maker.many(samples), 1, torch.Generator(policy.device).manual_seed(1), seen=seen)
         groups = fresh + (train.replay_step(cfg, maker, buffer, by_id, len(samples), 1) if cfg.replayed else [])
         for g in groups:                                                  # random completions earn alike: keep every group in the update
             g.advantages = torch.linspace(-1, 1, len(g.tokens))
         phases.next("policy forward, backward")
         train.update_step(cfg, policy, reference, groups, 1, seen)
         phases.next("optimiser")
-        optimiser_step(optimizer, 0.0, 1.0)
+        trained.step(0.0, 1.0)
         phases.next(None)
     with torch.no_grad():
         prompts = [g.prompt for g in fresh]
@@ -156,8 +157,8 @@ class Theirs:
             ids = torch.cat([ids, torch.tensor(completions, device=move)], dim=1)
         dtype = self.policy.head.weight.dtype
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": prompt.patches.to(move, dtype).repeat(g, 1),
-                "video_grid_thw": torch.tensor([prompt.grid], device=move).repeat(g, 1), "input_features": prompt.mel.to(move, dtype).repeat(g, 1, 1),
-                "feature_attention_mask": torch.ones(g, prompt.mel.shape[1], dtype=torch.long, device=move), "use_audio_in_video": True,
+                "video_grid_thw": torch.tensor(prompt.grids, device=move).repeat(g, 1), "input_features": prompt.mels[0].to(move, dtype).repeat(g, 1, 1),
+                "feature_attention_mask": torch.ones(g, prompt.mels[0].shape[1], dtype=torch.long, device=move), "use_audio_in_video": True,
                 "video_second_per_grid": torch.ones(g, device=move)}
 
     def logps(self, model, prompt, completions, temperature):
@@ -166,7 +167,7 @@ class Theirs:
         ids = torch.tensor(completions, device=logits.device)
         return logits.log_softmax(-1)[:, len(prompt.ids) - 1: -1].gather(-1, ids[..., None]).squeeze(-1)                # (G, R)
 
-    def step(self, cfg, optimizer, groups, samples, make_many, phases, ours) -> float:
+    def step(self, cfg, trained, groups, samples, make_many, phases, ours) -> float:
         """One step on the completions of `groups`. Returns the largest difference of its log-probs from ours."""
         g, worst = cfg.fresh, 0.0
         for at, (sample, group) in enumerate(zip(samples, groups, strict=True)):
@@ -190,7 +191,7 @@ class Theirs:
             phases.next(None)
             worst = max(worst, (logp.detach() - ours[at * g: (at + 1) * g]).abs().max().item())
         phases.next("optimiser")
-        optimiser_step(optimizer, 0.0, 1.0)
+        trained.step(0.0, 1.0)
         phases.next(None)
         return worst
 
@@ -204,16 +205,16 @@ def toy_prompts(cfg, policy, args):
 
 def random_prompts(policy, args):
     """Prompts with random pictures of 448 x 448 and random sound: 32 frames and 60 s make about 5,600 tokens."""
-    samples = [Sample(f"bench{i}", "What happens, and when?", "numeric", "1", video=f"none{i}") for i in range(2 * args.prompts)]
+    samples = [Sample(f"bench{i}", "What happens, and when?", "numeric", "1", videos=[f"none{i}"]) for i in range(2 * args.prompts)]
 
     def make(some):
         out = []
         for s in some:
             rng = np.random.default_rng(int(s.id[5:]))
             sound = rng.standard_normal(args.seconds * 16_000).astype(np.float32)
-            media = Media(rng.integers(0, 256, (args.frames, 448, 448, 3), dtype=np.uint8), None, 2 * args.seconds / args.frames,
-                          mel=log_mel(sound, policy.config.audio_config.num_mel_bins))
-            out.append(build_prompt(s, media, policy.tokenizer, policy.config))
+            media = Media("video", rng.integers(0, 256, (args.frames, 448, 448, 3), dtype=np.uint8), None, 2 * args.seconds / args.frames,
+                          mel=log_mel(sound, policy.form.n_mels))
+            out.append(build_prompt(s, [media], policy.tokenizer, policy.form))
         return out
 
     return samples, make

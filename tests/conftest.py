@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import toy
-from data import MIN_PIXELS, PromptMaker, load_samples
+from data import MIN_PIXELS, PromptMaker
 from model import DEFAULT_MODEL, load_policy
+from records import load_samples
 
 torch.manual_seed(0)
 
@@ -42,7 +43,7 @@ def fresh_policy():
 
 @pytest.fixture(scope="session")
 def make(policy):
-    return PromptMaker(policy.tokenizer, policy.config, fps=2.0, max_frames=16, min_pixels=MIN_PIXELS, max_pixels=84 * 28)
+    return PromptMaker(policy.tokenizer, policy.form, fps=2.0, max_frames=16, min_pixels=MIN_PIXELS, max_pixels=84 * 28)
 
 
 @pytest.fixture(scope="session")

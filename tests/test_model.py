@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
 import model as model_module
-from data import DataError, Sample, build_prompt
+from data import build_prompt
 from model import (
     DEFAULT_MODEL,
     MEDIA_TOKENS,
@@ -25,20 +25,30 @@ from model import (
     parts,
     split_by_tokens,
 )
-from tests.test_data import media_of
+from records import DataError
+from tests.test_data import media_of, sample_of
 
 
 def hf_inputs(policy, prompt, completion=()):
-    """The arguments transformers' thinker takes for [prompt | completion], everything at its own defaults, nothing of ours inside."""
+    """The arguments transformers' model takes for [prompt | completion], everything at its own defaults, nothing of ours inside."""
     ids = torch.cat([prompt.ids, torch.tensor(list(completion), dtype=torch.long)])[None]
     out = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    name = "image" if prompt.is_image else "video"
-    if prompt.patches is not None:
-        out |= {"pixel_values" if prompt.is_image else "pixel_values_videos": prompt.patches, f"{name}_grid_thw": torch.tensor([prompt.grid])}
-    if prompt.mel is not None:
-        out |= {"input_features": prompt.mel[None], "feature_attention_mask": torch.ones(1, prompt.mel.shape[1], dtype=torch.long)}
-    if prompt.patches is not None and not prompt.is_image:
-        out |= {"video_second_per_grid": torch.tensor([1.0]), "use_audio_in_video": prompt.mel is not None}
+    kinds = [kind for kind, _ in prompt.sample.media if kind != "audio"]
+    pieces = prompt.patches.split([t * h * w for t, h, w in prompt.grids]) if kinds else []
+    for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+        if kind in kinds:
+            out[pixels] = torch.cat([piece for piece, k in zip(pieces, kinds, strict=True) if k == kind])
+            out[f"{kind}_grid_thw"] = torch.tensor([grid for grid, k in zip(prompt.grids, kinds, strict=True) if k == kind])
+    if prompt.mels:
+        longest = max(m.shape[1] for m in prompt.mels)
+        out["input_features"] = torch.stack([F.pad(m, (0, longest - m.shape[1])) for m in prompt.mels])
+        out["feature_attention_mask"] = torch.stack([(torch.arange(longest) < m.shape[1]).long() for m in prompt.mels])
+    if policy.form.audio is None:
+        out["mm_token_type_ids"] = (ids == policy.form.image).int() + 2 * (ids == policy.form.video).int()
+        if "video" in kinds and not policy.form.timestamps:
+            out["second_per_grid_ts"] = torch.ones(kinds.count("video"))
+    elif "video" in kinds:
+        out |= {"video_second_per_grid": torch.ones(kinds.count("video")), "use_audio_in_video": bool(prompt.mels)}
     return out
 
 
@@ -74,7 +84,7 @@ def test_shared_prefix_logps_equal_transformers_on_repeated_rows(policy, prompts
 
 @pytest.mark.parametrize("kind", ["video", "image", "image+sound", "sound", "video+sound"])
 def test_every_kind_of_prompt_equals_transformers(policy, kind):
-    prompt = build_prompt(Sample("a", "How many?", "numeric", "1"), media_of(kind), policy.tokenizer, policy.config)
+    prompt = build_prompt(sample_of(kind), media_of(kind), policy.tokenizer, policy.form)
     completion = random_completions(policy, [6])[0]
     with torch.no_grad():
         ours, _ = policy.completion_logps([prompt], policy.features([prompt]), [[completion]])
@@ -234,7 +244,7 @@ def test_long_batches_are_split_by_tokens(fresh_policy, prompts):
 
 
 def test_log_prob_passes_change_no_input(policy, prompts):
-    before = [(p.ids.clone(), p.positions.clone(), p.patches.clone(), p.mel.clone()) for p in prompts]
+    before = [(p.ids.clone(), p.positions.clone(), p.patches.clone(), p.mels[0].clone()) for p in prompts]
     weights = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
     completions = [random_completions(policy, [4, 2]) for _ in prompts]
     copy = json.loads(json.dumps(completions))
@@ -244,7 +254,7 @@ def test_log_prob_passes_change_no_input(policy, prompts):
     second, _ = policy.completion_logps(prompts, features, completions)
     assert torch.equal(first, second) and completions == copy
     for prompt, old in zip(prompts, before, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip((prompt.ids, prompt.positions, prompt.patches, prompt.mel), old, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip((prompt.ids, prompt.positions, prompt.patches, prompt.mels[0]), old, strict=True))
     assert all(torch.equal(f[k], old[k]) for f, old in zip(features, kept, strict=True) for k in f)
     assert all(torch.equal(p, weights[n]) for n, p in policy.model.named_parameters())
 

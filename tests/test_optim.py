@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import optim
-from optim import Bf16AdamW, learning_rate, make_optimizer, optimiser_step, round_at_random
+from optim import Bf16AdamW, Trained, batches_of, deal, learning_rate, round_at_random
 
 
 def weights(dtype, seed=0, n=4000):
@@ -20,7 +20,8 @@ def give_gradients(params, step):
 
 
 def test_fp32_weights_get_torchs_fused_adamw():
-    optimizer = make_optimizer(*([p] for p in weights(torch.float32)), lr=1e-3, tower_share=0.1, weight_decay=0.01)
+    a, b = weights(torch.float32)
+    optimizer = Trained({"a": a}, {"b": b}, lr=1e-3, tower_share=0.1, weight_decay=0.01).optimizer
     assert type(optimizer) is torch.optim.AdamW and optimizer.defaults["fused"] and [g["share"] for g in optimizer.param_groups] == [1.0, 0.1]
 
 
@@ -87,10 +88,31 @@ def test_a_restored_optimiser_goes_on_bit_for_bit(dtype):
 def test_a_step_clips_and_reports_the_norm_and_scales_rates_by_share():
     """Gradients (3, 4) have norm 5. AdamW's first step moves every weight by its rate against the sign, whatever the gradient's size."""
     a, b = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
-    optimizer = make_optimizer([a], [b], lr=1.0, tower_share=0.1, weight_decay=0.0)
+    trained = Trained({"a": a}, {"b": b}, lr=1.0, tower_share=0.1, weight_decay=0.0)
     a.grad, b.grad = torch.tensor([3.0]), torch.tensor([-4.0])
-    assert optimiser_step(optimizer, 0.5, max_grad_norm=1.0) == pytest.approx(5.0)
+    assert trained.step(0.5, max_grad_norm=1.0) == pytest.approx(5.0)
     assert (a.item(), b.item()) == pytest.approx((-0.5, 0.05), rel=1e-4) and a.grad is None
+    assert trained.state()["a"]["exp_avg"].item() == pytest.approx(0.1 * 3 / 5, rel=1e-4)            # clipped to norm 1, then (1 - beta1) of it
+
+
+def test_clipping_equals_torchs():
+    ours, theirs = weights(torch.float32), weights(torch.float32)
+    for params in (ours, theirs):
+        give_gradients(params, 0)
+    norm = Trained({"a": ours[0]}, {"b": ours[1]}, lr=1.0).clip(2.0)
+    assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs, 2.0).item(), rel=1e-6)
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-6, atol=0)
+
+
+def test_owners_hold_about_the_same():
+    """The sizes of Qwen2.5-Omni-7B's kinds of tensors: no process holds more than the mean and one tensor."""
+    sizes = [545_000_000, 545_000_000] + [67_895_296] * 84 + [12_845_056] * 56 + [1_835_008] * 56 + [3584] * 57
+    for world in (1, 2, 3, 8):
+        owners = deal(sizes, world)
+        held = [sum(n for n, o in zip(sizes, owners, strict=True) if o == rank) for rank in range(world)]
+        assert sum(held) == sum(sizes) and max(held) <= sum(sizes) / world + max(sizes) / 8
+    assert [[p.numel() for p in batch] for batch in batches_of([torch.zeros(n) for n in (3, 4, 9, 1)], 8)] == [[3, 4], [9], [1]]
 
 
 def test_learning_rate_warms_up_and_decays():

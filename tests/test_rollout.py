@@ -5,8 +5,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import rollout
 import toy
-from data import load_samples
 from model import DEFAULT_MODEL, load_policy
+from records import load_samples
 from rollout import Decoding, Stepper, decode, generate, sample, truncate
 from tests.test_model import hf_inputs
 

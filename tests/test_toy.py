@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import toy
-from data import load_samples
+from records import load_samples
 from rewards import accuracy_reward, format_reward, split_completion
 
 

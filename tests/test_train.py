@@ -12,8 +12,8 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
 
 import train
-from data import DataError, load_samples
-from optim import make_optimizer, optimiser_step
+from optim import Trained
+from records import DataError, load_samples
 from replay import ReplayBuffer
 from rewards import accuracy_reward, split_completion
 from rollout import generate
@@ -165,7 +165,7 @@ def test_ratio_is_one_on_fresh_and_not_on_replayed_completions(cfg, fresh_policy
     """A completion sampled by the policy has ratio 1; after the policy has moved, the same stored completion has not."""
     buffer = ReplayBuffer(seed=0)
     generator = torch.Generator().manual_seed(0)
-    groups, _ = train.rollout_step(cfg, fresh_policy, make, buffer, samples[:4], 0, generator)
+    groups, _ = train.rollout_step(cfg, fresh_policy, buffer, make.many(samples[:4]), 0, generator)
     for g in groups:
         g.advantages = torch.linspace(-1, 1, len(g.tokens))
     log = train.update_step(cfg, fresh_policy, None, groups)
@@ -184,7 +184,7 @@ def test_ratio_is_one_on_fresh_and_not_on_replayed_completions(cfg, fresh_policy
 def test_each_prompt_stores_its_own_rewards(cfg, policy, make, samples):
     """Entries, VCRS and groups of every prompt hold that prompt's completions, in order, EOS included."""
     buffer = ReplayBuffer(seed=0)
-    groups, examples = train.rollout_step(cfg, policy, make, buffer, samples[:4], 7, torch.Generator().manual_seed(3))
+    groups, examples = train.rollout_step(cfg, policy, buffer, make.many(samples[:4]), 7, torch.Generator().manual_seed(3))
     assert [g.prompt.sample.id for g in groups] == [s.id for s in samples[:4]]
     for i, g in enumerate(groups):
         stored = buffer.prompts[g.prompt.sample.id].entries
@@ -198,7 +198,7 @@ def test_each_prompt_stores_its_own_rewards(cfg, policy, make, samples):
 def test_gradients_do_not_depend_on_micro_batches(cfg, fresh_policy, make, samples, norm):
     cfg.loss_norm = norm
     fresh_policy.freeze_towers()
-    groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:4], 0, torch.Generator().manual_seed(0))
+    groups, _ = train.rollout_step(cfg, fresh_policy, ReplayBuffer(seed=0), make.many(samples[:4]), 0, torch.Generator().manual_seed(0))
     grads = []
     for size in (10**6, 1, 400):
         cfg.max_tokens = size
@@ -214,7 +214,7 @@ def test_gradients_do_not_depend_on_the_number_of_processes(cfg, fresh_policy, m
     """Two processes that each hold some of the groups: their gradients add up to those of one process that holds all."""
     cfg.loss_norm, cfg.beta = norm, 0.0
     fresh_policy.freeze_towers()
-    groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:4], 0, torch.Generator().manual_seed(0))
+    groups, _ = train.rollout_step(cfg, fresh_policy, ReplayBuffer(seed=0), make.many(samples[:4]), 0, torch.Generator().manual_seed(0))
     for g in groups:
         g.advantages = torch.linspace(-1, 2, len(g.tokens))
     groups[1].replayed = groups[3].replayed = True
@@ -232,7 +232,7 @@ def test_gradients_do_not_depend_on_the_number_of_processes(cfg, fresh_policy, m
 def test_loss_is_on_policy_mean_plus_alpha_off_policy_mean(cfg, fresh_policy, make, samples):
     """J = J_on + alpha J_off, each half the mean over its own completions, checked on group losses taken one by one."""
     cfg.beta, cfg.alpha = 0.1, 0.5
-    groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:4], 0, torch.Generator().manual_seed(0))
+    groups, _ = train.rollout_step(cfg, fresh_policy, ReplayBuffer(seed=0), make.many(samples[:4]), 0, torch.Generator().manual_seed(0))
     reference = fresh_policy.reference()
     for g in groups:
         g.advantages = torch.linspace(-1, 1, len(g.tokens))
@@ -248,8 +248,8 @@ def test_fresh_and_replayed_completions_of_a_prompt_share_its_row(cfg, fresh_pol
     cfg.beta, cfg.alpha = 0.1, 0.5
     fresh_policy.freeze_towers()
     buffer = ReplayBuffer(seed=0)
-    train.rollout_step(cfg, fresh_policy, make, buffer, samples[:2], 0, torch.Generator().manual_seed(0))
-    groups, _ = train.rollout_step(cfg, fresh_policy, make, buffer, samples[:2], 1, torch.Generator().manual_seed(1))
+    train.rollout_step(cfg, fresh_policy, buffer, make.many(samples[:2]), 0, torch.Generator().manual_seed(0))
+    groups, _ = train.rollout_step(cfg, fresh_policy, buffer, make.many(samples[:2]), 1, torch.Generator().manual_seed(1))
     groups += train.replay_step(cfg, make, buffer, {s.id: s for s in samples}, 2, step=1)
     assert sorted(g.prompt.sample.id for g in groups if g.replayed) == sorted(s.id for s in samples[:2]) and {s for g in groups[2:] for s in g.steps} == {0}
     hinted = train.Group(make(samples[0], True), groups[0].tokens, groups[0].behaviour, groups[0].rewards, groups[0].advantages, True, [0] * 4)
@@ -282,11 +282,11 @@ def test_media_pass_the_towers_once_per_step(cfg, fresh_policy, make, samples, t
     if not trained:
         fresh_policy.freeze_towers()
     buffer, reference = ReplayBuffer(seed=0), fresh_policy.reference()
-    train.rollout_step(cfg, fresh_policy, make, buffer, samples[:4], 0, torch.Generator().manual_seed(0))
+    train.rollout_step(cfg, fresh_policy, buffer, make.many(samples[:4]), 0, torch.Generator().manual_seed(0))
     calls = []
     fresh_policy.visual.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
     seen = {}
-    groups, _ = train.rollout_step(cfg, fresh_policy, make, buffer, samples[4:8], 1, torch.Generator().manual_seed(1), seen=seen)
+    groups, _ = train.rollout_step(cfg, fresh_policy, buffer, make.many(samples[4:8]), 1, torch.Generator().manual_seed(1), seen=seen)
     groups += train.replay_step(cfg, make, buffer, {s.id: s for s in samples}, 4, step=1)
     for g in groups:
         g.advantages = torch.linspace(-1, 1, len(g.tokens))
@@ -303,7 +303,7 @@ def test_media_pass_the_towers_once_per_step(cfg, fresh_policy, make, samples, t
 def test_the_kl_term_acts_on_fresh_completions_only(cfg, fresh_policy, make, samples):
     """The same group has the KL's loss when it is fresh and none when it is replayed; a replayed one without advantages is not run at all."""
     cfg.beta = 0.1
-    groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:1], 0, torch.Generator().manual_seed(0))
+    groups, _ = train.rollout_step(cfg, fresh_policy, ReplayBuffer(seed=0), make.many(samples[:1]), 0, torch.Generator().manual_seed(0))
     reference, group = fresh_policy.reference(), groups[0]
     with torch.no_grad():
         for p in reference.text.parameters():
@@ -320,7 +320,7 @@ def test_the_kl_term_acts_on_fresh_completions_only(cfg, fresh_policy, make, sam
 def test_groups_without_advantage_are_left_out_exactly(cfg, fresh_policy, make, samples):
     """With beta = 0 a group of zero advantages has no gradient: leaving it out changes nothing but the time."""
     cfg.beta = 0.0
-    groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:2], 0, torch.Generator().manual_seed(0))
+    groups, _ = train.rollout_step(cfg, fresh_policy, ReplayBuffer(seed=0), make.many(samples[:2]), 0, torch.Generator().manual_seed(0))
     groups[0].advantages, groups[1].advantages = torch.zeros(4), torch.tensor([1.0, -1.0, 0.5, 0.0])
     log = train.update_step(cfg, fresh_policy, None, groups)
     assert len(log["ratio"]) == sum(len(t) for t in groups[1].tokens)
@@ -336,7 +336,8 @@ def test_a_hinted_completion_is_replayed_under_its_hinted_prompt(cfg, policy, ma
     stuck = samples[0]
     buffer.add(stuck.id, [train.Entry(np.array([1], np.int32), np.array([-1.0], np.float32), 0.2, 0.0, 0)])
     assert buffer.wants_hint(stuck.id)
-    groups, examples = train.rollout_step(cfg, policy, make, buffer, [stuck], 1, torch.Generator().manual_seed(0))
+    prompts = train.next_prompts(train.Cursor([stuck], 0), make, 1, lambda s: buffer.wants_hint(s.id))
+    groups, examples = train.rollout_step(cfg, policy, buffer, prompts, 1, torch.Generator().manual_seed(0))
     assert groups[0].prompt.hinted and stuck.hint in examples[0]["prompt"] and all(e.hinted for e in buffer.prompts[stuck.id].entries[1:])
     assert buffer.vcrs(stuck.id) == pytest.approx(0.2)                                   # hinted rewards did not enter
     drawn = [train.replay_step(cfg, make, buffer, {stuck.id: stuck}, 1, step=10) for _ in range(20)]
@@ -354,11 +355,11 @@ def test_dynamic_sampling_replaces_groups_without_contrast_and_counts_them(cfg, 
 
     def more(n):
         asked.append(n)
-        return [samples[1], samples[4]][:n] if len(asked) == 1 else samples[5:5 + n]
+        return make.many([samples[1], samples[4]][:n] if len(asked) == 1 else samples[5:5 + n])
     for rounds, ids, spent in ((0, [0, 1, 2], 12), (1, [2, 1, 4], 20), (5, [2, 4, 5], 24)):
         asked.clear()
         cfg.dynamic_sampling, buffer = rounds, ReplayBuffer(seed=0)
-        groups, examples = train.rollout_step(cfg, policy, make, buffer, samples[:3], 0, torch.Generator().manual_seed(0), more)
+        groups, examples = train.rollout_step(cfg, policy, buffer, make.many(samples[:3]), 0, torch.Generator().manual_seed(0), more)
         assert [g.prompt.sample.id for g in groups] == [samples[i].id for i in ids] and len(examples) == len(buffer) == spent
     assert asked == [2, 1]
 
@@ -366,7 +367,7 @@ def test_dynamic_sampling_replaces_groups_without_contrast_and_counts_them(cfg, 
 def test_stale_bad_news_has_no_gradient(cfg, fresh_policy, make, samples):
     """With --stale_bound a replayed group of negative advantages whose behaviour the policy has left is counted and not trained."""
     cfg.beta, cfg.stale_bound = 0.0, 0.5
-    groups, _ = train.rollout_step(cfg, fresh_policy, make, ReplayBuffer(seed=0), samples[:1], 0, torch.Generator().manual_seed(0))
+    groups, _ = train.rollout_step(cfg, fresh_policy, ReplayBuffer(seed=0), make.many(samples[:1]), 0, torch.Generator().manual_seed(0))
     group = groups[0]
     group.replayed, group.advantages, group.behaviour = True, -torch.ones(4), [[b + 1.0 for b in row] for row in group.behaviour]
     log = train.update_step(cfg, fresh_policy, None, groups, step=3)
@@ -384,10 +385,10 @@ def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, make, sam
     good, bad = done[0], next(c for c in done if c.tokens != done[0].tokens)
     group = train.Group(prompt, [good.tokens, bad.tokens], [good.logps, bad.logps], [1.0, 0.0], torch.tensor([1.0, -1.0]), False, [0, 0])
     cfg.beta = 0.0
-    optimizer = make_optimizer(*fresh_policy.trained(), lr=1e-4)
+    trained = Trained(*fresh_policy.named_trained(), lr=1e-4)
     for _ in range(3):
         train.update_step(cfg, fresh_policy, None, [group])
-        optimiser_step(optimizer, 1e-4, max_grad_norm=1.0)
+        trained.step(1e-4, max_grad_norm=1.0)
     with torch.no_grad():
         logp, _ = fresh_policy.completion_logps([prompt], fresh_policy.features([prompt]), [group.tokens])
     assert logp[0].sum() > sum(good.logps) and logp[1].sum() < sum(bad.logps)
@@ -453,7 +454,7 @@ def test_cursor_visits_every_sample_once_per_pass(samples):
 
 def test_missing_media_end_the_run_with_one_sentence(tmp_path):
     (tmp_path / "d.jsonl").write_text(json.dumps({"id": "a", "question": "q", "problem_type": "numeric", "answer": "1", "video": "gone.mp4"}))
-    with pytest.raises(DataError, match=r"d.jsonl:1 \('a'\): field 'video'"):
+    with pytest.raises(DataError, match=r"d.jsonl: none of its first 1 media files exists, e.g. .*gone.mp4; pass --media_root"):
         train.run(train.parse(["--data", str(tmp_path / "d.jsonl"), "--out", str(tmp_path / "run"), "--steps", "1"]))
 
 
@@ -470,7 +471,7 @@ def test_a_missing_verdict_is_counted_and_falls_back_to_the_format(policy, make,
     def judge(items):
         asked.append(items)
         return [None if i == 5 else {"audio": 1.0, "visual": 1.0, "location": 0.0, "caption": 0.0} for i in range(len(items))]
-    _, examples = train.rollout_step(cfg, policy, make, ReplayBuffer(seed=0), samples[:2], 0, torch.Generator().manual_seed(0), judge=judge)
+    _, examples = train.rollout_step(cfg, policy, ReplayBuffer(seed=0), make.many(samples[:2]), 0, torch.Generator().manual_seed(0), judge=judge)
     assert len(asked) == 1 and [item[0].id for item in asked[0]] == [samples[0].id] * 4 + [samples[1].id] * 4
     for i, e in enumerate(examples):
         assert e["judge"] == (None if i == 5 else 0.5) and e["reward"] == pytest.approx(e["format"] if i >= 4 else 0.5 * e["format"] + 0.25)
