@@ -557,6 +557,7 @@ class Policy:
         for module in (*twin.calls, twin.root):
             fully_shard(module, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
             module.set_gradient_divide_factor(1.0)                        # sums: each process has divided its loss by global counts
+            module.set_force_sum_reduction_for_comms(True)                # gloo knows no sum of multiples
         return twin
 
     def copy_from(self, sharded: "Policy") -> None:

@@ -932,9 +932,10 @@ def estimate(cfg: Config) -> None:
     config = load_config(cfg.model or DEFAULT_MODEL)
     counts = parameter_counts(config, cfg.lora_rank, cfg.train_towers)
     whole = counts["decoder"] + counts["head"] + counts["towers"]
-    print(f"{cfg.model or DEFAULT_MODEL}: {whole / 1e9:.2f} billion weights, {counts['towers'] / 1e9:.2f} of them in the towers; LoRA of rank {cfg.lora_rank}: {counts['adapters'] / 1e6:.1f} million. GB per GPU, computed, not measured: bf16, --optim_dtype "
-          f"{cfg.optim_dtype}, --beta {cfg.beta}, --max_tokens {cfg.max_tokens:,}, {cfg.prompts_per_step} prompts x {cfg.fresh} completions of at most "
-          f"{cfg.max_completion_tokens:,} tokens, prompts of at most {cfg.max_prompt_tokens:,}")
+    print(f"{cfg.model or DEFAULT_MODEL}: {whole / 1e9:.2f} billion weights, {counts['towers'] / 1e9:.2f} of them in the towers; "
+          f"LoRA of rank {cfg.lora_rank}: {counts['adapters'] / 1e6:.1f} million.\nGB per GPU, computed, not measured: bf16, --optim_dtype {cfg.optim_dtype}, "
+          f"--beta {cfg.beta}, --max_tokens {cfg.max_tokens:,}, {cfg.prompts_per_step} prompts of at most {cfg.max_prompt_tokens:,} tokens x {cfg.fresh} "
+          f"completions of at most {cfg.max_completion_tokens:,}")
     table = []
     for kind, world in itertools.product(("lora", "full", "fsdp"), (1, 2, 4, 8)):
         if (kind, world) != ("fsdp", 1):
@@ -1012,12 +1013,11 @@ def name_rank() -> str:
     return f"[rank {os.environ['RANK']}] " if "RANK" in os.environ else ""
 
 
-GONE = ("gloo", "peer", "nccl", "timed out")
-
-
 def lost_contact(error: Exception) -> bool:
-    """Is this error that of a collective whose other side is gone? (gloo raises plain RuntimeErrors.)"""
-    return isinstance(error, dist.DistError) or ("WORLD_SIZE" in os.environ and any(word in str(error).lower() for word in GONE))
+    """Is this error that of a collective whose other side is gone or late? (gloo raises plain RuntimeErrors.)"""
+    said = str(error).lower()
+    return "WORLD_SIZE" in os.environ and (isinstance(error, dist.DistNetworkError) or any(
+        words in said for words in ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out", "socket closed")))
 
 
 if __name__ == "__main__":
