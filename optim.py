@@ -122,11 +122,13 @@ class Trained:
 
     def sum_gradients(self) -> None:
         """Add up the gradients of all processes at their parameters' owners; elsewhere they are dropped. Each process must have divided its loss by GLOBAL
-        counts. A parameter without a gradient on some process has none of the sum's parts there. (FSDP2 has done it for DTensors.)"""
+        counts. A parameter without a gradient on any process keeps none. (FSDP2 has done it for DTensors.)"""
         if self.world == 1:
             return
+        has = torch.tensor([p.grad is not None for p in self.whole], dtype=torch.uint8, device=self.device)
+        dist.all_reduce(has, dist.ReduceOp.MAX)
         for owner in range(self.world):
-            some = [p for p, o in zip(self.whole, self.owners, strict=True) if o == owner]
+            some = [p for p, o, h in zip(self.whole, self.owners, has.tolist(), strict=True) if o == owner and h]
             for batch in batches_of(some, BUCKET):
                 flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1).float() for p in batch])
                 dist.reduce(flat, owner)
