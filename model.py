@@ -133,6 +133,8 @@ def load_policy(path: str | Path, device: torch.device | str = "cpu", dtype: tor
     try:
         model, found = whole.from_pretrained(path, config=config, dtype=dtype, attn_implementation=pick_attention(device, attn), output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if "ignore_mismatched_sizes" in str(error):
+            raise DataError(f"{path}: shapes of its weights are not those of its config.json; the checkpoint is of another class or size") from None
         raise DataError(f"{path}: no weights could be loaded ({str(error).splitlines()[0][:160]})") from None
     if missing := sorted(found["missing_keys"]):
         raise DataError(f"{path}: {len(missing)} weights of a {config.model_type} are missing, e.g. {missing[0]}; the checkpoint is of another class, "

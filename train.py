@@ -907,7 +907,8 @@ def memory(cfg: Config, counts: dict[str, int], text, world: int) -> dict[str, f
     counts: weights by part (model.parameter_counts); text: the decoder's config. Exact for weights, gradients and optimiser state; activations are counted
     by their tensors, and leave out the allocator's gaps, CUDA's own 0.5-1 GB and the towers' working set.
     """
-    whole, decoder = sum(counts.values()) - counts["adapters"], counts["decoder"] + counts["head"]
+    decoder = counts["decoder"] + counts["head"]
+    whole = decoder + counts["towers"]
     learnt = counts["adapters"] if cfg.train_type == "lora" else whole if cfg.train_towers else decoder
     state = {"fp32": 12, "bf16": 4}[cfg.optim_dtype] / world                                  # master and two moments, or two moments
     split = world if cfg.train_type == "fsdp" else 1

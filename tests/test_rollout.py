@@ -8,7 +8,7 @@ import toy
 from model import DEFAULT_MODEL, load_policy
 from records import load_samples
 from rollout import Decoding, Stepper, decode, generate, sample, truncate
-from tests.test_model import hf_inputs
+from tests.reference import hf_inputs
 
 
 def test_greedy_equals_transformers_generate_on_fifty_prompts(policy, make, tmp_path):
