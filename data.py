@@ -36,7 +36,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from records import DataError, Sample, load_samples
@@ -57,7 +57,11 @@ TYPE_INSTRUCTION = {"multiple choice": "Answer with the letter.", "multi-label":
 
 
 class MediaError(DataError):
-    """A file that is missing, cannot be read, or that the model has no sense for. The record can be left out, and the run goes on."""
+    """A file that is missing, cannot be read, or that the model has no sense for, or a text with a media token of the model's: (`place`, what is wrong).
+    The record can be left out, and the run goes on."""
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
 class TooLong(DataError):
@@ -90,12 +94,13 @@ class PromptFormat:
 class Media:
     """One decoded medium. kind: video, image or audio. frames: (T, H, W, 3) uint8, resized; sound: (n,) float32 at 16 kHz; either may be None.
 
-    seconds_per_group: true time between two temporal patches (2 frames), in seconds.
+    seconds_per_group: true time between two temporal patches (2 frames), in seconds; times: (T,) that of each frame, None: evenly spread.
     """
     kind: str
     frames: np.ndarray | None = None
     sound: np.ndarray | None = None
     seconds_per_group: float = 1.0
+    times: np.ndarray | None = None
     mel: np.ndarray | None = None  # (M, L) float32, made of the sound by with_mel, which then drops the sound
 
     @property
@@ -145,15 +150,15 @@ def frame_indices(total: int, video_fps: float, fps: float, max_frames: int) -> 
     return np.arange(0, total, total / n)[:n].astype(int), total / n / video_fps
 
 
-def read_frames(path: str, fps: float, max_frames: int, where: str) -> tuple[np.ndarray, float]:
-    """Sampled frames (T, H, W, 3) uint8 of a video by decord, and the seconds from one to the next."""
+def read_frames(path: str, fps: float, max_frames: int, where: str) -> tuple[np.ndarray, float, np.ndarray]:
+    """Sampled frames (T, H, W, 3) uint8 of a video by decord, the seconds from one to the next, and the time of each (T,), to a whole frame."""
     import decord  # here, not at the top: only video needs it, and it has no wheel for some systems
     try:
         reader = decord.VideoReader(path, num_threads=1)
         index, step = frame_indices(len(reader), float(reader.get_avg_fps()), fps, max_frames)
-        return reader.get_batch(index.tolist()).asnumpy(), step
+        return reader.get_batch(index.tolist()).asnumpy(), step, index / float(reader.get_avg_fps())
     except (decord.DECORDError, RuntimeError, ZeroDivisionError, IndexError) as error:
-        raise MediaError(f"{where}: field 'video': cannot read {path} as a video ({first_line(error)}); "
+        raise MediaError(where, f"field 'video': cannot read {path} as a video ({first_line(error)}); "
                         "replace the file or remove the record") from None
 
 
@@ -178,10 +183,10 @@ def read_sound(path: str, is_video: bool, where: str) -> np.ndarray | None:
         if is_video and "Can't find audio stream" in str(error):
             return None
         what = "has a sound track that cannot be read" if is_video else "cannot be read as sound"
-        raise MediaError(f"{where}: field '{'video' if is_video else 'audio'}': {path} {what} ({first_line(error)}); "
+        raise MediaError(where, f"field '{'video' if is_video else 'audio'}': {path} {what} ({first_line(error)}); "
                          "replace the file or remove the record") from None
     if sound.size == 0:
-        raise MediaError(f"{where}: {path} holds no sound samples; replace the file or remove the record")
+        raise MediaError(where, f"{path} holds no sound samples; replace the file or remove the record")
     return np.pad(np.asarray(sound, dtype=np.float32), (0, max(0, MIN_SOUND - len(sound))))
 
 
@@ -202,22 +207,22 @@ def load_medium(kind: str, path: str, soundtrack: str | None, where: str, fps: f
     or unreadable. A video without a sound track has no sound."""
     for name, file in ((kind, path), ("soundtrack", soundtrack)):
         if file and not Path(file).is_file():
-            raise MediaError(f"{where}: field '{name}': {file} does not exist or is not a file; paths are relative to the data file, "
+            raise MediaError(where, f"field '{name}': {file} does not exist or is not a file; paths are relative to the data file, "
                              "or to --media_root")
     if kind == "audio":
         return Media("audio", sound=read_sound(path, False, where))
     if kind == "image":
         try:
             with Image.open(path) as picture:
-                frames, step = np.asarray(picture.convert("RGB"))[None], 0.5
+                frames, step, times = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[None], 0.5, None
         except (UnidentifiedImageError, OSError) as error:
-            raise MediaError(f"{where}: field 'image': cannot read {path} as a picture ({first_line(error)}); replace the file") from None
+            raise MediaError(where, f"field 'image': cannot read {path} as a picture ({first_line(error)}); replace the file") from None
     else:
-        frames, step = read_frames(path, fps, max_frames, where)
+        frames, step, times = read_frames(path, fps, max_frames, where)
     try:
-        media = Media(kind, resize_frames(frames, min_pixels, max_pixels, patch), None, step * TEMPORAL_PATCH)
+        media = Media(kind, resize_frames(frames, min_pixels, max_pixels, patch), None, step * TEMPORAL_PATCH, times)
     except ValueError as error:
-        raise MediaError(f"{where}: field '{kind}': {path}: {first_line(error)}; replace the file or remove the record") from None
+        raise MediaError(where, f"field '{kind}': {path}: {first_line(error)}; replace the file or remove the record") from None
     if use_audio and kind == "video":
         media.sound = read_sound(soundtrack or path, not soundtrack, where)
     return media
@@ -374,7 +379,7 @@ def build_prompt(sample: Sample, media: list[Media], tokenizer, form: PromptForm
     """Media (in the order of sample.media) and text of a sample -> Prompt, through the tokenizer's chat template. Raises DataError where the text
     holds a media token of its own, which the model would take for a picture or a sound, and MediaError for sound that the model cannot hear."""
     if form.n_mels is None and any(m.kind == "audio" for m in media):
-        raise MediaError(f"{place(sample)}: field 'audio': this model hears nothing; use a Qwen2.5-Omni, or remove the record")
+        raise MediaError(place(sample), "field 'audio': this model hears nothing; use a Qwen2.5-Omni, or remove the record")
     content = [{"type": "text", "text": text} if kind == "text" else {"type": kind} for kind, text in sample.segments()]
     tail = instructions(sample, hinted, audio_caption)
     if content[-1]["type"] == "text":                        # one text, so that it is tokenised as a whole
@@ -389,7 +394,7 @@ def build_prompt(sample: Sample, media: list[Media], tokenizer, form: PromptForm
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     wanted = [{"image": form.image, "video": form.video, "audio": form.audio}[m.kind] for m in spread]
     if [i for i in ids if i in (form.image, form.video, form.audio)] != wanted:
-        raise DataError(f"{place(sample)}: its text holds a media token of the model's ({tokenizer.convert_ids_to_tokens(form.image)}, ..), or the chat "
+        raise MediaError(place(sample), f"its text holds a media token of the model's ({tokenizer.convert_ids_to_tokens(form.image)}, ..), or the chat "
                         "template does not write one per medium; remove it from the question, or use the tokenizer of the model's own folder")
     ids, positions = lay_out(ids, form, spread, grids)
     return Prompt(sample, hinted, torch.from_numpy(ids).long(), torch.from_numpy(positions).long(), torch.cat([p for p, _ in made]) if made else None,
@@ -412,7 +417,8 @@ def write_timestamps(text: str, token: str, media: list[Media], grids) -> tuple[
             found = bounds.search(pieces[-1])
             if found is None:
                 break
-            times = [(i + 0.5 / TEMPORAL_PATCH) * one.seconds_per_group for i in range(t)]
+            times = np.arange(t * TEMPORAL_PATCH) * (one.seconds_per_group / TEMPORAL_PATCH) if one.times is None else one.times
+            times = times.reshape(t, TEMPORAL_PATCH).mean(axis=1)
             pieces[-1:] = [pieces[-1][:found.start()] + "".join(f"<{time:.1f} seconds>{found[0]}" for time in times), pieces[-1][found.end():]]
     return "".join(pieces), spread, sizes
 
@@ -433,7 +439,7 @@ class MediaStore:
     def load(self, path: Path) -> Media | None:
         try:
             with np.load(path, allow_pickle=False) as f:
-                return Media(str(f["kind"]), f.get("frames"), f.get("sound"), float(f["seconds_per_group"]))
+                return Media(str(f["kind"]), f.get("frames"), f.get("sound"), float(f["seconds_per_group"]), f.get("times"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -443,7 +449,7 @@ class MediaStore:
     def save(self, path: Path, media: Media) -> None:
         partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
         with partial.open("wb") as file:
-            np.savez(file, **{k: v for k in ("kind", "frames", "sound", "seconds_per_group") if (v := getattr(media, k)) is not None})
+            np.savez(file, **{k: v for k in ("kind", "frames", "sound", "seconds_per_group", "times") if (v := getattr(media, k)) is not None})
         partial.rename(path)
 
     def trim(self) -> None:
@@ -467,11 +473,12 @@ def decode(sample: Sample, settings: dict, store: MediaStore | None = None) -> l
         soundtrack = sample.soundtrack if kind == "video" else None
         files = [f for f in (path, soundtrack) if f]
         known = store is not None and all(os.path.isfile(f) for f in files)         # load_medium says what is missing
-        media = store.load(store.path(files, settings)) if known else None
+        stored = store.path(files, settings | {"kind": kind}) if known else None     # an .mp4 may be a video here and an audio there
+        media = store.load(stored) if known else None
         if media is None:
             media = load_medium(kind, path, soundtrack, place(sample), **settings)
             if known:
-                store.save(store.path(files, settings), media)
+                store.save(stored, media)
         out.append(media)
     return out
 
@@ -550,7 +557,7 @@ class PromptMaker:
 
     def _prompt(self, sample: Sample, media: list[Media] | MediaError, hinted: bool) -> Prompt | MediaError | TooLong:
         if isinstance(media, MediaError):
-            return media
+            return MediaError(place(sample), media.args[1])          # other records may name the same file
         if self.settings["use_audio"]:
             self.silent.update(path for (kind, path), m in zip(sample.media, media, strict=True) if kind == "video" and m.mel is None)
         try:
@@ -591,7 +598,7 @@ def check(samples: list[Sample], make: PromptMaker, problems: list[str], batch: 
             if isinstance(prompt, Prompt):
                 lengths.append(len(prompt.ids))
             else:
-                dropped.setdefault("prompt too long" if isinstance(prompt, TooLong) else "media missing or unreadable", []).append(str(prompt))
+                dropped.setdefault("prompt too long" if isinstance(prompt, TooLong) else "media missing or unusable", []).append(str(prompt))
     lines = [f"{len(samples) + len(problems):,} records, {len(lengths):,} of them usable"]
     for title, names in (("by problem type", [s.problem_type for s in samples]), ("by media", [" + ".join(k for k, _ in s.media) or "text" for s in samples]),
                          ("by stage", [str(s.stage) for s in samples if s.stage is not None]), ("with a hint", ["yes" for s in samples if s.hint]),

@@ -25,7 +25,7 @@ import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data import SAMPLE_RATE, load_media, question_text
+from data import SAMPLE_RATE, load_media, load_medium, place, question_text
 from records import DataError, Sample, load_samples
 from rewards import NUMBER_WORDS, accuracy_reward, places, plain
 
@@ -238,9 +238,9 @@ class Judge:
 
 def watch(sample: Sample, frames: int = JUDGE_FRAMES) -> list[np.ndarray] | None:
     """At most `frames` frames (H, W, 3) of each of a sample's videos, evenly spread, and its pictures, at most 448 x 448 pixels each; None without either."""
-    seen = replace(sample, audios=[]) if sample.audios else sample
-    media = load_media(seen, fps=math.inf, max_frames=frames, min_pixels=28 * 28, max_pixels=JUDGE_PIXELS, use_audio=False)
-    return [frame for m in media if m.frames is not None for frame in m.frames] or None
+    media = [load_medium(kind, path, None, place(sample), fps=math.inf, max_frames=frames, min_pixels=28 * 28, max_pixels=JUDGE_PIXELS, use_audio=False)
+             for kind, path in sample.media if kind != "audio"]
+    return [frame for m in media for frame in m.frames] or None
 
 
 # ---------------------------------------------------------------------------------------------- hints and captions

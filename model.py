@@ -753,7 +753,7 @@ class Policy:
         if self.has_adapters:
             import peft
             (folder / "adapter").mkdir(exist_ok=True)
-            save_file({k: v.detach().contiguous().cpu() for k, v in peft.get_peft_model_state_dict(self.model).items()},
+            save_file({f"base_model.model.{k}": v.detach().contiguous().cpu() for k, v in peft.get_peft_model_state_dict(self.model).items()},
                       folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
             self.model.peft_config["default"].save_pretrained(folder / "adapter")
 

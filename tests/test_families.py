@@ -30,23 +30,20 @@ def folders(tmp_path_factory):
 
 
 def prompts_of(policy) -> list:
-    """A video, two pictures of different sizes around text, and text alone. A frame group lasts so short that transformers, too, starts the text
-    behind Qwen2.5-VL's video after its last position (see test_data.py)."""
+    """A video, two pictures of different sizes around text, and text alone. The video is so wide that transformers, too, starts the text behind
+    Qwen2.5-VL's video after its last position (see test_data.py)."""
     rng, factor = np.random.default_rng(0), 2 * policy.form.patch
 
     def pixels(n, h, w):
         return rng.integers(0, 256, (n, h * factor, w * factor, 3), dtype=np.uint8)
-    video, pictures = Media("video", pixels(4, 2, 3), None, 0.25), [Media("image", pixels(1, 2, 2)), Media("image", pixels(1, 1, 4))]
+    video, pictures = Media("video", pixels(4, 2, 5), None, 1.0), [Media("image", pixels(1, 2, 2)), Media("image", pixels(1, 1, 4))]
     samples = [Sample("v", "What moves?", "free-form", "a", videos=["v"]), Sample("i", "Is <image> like <image>?", "yes/no", "no", images=["a", "b"]),
                Sample("t", "What is 1 + 1?", "numeric", "2")]
     return [build_prompt(s, m, policy.tokenizer, policy.form) for s, m in zip(samples, ([video], pictures, []), strict=True)]
 
 
 def theirs(policy, prompt, completion):
-    inputs = hf_inputs(policy, prompt, completion)
-    if "second_per_grid_ts" in inputs:
-        inputs["second_per_grid_ts"] = torch.tensor([0.25])
-    logits = policy.model(**inputs).logits[0, len(prompt.ids) - 1: -1].float().masked_fill(policy.banned, float("-inf"))
+    logits = policy.model(**hf_inputs(policy, prompt, completion)).logits[0, len(prompt.ids) - 1: -1].float().masked_fill(policy.banned, float("-inf"))
     return logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
 
 
@@ -83,10 +80,7 @@ def test_greedy_rollout_equals_transformers_generate(folders, name):
         for prompt, (ours,) in zip(prompts, done, strict=True):
             tokens = []
             for _ in range(8):
-                inputs = hf_inputs(policy, prompt, tokens)
-                if "second_per_grid_ts" in inputs:
-                    inputs["second_per_grid_ts"] = torch.tensor([0.25])
-                tokens.append(int(policy.model(**inputs).logits[0, -1].argmax()))
+                tokens.append(int(policy.model(**hf_inputs(policy, prompt, tokens)).logits[0, -1].argmax()))
             assert ours.tokens == tokens
 
 
