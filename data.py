@@ -36,10 +36,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from records import DataError, Sample, load_samples
+from records import DataError, Sample, load_samples, save_samples
 
 SAMPLE_RATE = 16_000
 MIN_SOUND = SAMPLE_RATE // 10                          # shorter sound is padded with silence: the tower needs a few frames
@@ -100,8 +100,8 @@ class Media:
     frames: np.ndarray | None = None
     sound: np.ndarray | None = None
     seconds_per_group: float = 1.0
-    times: np.ndarray | None = None
     mel: np.ndarray | None = None  # (M, L) float32, made of the sound by with_mel, which then drops the sound
+    times: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
@@ -185,8 +185,8 @@ def read_sound(path: str, is_video: bool, where: str) -> np.ndarray | None:
         what = "has a sound track that cannot be read" if is_video else "cannot be read as sound"
         raise MediaError(where, f"field '{'video' if is_video else 'audio'}': {path} {what} ({first_line(error)}); "
                          "replace the file or remove the record") from None
-    if sound.size == 0:
-        raise MediaError(where, f"{path} holds no sound samples; replace the file or remove the record")
+    if sound.size == 0 or not np.isfinite(sound).all():
+        raise MediaError(where, f"{path} holds no sound samples, or some that are no numbers; replace the file or remove the record")
     return np.pad(np.asarray(sound, dtype=np.float32), (0, max(0, MIN_SOUND - len(sound))))
 
 
@@ -215,12 +215,12 @@ def load_medium(kind: str, path: str, soundtrack: str | None, where: str, fps: f
         try:
             with Image.open(path) as picture:
                 frames, step, times = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[None], 0.5, None
-        except (UnidentifiedImageError, OSError) as error:
+        except Exception as error:                           # Pillow's decoders raise almost anything on a broken file
             raise MediaError(where, f"field 'image': cannot read {path} as a picture ({first_line(error)}); replace the file") from None
     else:
         frames, step, times = read_frames(path, fps, max_frames, where)
     try:
-        media = Media(kind, resize_frames(frames, min_pixels, max_pixels, patch), None, step * TEMPORAL_PATCH, times)
+        media = Media(kind, resize_frames(frames, min_pixels, max_pixels, patch), None, step * TEMPORAL_PATCH, times=times)
     except ValueError as error:
         raise MediaError(where, f"field '{kind}': {path}: {first_line(error)}; replace the file or remove the record") from None
     if use_audio and kind == "video":
@@ -376,8 +376,8 @@ def lay_out(ids: list[int], form: PromptFormat, media: list[Media], grids: list[
 
 
 def build_prompt(sample: Sample, media: list[Media], tokenizer, form: PromptFormat, hinted: bool = False, audio_caption: bool = False) -> Prompt:
-    """Media (in the order of sample.media) and text of a sample -> Prompt, through the tokenizer's chat template. Raises DataError where the text
-    holds a media token of its own, which the model would take for a picture or a sound, and MediaError for sound that the model cannot hear."""
+    """Media (in the order of sample.media) and text of a sample -> Prompt, through the tokenizer's chat template. Raises MediaError where the text
+    holds a media token of its own, which the model would take for a picture or a sound, and for sound that the model cannot hear."""
     if form.n_mels is None and any(m.kind == "audio" for m in media):
         raise MediaError(place(sample), "field 'audio': this model hears nothing; use a Qwen2.5-Omni, or remove the record")
     content = [{"type": "text", "text": text} if kind == "text" else {"type": kind} for kind, text in sample.segments()]
@@ -417,8 +417,8 @@ def write_timestamps(text: str, token: str, media: list[Media], grids) -> tuple[
             found = bounds.search(pieces[-1])
             if found is None:
                 break
-            times = np.arange(t * TEMPORAL_PATCH) * (one.seconds_per_group / TEMPORAL_PATCH) if one.times is None else one.times
-            times = times.reshape(t, TEMPORAL_PATCH).mean(axis=1)
+            times = np.arange(len(one.frames)) * (one.seconds_per_group / TEMPORAL_PATCH) if one.times is None else one.times
+            times = times[np.minimum(np.arange(t * TEMPORAL_PATCH), len(times) - 1)].reshape(t, TEMPORAL_PATCH).mean(axis=1)     # as patchify fills up
             pieces[-1:] = [pieces[-1][:found.start()] + "".join(f"<{time:.1f} seconds>{found[0]}" for time in times), pieces[-1][found.end():]]
     return "".join(pieces), spread, sizes
 
@@ -439,7 +439,7 @@ class MediaStore:
     def load(self, path: Path) -> Media | None:
         try:
             with np.load(path, allow_pickle=False) as f:
-                return Media(str(f["kind"]), f.get("frames"), f.get("sound"), float(f["seconds_per_group"]), f.get("times"))
+                return Media(str(f["kind"]), f.get("frames"), f.get("sound"), float(f["seconds_per_group"]), times=f.get("times"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -622,6 +622,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Look at a data set as the model will.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("data", help="records of any format of records.py")
     parser.add_argument("--check", action="store_true", help="walk the whole data set and report; without: print the first prompts")
+    parser.add_argument("--convert", default="", help="write the records to this file in this project's own JSONL, media paths in full")
     parser.add_argument("--model", default=str(DEFAULT_MODEL), help="model folder or hub name; only its tokenizer and config are read")
     parser.add_argument("--media_root", default="", help="folder that media paths are relative to; empty: the data file's own folder")
     parser.add_argument("-n", type=int, default=2, help="how many prompts to print")
@@ -631,6 +632,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--max_prompt_tokens", type=int, default=16_384)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args(argv)
+    if args.convert:
+        samples = load_samples(args.data, Path(args.media_root).absolute() if args.media_root else None)
+        for s in samples:
+            for paths in (s.videos, s.images, s.audios):
+                paths[:] = [os.path.abspath(p) for p in paths]
+            s.soundtrack = s.soundtrack and os.path.abspath(s.soundtrack)
+        save_samples(Path(args.convert), samples)
+        print(f"{args.convert}: {len(samples):,} records")
+        return
     tokenizer, config = load_tokenizer_and_config(args.model)
     make = PromptMaker(tokenizer, prompt_format(config), workers=args.workers if args.check else 0, max_prompt_tokens=args.max_prompt_tokens, fps=args.fps,
                        max_frames=args.max_frames, min_pixels=MIN_PIXELS, max_pixels=args.max_pixels)

@@ -34,7 +34,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data import SAMPLE_RATE, load_media, load_medium, place, question_text
-from records import DataError, Sample, load_samples
+from records import DataError, Sample, load_samples, read_records
 from rewards import NUMBER_WORDS, accuracy_reward, places, plain
 
 DEFAULT_JUDGE = "OpenGVLab/InternVL3-2B-hf"
@@ -293,7 +293,9 @@ def annotate(kind: str, data: str, out: str, model: Endpoint | LocalModel, media
     if Path(out).resolve() == Path(data).resolve():
         raise DataError(f"{out}: --out must be another file than --data")
     samples = {s.id: s for s in load_samples(data, media_root)}
-    raw = [json.loads(line) for line in Path(data).read_text(encoding="utf-8").splitlines() if line.strip()]
+    raw = [] if Path(data).suffix in (".yaml", ".yml") else [record for _, record in read_records(Path(data))]
+    if {str(record.get("id")) for record in raw} != samples.keys():
+        raise DataError(f"{data}: hints and captions are written into this project's own JSONL; make one by: python data.py {data} --convert OUT.jsonl")
     done, kept = set(), []
     if Path(out).is_file():
         for line in Path(out).read_text(encoding="utf-8").splitlines():

@@ -42,16 +42,26 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def make_policy(size: str) -> Policy:
-    """A thinker with random weights. tiny: the text decoder of Qwen2.5's form with hidden 256, intermediate 1024, 4 layers, 8 query and 2 key-value
-    heads, V = 4096. 7b: the shapes of Qwen2.5-Omni-7B's thinker. Its tokenizer is the bundled one."""
-    tokenizer, _ = load_tokenizer_and_config(DEFAULT_MODEL)
+def shapes(size: str) -> dict:
+    """Arguments of a thinker's config. tiny: the text decoder of Qwen2.5's form with hidden 256, intermediate 1024, 4 layers, 8 query and 2 key-value
+    heads, V = 4096. 3b, 7b: Qwen2.5-Omni's published shapes (transformers' defaults are the 7B's but for the width of the vision tower)."""
+    vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
+    if size == "7b":
+        return {"vision_config": {**vision, "out_hidden_size": 3584}}
+    if size == "3b":
+        return {"text_config": {"vocab_size": 151_936, "hidden_size": 2048, "intermediate_size": 11_008, "num_hidden_layers": 36, "num_attention_heads": 16,
+                                "num_key_value_heads": 2}, "vision_config": {**vision, "out_hidden_size": 2048}, "audio_config": {"output_dim": 2048}}
     wide = {"initializer_range": 0.06}         # 1 / sqrt(256): weights of 0.02 would make so small a model nearly mute, and any two runs alike
-    small = {"text_config": {**wide, "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8,
-                             "num_key_value_heads": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 4, 4]}},
-             "vision_config": {"depth": 2, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 256}, **wide,
-             "audio_config": {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 192, "d_model": 96, "output_dim": 256}}
-    config = transformers.Qwen2_5OmniThinkerConfig(**token_fields(tokenizer), **(small if size == "tiny" else {}))
+    return {"text_config": {**wide, "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8,
+                            "num_key_value_heads": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 4, 4]}},
+            "vision_config": {"depth": 2, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 256}, **wide,
+            "audio_config": {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 192, "d_model": 96, "output_dim": 256}}
+
+
+def make_policy(size: str) -> Policy:
+    """A thinker of these `shapes` with random weights. Its tokenizer is the bundled one."""
+    tokenizer, _ = load_tokenizer_and_config(DEFAULT_MODEL)
+    config = transformers.Qwen2_5OmniThinkerConfig(**token_fields(tokenizer), **shapes(size))
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32 if device().type == "cpu" else torch.bfloat16)

@@ -458,6 +458,31 @@ def test_missing_media_end_the_run_with_one_sentence(tmp_path):
         train.run(train.parse(["--data", str(tmp_path / "d.jsonl"), "--out", str(tmp_path / "run"), "--steps", "1"]))
 
 
+def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path, make, samples):
+    """A limit in the middle of the toy's prompt lengths: the run goes on with the shorter ones; a limit below all of them ends it."""
+    flags = small(tmp_path, "--replay_min", "8", "--steps", "6", "--eval_every", "0")
+    train.run(train.parse([*flags, "--steps", "1"]))
+    mine = load_samples(next((tmp_path / "toy").glob("*/stage2_train_6x2.jsonl")))
+    lengths = {s.id: len(p.ids) for s, p in zip(mine, make.many(mine), strict=True)}
+    limit = sorted(lengths.values())[6]
+    train.run(train.parse([*flags, "--max_prompt_tokens", str(limit), "--out", str(tmp_path / "limit")]))
+    steps, _ = rows_of(tmp_path / "limit")
+    long = {i for i, n in lengths.items() if n > limit}
+    named = [json.loads(line) for line in (tmp_path / "limit" / "dropped.jsonl").read_text().splitlines()]
+    assert len(steps) == 6 and [r["generated"] for r in steps] == [8 * i for i in range(1, 7)] and 0 < steps[-1]["too_long"] == len(named) <= len(long)
+    assert {r["id"] for r in named} <= long and all(f"{lengths[r['id']]} tokens, more than --max_prompt_tokens {limit}" in r["reason"] for r in named)
+    stored = torch.load(tmp_path / "limit" / "checkpoint" / "trainer" / "rank0.pt", weights_only=True)["buffer"]["ids"]
+    assert stored and not set(stored) & long
+    with pytest.raises(DataError, match=r"none of the 12 records of this process can be used; the last one: .*more than --max_prompt_tokens 50"):
+        train.run(train.parse([*flags, "--max_prompt_tokens", "50", "--out", str(tmp_path / "none")]))
+
+
+def test_an_unusable_question_counts_as_wrong_in_an_evaluation(cfg, policy, make, samples):
+    gone = train.replace(samples[1], videos=["gone.mp4"])
+    scores, examples = train.evaluate(cfg, policy, make, [samples[0], gone])
+    assert (scores["n"], scores["unusable"], len(examples)) == (2, 1, 1) and scores["correct"] in (0.0, 0.5) and scores["format"] <= 0.5
+
+
 def test_the_oracle_judge_needs_the_scene(tmp_path):
     (tmp_path / "d.jsonl").write_text(json.dumps({"id": "a", "question": "q", "problem_type": "localisation", "answer": "left: dog"}))
     with pytest.raises(DataError, match="the oracle judge reads it; pass --judge MODEL"):
