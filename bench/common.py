@@ -58,13 +58,13 @@ def shapes(size: str) -> dict:
             "audio_config": {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 192, "d_model": 96, "output_dim": 256}}
 
 
-def make_policy(size: str) -> Policy:
-    """A thinker of these `shapes` with random weights. Its tokenizer is the bundled one."""
+def make_policy(size: str, dtype: torch.dtype | None = None) -> Policy:
+    """A thinker of these `shapes` with random weights, of `dtype` or else fp32 on a CPU and bf16 on a GPU. Its tokenizer is the bundled one."""
     tokenizer, _ = load_tokenizer_and_config(DEFAULT_MODEL)
     config = transformers.Qwen2_5OmniThinkerConfig(**token_fields(tokenizer), **shapes(size))
     torch.manual_seed(0)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32 if device().type == "cpu" else torch.bfloat16)
+    torch.set_default_dtype(dtype or (torch.float32 if device().type == "cpu" else torch.bfloat16))
     with device():
         model = transformers.Qwen2_5OmniThinkerForConditionalGeneration(config)
     torch.set_default_dtype(before)
