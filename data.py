@@ -164,6 +164,7 @@ def read_frames(path: str, fps: float, max_frames: int, where: str) -> tuple[np.
 
 def read_sound(path: str, is_video: bool, where: str) -> np.ndarray | None:
     """Mono sound at 16 kHz, (n,) float32: a video's own track by decord (None when it has none), a sound file by soundfile + soxr."""
+    name = "video" if is_video else "audio"
     unreadable: tuple[type[Exception], ...] = (RuntimeError, OSError)                # soundfile's errors are RuntimeErrors
     if is_video:
         import decord
@@ -183,10 +184,10 @@ def read_sound(path: str, is_video: bool, where: str) -> np.ndarray | None:
         if is_video and "Can't find audio stream" in str(error):
             return None
         what = "has a sound track that cannot be read" if is_video else "cannot be read as sound"
-        raise MediaError(where, f"field '{'video' if is_video else 'audio'}': {path} {what} ({first_line(error)}); "
+        raise MediaError(where, f"field '{name}': {path} {what} ({first_line(error)}); "
                          "replace the file or remove the record") from None
     if sound.size == 0 or not np.isfinite(sound).all():
-        raise MediaError(where, f"{path} holds no sound samples, or some that are no numbers; replace the file or remove the record")
+        raise MediaError(where, f"field '{name}': {path} holds no sound samples, or some that are no numbers; replace the file or remove the record")
     return np.pad(np.asarray(sound, dtype=np.float32), (0, max(0, MIN_SOUND - len(sound))))
 
 

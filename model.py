@@ -59,6 +59,8 @@ def load_config(path: str | Path):
     """The config of a model folder (or hub name); of a full Qwen2.5-Omni checkpoint, that of its thinker."""
     try:
         raw, _ = transformers.PretrainedConfig.get_config_dict(path)
+        if not raw:
+            raise OSError("it has no config.json")
         raw = raw.get("thinker_config", raw)
         if raw.get("model_type") not in FAMILIES:
             raise DataError(f"{path}: config.json says model_type '{raw.get('model_type')}'; this code runs qwen2_5_omni, {', '.join(FAMILIES)}")

@@ -15,8 +15,9 @@ from packaging.version import Version
 from PIL import Image
 
 import judge
-from data import DataError, Sample, load_samples, save_samples
-from judge import Endpoint, Judge, LocalModel, Request, annotate, judge_prompt, parse_verdict, reveals
+from judge import Endpoint, Judge, LocalModel, Request, annotate, judge_prompt, listen, parse_verdict, reveals, watch
+from records import DataError, Sample, load_samples, save_samples
+from tests.test_data import SEVERAL, write_video
 
 GOOD = '{"audio": 1, "visual": 0.5, "location": 0, "caption": 0.25}'
 SCORES = {"audio": 1.0, "visual": 0.5, "location": 0.0, "caption": 0.25}
@@ -61,8 +62,35 @@ def test_unusable_verdicts_are_asked_once_more_and_then_missing(samples):
     assert verdicts == [SCORES, SCORES, None] and (rate.asked, rate.missing) == (3, 1)
     assert [len(r) for r in model.asked] == [3, 2]                                       # one batch, then only the unusable ones
     first = model.asked[0][0]
-    assert samples[0].question in first.text and samples[0].audio_caption in first.text and first.frames.shape[0] == 8
+    assert samples[0].question in first.text and samples[0].audio_caption in first.text and [f.shape for f in first.frames] == [(56, 168, 3)] * 8
     assert len(rate.frames) == 2                                                         # one decoding per clip
+
+
+@pytest.fixture
+def several(tmp_path):
+    """Two pictures (grey 50 and 250), a video with sound (16 frames of grey 100 + 10 i, 2 s) and a sound of 1 s, named in the question in mixed order."""
+    for name, grey, size in (("i.png", 50, (28, 56)), ("j.png", 250, (2000, 1000))):
+        Image.fromarray(np.full((*size, 3), grey, np.uint8)).save(tmp_path / name)
+    soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.25), 16_000)
+    write_video(tmp_path / "v.mp4", rate=16_000, grey=100)
+    return Sample("a", SEVERAL, "yes/no", "no", **{f"{kind}s": [str(tmp_path / n) for n in names] for kind, names in (
+        ("image", ["i.png", "j.png"]), ("video", ["v.mp4"]), ("audio", ["a.wav"]))})
+
+
+def test_the_judge_sees_all_pictures_and_eight_frames_of_each_video(several):
+    """In the order of the question; the large picture has at most 448 x 448 pixels; the sounds stay out, also where the question names one."""
+    frames = watch(several)
+    assert [f.mean() for f in frames] == pytest.approx([50, *range(100, 260, 20), 250], abs=4)
+    assert frames[0].shape == (28, 56, 3) and frames[-1].shape == (616, 308, 3)          # 2000 x 1000 at 448 x 448 pixels, sides in multiples of 28
+    assert watch(Sample("b", "What is <audio>?", "yes/no", "no", audios=several.audios)) is None and watch(Sample("c", "?", "yes/no", "no")) is None
+
+
+def test_all_sounds_are_heard_in_order(several, tmp_path):
+    sound = listen(several)
+    assert 3.0 <= len(sound) / 16_000 < 3.2 and sound[-16_000:] == pytest.approx(0.25, abs=1e-3) and abs(sound[:16_000].mean()) < 0.01
+    silent = Sample("s", "?", "yes/no", "no", videos=[write_video(tmp_path / "s.mp4")], where="x.jsonl:1")
+    with pytest.raises(DataError, match=r"x.jsonl:1: record 's' has no sound"):
+        listen(silent)
 
 
 # ------------------------------------------------------------------ a tiny InternVL
@@ -250,3 +278,11 @@ def test_a_tiny_local_model_captions_sound(records, tmp_path, tiny_qwen2_audio):
 def test_annotating_in_place_is_refused(records):
     with pytest.raises(DataError, match="another file"):
         annotate("hint", str(records), str(records), Canned())
+
+
+@pytest.mark.parametrize("text", ['[{"problem": "?", "problem_type": "numerical", "path": "x.mp4", "data_type": "video", "solution": "<answer>1</answer>"}]',
+                                  '{"messages": [{"role": "user", "content": "?"}], "problem_type": "numeric", "solution": "<answer>1</answer>"}'])
+def test_annotating_a_downloaded_format_is_one_sentence(tmp_path, text):
+    (tmp_path / "d.json").write_text(text)
+    with pytest.raises(DataError, match=r"this project's own JSONL; make one by: python data.py .* --convert"):
+        annotate("hint", str(tmp_path / "d.json"), str(tmp_path / "out.jsonl"), Canned())

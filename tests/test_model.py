@@ -46,7 +46,7 @@ def test_shared_prefix_logps_equal_transformers_on_repeated_rows(policy, prompts
     assert row == len(logp)
 
 
-@pytest.mark.parametrize("kind", ["video", "image", "image+sound", "sound", "video+sound"])
+@pytest.mark.parametrize("kind", ["video", "image", "image+sound", "sound", "video+sound", "several"])
 def test_every_kind_of_prompt_equals_transformers(policy, kind):
     prompt = build_prompt(sample_of(kind), media_of(kind), policy.tokenizer, policy.form)
     completion = random_completions(policy, [6])[0]
