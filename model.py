@@ -734,8 +734,8 @@ class Policy:
         return torch.zeros(mask.shape, device=self.device).masked_scatter(mask, picked), mask
 
     def save(self, folder: str | Path) -> None:
-        """Write weights (safetensors, 5 GB a file), config, tokenizer and preprocessor settings in the form of the hub's checkpoints: transformers, vLLM
-        and SGLang load the folder as it is. Of a Qwen2.5-Omni that is the full form, `thinker.` keys and config, without the talker. LoRA adapters
+        """Write weights (safetensors, 5 GB a file), config, tokenizer and preprocessor settings in the form of the hub's checkpoints, which
+        transformers and vLLM load as it is. Of a Qwen2.5-Omni that is the full form, `thinker.` keys and config, without the talker. LoRA adapters
         are merged into the weights, and written on their own to folder/adapter in peft's form, too."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,8 @@ How this differs from the paper and its released trainer (the modules list their
  4. The KL term acts on the fresh half only: k3 estimates the KL from the policy's own samples. Groups whose advantages are all zero and that
     have no KL term are left out of the forward pass: exact, they have no gradient. They are counted.
  5. One update per rollout, so a fresh completion's ratio is 1 up to rounding; clipping acts on the replayed half.
- 6. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the warm-up only.
+ 6. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted and named in dropped.jsonl; nothing is cut.
+ 7. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the warm-up only.
 """
 import argparse
 import hashlib
@@ -299,11 +300,11 @@ def next_prompts(cursor: Cursor, make: PromptMaker, n: int, hinted: Callable[[Sa
 
 
 def check_media(samples: list[Sample], source: str, look: int = 256) -> None:
-    """Raises DataError when none of the first media files is there: then it is not the files that are wrong."""
-    paths = [path for s in itertools.islice((s for s in samples if s.media), look) for _, path in s.media]
+    """Raises DataError when of about `look` media files from all over the data none is there: then it is not the files that are wrong."""
+    paths = [path for s in samples[:: max(1, len(samples) // look)] for _, path in s.media]
     if paths and not any(os.path.isfile(p) for p in paths):
-        raise DataError(f"{source}: none of its first {len(paths)} media files exists, e.g. {paths[0]}; pass --media_root with the folder that its paths "
-                        "are relative to")
+        raise DataError(f"{source}: of {len(paths)} of its media files that were looked for none exists, e.g. {paths[0]}; pass --media_root with the folder "
+                        "that its paths are relative to")
 
 
 def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sample]]:
@@ -706,8 +707,9 @@ class Logger:
         """Names the records that were dropped since the last call in dropped.jsonl; how many there are now, unreadable and too long."""
         new = [{"id": i, "reason": str(why)} for i, why in dropped.items() if i not in self.reported]
         self.reported.update(dropped)
-        for row in [row for part in gather(new) for row in part] if self.main else gather(new) and []:
-            self.write("dropped.jsonl", row)
+        for row in [row for part in gather(new) for row in part]:
+            if self.main:
+                self.write("dropped.jsonl", row)
         counts = gather([sum(isinstance(why, kind) for why in dropped.values()) for kind in (MediaError, TooLong)])
         return {"bad_media": sum(c[0] for c in counts), "too_long": sum(c[1] for c in counts)}
 

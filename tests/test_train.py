@@ -454,7 +454,7 @@ def test_cursor_visits_every_sample_once_per_pass(samples):
 
 def test_missing_media_end_the_run_with_one_sentence(tmp_path):
     (tmp_path / "d.jsonl").write_text(json.dumps({"id": "a", "question": "q", "problem_type": "numeric", "answer": "1", "video": "gone.mp4"}))
-    with pytest.raises(DataError, match=r"d.jsonl: none of its first 1 media files exists, e.g. .*gone.mp4; pass --media_root"):
+    with pytest.raises(DataError, match=r"d.jsonl: of 1 of its media files that were looked for none exists, e.g. .*gone.mp4; pass"):
         train.run(train.parse(["--data", str(tmp_path / "d.jsonl"), "--out", str(tmp_path / "run"), "--steps", "1"]))
 
 
