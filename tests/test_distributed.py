@@ -6,8 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+from PIL import Image
 
 import toy
 import train
@@ -63,19 +66,27 @@ def test_loss_and_gradients_are_those_of_one_process(world, alone, data, tmp_pat
 
 
 def test_every_train_type_goes_through_trouble_on_four_processes(data, tmp_path):
-    """A broken and a missing file, groups whose rewards are all alike, an empty draw, longer completions, each on some processes only, and fewer records
-    than a pass needs on others: every run ends with all its steps, and every process holds the rewards of its own prompts."""
+    """A broken and a missing file, groups whose rewards are all alike, an empty draw, longer completions, text, pictures or sound alone, each on some
+    processes only, and fewer records than a pass needs on others: every run ends with all its steps, and every process holds the rewards of its own
+    prompts. Towers are trained, too."""
     lines = [json.loads(line) for line in Path(data).read_text().splitlines()]
     for i, line in enumerate(lines):
         line["video"] = str(Path(data).parent / line["video"])
         if i in (0, 5):
             line["video"] = str(tmp_path / ("broken.mp4" if i else "missing.mp4"))
+        elif i % 3 == 1:
+            line.pop("video")
+            line |= [{}, {"image": str(tmp_path / "p.png")}, {"audio": str(tmp_path / "s.wav")}, {"image": [str(tmp_path / "p.png")] * 2}][i // 3 % 4]
+    Image.fromarray(np.arange(56 * 84 * 3, dtype=np.uint8).reshape(56, 84, 3)).save(tmp_path / "p.png")
+    soundfile.write(tmp_path / "s.wav", 0.1 * np.sin(np.arange(16_000) / 20), 16_000)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     owned = [sum(train.owner(line["id"], 4) == rank for line in lines) for rank in range(4)]
+    assert any(len({"video" in line for line in lines if train.owner(line["id"], 4) == rank}) == 2 for rank in range(4))
     assert len(set(owned)) > 1 and max(owned) >= 2 * min(owned)
     done = torchrun(4, "train", str(tmp_path), "--data", str(tmp_path / "d.jsonl"), "--steps", "8", "--prompts_per_step", "4", "--replay_min", "4", "--device",
-                    "cpu", "--media_cache", str(tmp_path / "media"), "--max_completion_tokens", "24", "--timeout", "100", cwd=tmp_path)
+                    "cpu", "--media_cache", str(tmp_path / "media"), "--max_completion_tokens", "24", "--train_towers", "true", "--timeout", "100",
+                    cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     by_id = {line["id"]: line for line in lines}
     for kind in KINDS:
@@ -96,7 +107,12 @@ def test_every_train_type_goes_through_trouble_on_four_processes(data, tmp_path)
                 assert {e.reward for h in buffer.stored.values() for e in h.entries} == {0.5}
             names |= set(own["optimizer"])
         assert stored == 128 and any("layers.3.mlp.down_proj" in n for n in names)
+        assert any("audio_tower" in n for n in names) and any("visual" in n for n in names)
         assert (tmp_path / kind / "checkpoint" / "adapter" / "adapter_model.safetensors").is_file() == (kind == "lora")
+
+
+    rows = [json.loads(line) for line in (tmp_path / "cold" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if "loss" in r] == [0, 1] and rows[0]["loss"] > rows[1]["loss"]     # stage 0, sharded, uneven micro-batches
 
 
 @pytest.mark.parametrize("how", ["die", "hang"])

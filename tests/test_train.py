@@ -458,6 +458,24 @@ def test_missing_media_end_the_run_with_one_sentence(tmp_path):
         train.run(train.parse(["--data", str(tmp_path / "d.jsonl"), "--out", str(tmp_path / "run"), "--steps", "1"]))
 
 
+def test_downloaded_formats_train_as_they_are(tmp_path, world, samples):
+    """A step on records of Video-R1 (a JSON list) and of AVATAR (JSONL with messages), media and hints from where they say."""
+    some = samples[:6]
+    video_r1 = [{"problem_id": i, "problem": s.question, "data_type": "video", "problem_type": "free-form", "options": [], "data_source": "toy",
+                 "solution": f"<answer>{s.answer}</answer>", "path": f"./{Path(s.videos[0]).name}"} for i, s in enumerate(some)]
+    avatar = [{"messages": [{"role": "user", "content": f"<video>{s.question}"}], "videos": [Path(s.videos[0]).name], "solution": s.answer,
+               "problem_type": "free_form", "hint": [s.hint]} for s in some]
+    (tmp_path / "r1.json").write_text(json.dumps(video_r1))
+    (tmp_path / "avatar.jsonl").write_text("".join(json.dumps(r) + "\n" for r in avatar))
+    for name in ("r1.json", "avatar.jsonl"):
+        train.run(train.parse([*small(tmp_path, "--steps", "2"), "--data", str(tmp_path / name), "--media_root", str(Path(some[0].videos[0]).parent),
+                               "--out", str(tmp_path / name.split(".")[0])]))
+        steps, _ = rows_of(tmp_path / name.split(".")[0])
+        assert [r["generated"] for r in steps] == [8, 16] and steps[-1]["bad_media"] == 0
+        asked = [json.loads(line) for line in (tmp_path / name.split(".")[0] / "completions.jsonl").read_text().splitlines()]
+        assert {e["gold"] for e in asked} <= {s.answer for s in some} and len({e["id"] for e in asked}) >= 1
+
+
 def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path, make, samples):
     """A limit in the middle of the toy's prompt lengths: the run goes on with the shorter ones; a limit below all of them ends it."""
     flags = small(tmp_path, "--replay_min", "8", "--steps", "6", "--eval_every", "0")

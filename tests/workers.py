@@ -1,7 +1,7 @@
 """What the processes of tests/test_distributed.py run, under torchrun or started by hand. Not a test module itself.
 
     workers.py equal OUT       loss and summed gradients of one global batch, and the weights after a step, for every --train_type
-    workers.py train OUT ..    the real command for every --train_type, with trouble on some ranks
+    workers.py train OUT ..    the real command for every --train_type, with trouble on some ranks, and a sharded stage 0
     workers.py die|hang OUT .. the real command, of which rank 1 dies or falls asleep in its second step
 """
 import os
@@ -116,6 +116,9 @@ if __name__ == "__main__":
         trouble()
         for kind in KINDS:
             train.run(train.parse([*rest, "--train_type", kind, "--out", f"{out}/{kind}"]))
+        train.run(train.parse(["--stage", "0", "--train_type", "fsdp", "--steps", "2", "--prompts_per_step", "8", "--max_tokens", "300", "--toy_clips", "8",
+                               "--toy_heldout", "2", "--toy_dir", f"{out}/toy", "--max_completion_tokens", "4", "--device", "cpu", "--out", f"{out}/cold",
+                               "--media_cache", f"{out}/media"]))
         dist.destroy_process_group()
     else:
         fall_out(what)
