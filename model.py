@@ -493,12 +493,6 @@ class Policy:
         for p in self.towers():
             p.requires_grad_(False)
 
-    def _decoder_of_its_own(self) -> "Policy":
-        """A twin with a copy of decoder and head as they are now, and with this policy's towers and tokenizer."""
-        twin, memo = copy.copy(self), {}                                  # one memo: a head tied to the embedding stays so
-        twin.text, twin.head = (copy.deepcopy(part, memo) for part in (self.text, self.head))
-        return twin
-
     def reference(self) -> "Policy":
         """The policy as it is now, frozen: of LoRA the same weights without adapters, else a copy of the decoder. It has no towers of its own:
         give it the features of this policy."""
@@ -506,9 +500,8 @@ class Policy:
             twin = copy.copy(self)
             twin.adapters_off = True
             return twin
-        twin = self._decoder_of_its_own()
-        for part in (twin.text, twin.head):
-            part.requires_grad_(False)
+        twin, memo = copy.copy(self), {}                                  # one memo: a head tied to the embedding stays so
+        twin.text, twin.head = (copy.deepcopy(part, memo).requires_grad_(False) for part in (self.text, self.head))
         return twin
 
     # ------------------------------------------------------------------ LoRA
@@ -553,15 +546,23 @@ class Policy:
         """A twin whose decoder and head are spread over all processes by FSDP2 (`fully_shard`), layer by layer: what is trained, or with train=False a
         frozen reference. This policy stays whole: it samples, and has the towers. Every process must call completion_logps (and backward) equally often."""
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-        twin = self._decoder_of_its_own()
-        for part in (twin.text, twin.head):
-            part.requires_grad_(train)
-        twin.calls = [Call(layer) for layer in twin.text.layers]
-        twin.root = Call(twin.text.embed_tokens, twin.text.norm, twin.head, *twin.calls)
-        for module in (*twin.calls, twin.root):
-            fully_shard(module, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
-            module.set_gradient_divide_factor(1.0)                        # sums: each process has divided its loss by global counts
-            module.set_force_sum_reduction_for_comms(True)                # gloo knows no sum of multiples
+        twin, memo = copy.copy(self), {}
+
+        def split(*below: nn.Module) -> Call:
+            call = Call(*below)
+            fully_shard(call.requires_grad_(train), mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
+            call.set_gradient_divide_factor(1.0)                          # sums: each process has divided its loss by global counts
+            call.set_force_sum_reduction_for_comms(True)                  # gloo knows no sum of multiples
+            return call
+
+        twin.text = copy.copy(self.text)                                  # the same module with parts of its own, of which one at a time is whole
+        twin.text._modules = dict(self.text._modules)
+        twin.text.layers, twin.calls = nn.ModuleList(), []
+        for layer in self.text.layers:
+            twin.text.layers.append(copy.deepcopy(layer))
+            twin.calls.append(split(twin.text.layers[-1]))
+        twin.text.embed_tokens, twin.text.norm, twin.head = (copy.deepcopy(part, memo) for part in (self.text.embed_tokens, self.text.norm, self.head))
+        twin.root = split(twin.text.embed_tokens, twin.text.norm, twin.head, *twin.calls)
         return twin
 
     def copy_from(self, sharded: "Policy") -> None:

@@ -5,7 +5,7 @@
     python train.py --stage 0,1,2,3                       # the curriculum: each stage from the last one's checkpoint
     python train.py --stage 0                             # supervised cold start: makes the tiny model from random weights
     torchrun --nproc_per_node=8 train.py --stage 2 --model Qwen/Qwen2.5-Omni-7B --data DATA.jsonl
-    python train.py --estimate true --model Qwen/Qwen2.5-Omni-7B      # memory per GPU of every --train_type; loads no weights
+    python train.py --estimate --model Qwen/Qwen2.5-Omni-7B      # memory per GPU of every --train_type; loads no weights
 
 One step (numbers as in the method's description, G = 4 fresh + 4 replayed):
     1 rollout      4 fresh completions of each of B prompts, behaviour log-probs recorded while sampling            rollout.py
@@ -175,7 +175,8 @@ def parse(argv: list[str]) -> Config:
     for f in fields(Config):
         kind = str(f.type).split(" ")[0] if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type).split(" ")[0])
         convert = {"int": int, "float": float, "str": str, "bool": to_bool}[kind]
-        parser.add_argument(f"--{f.name}", type=convert, default=f.default, help=f.metadata["help"], metavar=kind.upper())
+        switch = {"nargs": "?", "const": True} if kind == "bool" else {}                # --flag is --flag true
+        parser.add_argument(f"--{f.name}", type=convert, default=f.default, help=f.metadata["help"], metavar=kind.upper(), **switch)
     cfg = Config(**vars(parser.parse_args(argv)))
     if cfg.method not in METHODS:
         parser.error(f"--method {cfg.method}: known methods are {', '.join(METHODS)}")

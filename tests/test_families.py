@@ -279,7 +279,7 @@ def test_estimated_states_are_the_tensors_of_a_real_step(prompts, kind, optim_dt
 
 
 def test_estimate_prints_a_row_per_train_type_and_gpus(capsys):
-    train.run(train.parse(["--estimate", "true"]))
+    train.run(train.parse(["--estimate"]))
     out = capsys.readouterr().out
     rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| ") and "train_type" not in line]
     assert len(rows) == 11 and [r[0] for r in rows] == ["| lora"] * 4 + ["| full"] * 4 + ["| fsdp"] * 3

@@ -422,6 +422,11 @@ def test_bad_flags_end_with_one_sentence(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_switch_needs_no_value():
+    assert train.parse(["--tas_normalize"]).tas_normalize and train.parse(["--tas_normalize", "--lr", "1"]).tas_normalize
+    assert not train.parse(["--cuda_graph", "false"]).cuda_graph and not train.parse([]).tas_normalize
+
+
 def test_every_flag_is_explained(capsys):
     with pytest.raises(SystemExit):
         train.parse(["--help"])
