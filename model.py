@@ -545,12 +545,14 @@ class Policy:
     def shard(self, train: bool = True) -> "Policy":
         """A twin whose decoder and head are spread over all processes by FSDP2 (`fully_shard`), layer by layer: what is trained, or with train=False a
         frozen reference. This policy stays whole: it samples, and has the towers. Every process must call completion_logps (and backward) equally often."""
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
         twin, memo = copy.copy(self), {}
+        mesh = init_device_mesh(self.device.type, (torch.distributed.get_world_size(),))
 
         def split(*below: nn.Module) -> Call:
             call = Call(*below)
-            fully_shard(call.requires_grad_(train), mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
+            fully_shard(call.requires_grad_(train), mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
             call.set_gradient_divide_factor(1.0)                          # sums: each process has divided its loss by global counts
             call.set_force_sum_reduction_for_comms(True)                  # gloo knows no sum of multiples
             return call
