@@ -42,9 +42,13 @@ def alone(data) -> dict:
 
 @pytest.mark.parametrize(("world", "towers"), [(2, True), (4, False)])
 def test_loss_and_gradients_are_those_of_one_process(world, towers, alone, data, tmp_path):
-    """Every --train_type, fp32: within 1e-6 of one process's; processes hold different numbers of groups (some none)."""
+    """Every --train_type, fp32: within 1e-6 of one process's; processes hold different numbers of groups (some none). In bf16 two steps of FSDP
+    and of whole weights, both with fp32 master weights, end within bf16's rounding of each other."""
     done = torchrun(world, "equal", str(tmp_path), data, str(towers), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
+    full, fsdp = (torch.load(tmp_path / f"bf16-{kind}-0.pt", weights_only=True) for kind in ("full", "fsdp"))
+    assert (fsdp["end"] - full["end"]).norm() < 0.05 * (full["end"] - full["start"]).norm() and (full["end"] != full["start"]).float().mean() > 0.5
+    assert full["state"] == fsdp["state"] == [f"{k} torch.float32" for k in ("exp_avg", "exp_avg_sq", "master", "step")]
     for kind in KINDS:
         parts = [torch.load(tmp_path / f"{kind}-{rank}of{world}.pt", weights_only=True) for rank in range(world)]
         one = alone["full" if kind == "fsdp" else kind, towers]

@@ -69,8 +69,25 @@ def one_step(kind: str, data: str, towers: bool) -> dict:
             "learner": sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in learner.text.parameters())}
 
 
+def half_precision(kind: str, data: str) -> dict:
+    """The decoder's bf16 weights before and after two steps, and the types of the optimiser's tensors, which are fp32."""
+    cfg = train.parse(["--train_type", kind, "--beta", "0", "--lr", "1e-3"])
+    policy = load_policy(DEFAULT_MODEL, dtype=torch.bfloat16)
+    start, groups = torch.cat([p.detach().flatten().float() for p in policy.text.parameters()]), global_batch(policy, data)
+    learner, reference = train.prepare(cfg, policy)
+    trained = Trained(*learner.named_trained(), cfg.lr, weight_decay=0.0)
+    for step in (5, 6):
+        mine = [g for g in groups if train.owner(g.prompt.sample.id, dist.get_world_size()) == dist.get_rank()]
+        train.update_step(cfg, policy, reference, mine, step, {}, learner)
+        train.take_step(cfg, policy, learner, trained, step, 100)
+    return {"start": start, "end": torch.cat([p.detach().flatten().float() for p in policy.text.parameters()]),
+            "state": sorted({f"{k} {v.dtype}" for state in trained.state().values() for k, v in state.items()})}
+
+
 def equal(out: str, data: str, towers: str) -> None:
     train.start_processes(train.parse(["--device", "cpu"]))
+    for kind in ("full", "fsdp"):
+        torch.save(half_precision(kind, data), f"{out}/bf16-{kind}-{dist.get_rank()}.pt")
     for kind in KINDS:
         torch.save(one_step(kind, data, towers == "True"), f"{out}/{kind}-{dist.get_rank()}of{dist.get_world_size()}.pt")
     dist.destroy_process_group()
