@@ -231,7 +231,7 @@ def load_medium(kind: str, path: str, soundtrack: str | None, where: str, fps: f
 
 def load_media(sample: Sample, **settings) -> list[Media]:
     """Decode the media a sample names, in its order. settings: those of load_medium."""
-    return [load_medium(kind, path, sample.soundtrack if kind == "video" else None, place(sample), **settings) for kind, path in sample.media]
+    return decode(sample, settings)
 
 
 # ---------------------------------------------------------------------------------------------- features

@@ -14,7 +14,7 @@ once: G (P + R) tokens become P + G R. Nothing carries on from a prompt but its 
 predicts every first completion token; so the last layer runs its queries and its MLP for that token and the completions only.
 
 All contact with transformers' internals is in `FAMILIES`, `parts`, `prompt_format`, `block` and `_run_towers`: it moved them between 5.17 and
-5.23, and both work. What another family needs beyond a line in FAMILIES: Qwen2.5-VL nothing; Qwen3-VL the norms of queries and keys (`block`),
+5.23, and both work. What another family needs beyond a line in FAMILIES: Qwen2.5-VL its rate of positions; Qwen3-VL the norms of queries and keys (`block`),
 the tower features added after the first layers (`deepstack`), and times in words (data.py).
 Dimensions: B prompts, P prompt tokens, N completions in all, R completion tokens, T tokens of a stream, V vocabulary, D width,
 H query heads, K key-value heads, d head width.
@@ -62,14 +62,12 @@ def load_config(path: str | Path):
         if not raw:
             raise OSError("it has no config.json")
         raw = raw.get("thinker_config", raw)
-        if raw.get("model_type") not in FAMILIES:
-            raise DataError(f"{path}: config.json says model_type '{raw.get('model_type')}'; this code runs qwen2_5_omni, {', '.join(FAMILIES)}")
-        config = CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
+        config = CONFIG_MAPPING[raw["model_type"]].from_dict(raw) if raw.get("model_type") in FAMILIES else None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path}: not a model folder ({str(error).splitlines()[0][:160]}); pass --model with a folder "
                         "that holds config.json, or a hub name") from None
+    if config is None:
+        raise DataError(f"{path}: config.json says model_type '{raw.get('model_type')}'; this code runs qwen2_5_omni, {', '.join(FAMILIES)}")
     for name in ("use_sliding_window", "attention_dropout"):
         if getattr(config.text_config, name, None):
             raise DataError(f"{path}: config.json sets {name} of the text model, which packed rows do not have; set it to 0 if the weights allow it")
@@ -117,11 +115,12 @@ def load_tokenizer_and_config(path: str | Path):
 def pick_attention(device: torch.device, attn: str = "auto") -> str:
     """auto: flash-attn when it is installed and a GPU is used, PyTorch's SDPA otherwise. Raises DataError when flash-attn is asked for and missing."""
     from transformers.utils import is_flash_attn_2_available
-    if attn == "flash_attention_2" and not (device.type == "cuda" and is_flash_attn_2_available()):
+    flash = device.type == "cuda" and is_flash_attn_2_available()
+    if attn == "flash_attention_2" and not flash:
         raise DataError("--attn flash_attention_2 needs a GPU and the package flash-attn; pip install flash-attn --no-build-isolation, or pass --attn sdpa")
     if attn != "auto":
         return attn
-    return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"
+    return "flash_attention_2" if flash else "sdpa"
 
 
 def load_policy(path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, attn: str = "auto") -> "Policy":
@@ -474,18 +473,19 @@ class Policy:
         for tower in (self.visual, self.audio_tower):
             yield from tower.parameters() if tower is not None else ()
 
+    def _named_parts(self) -> list[tuple[str, nn.Module]]:
+        """The towers, decoder and head that there are, with what checkpoints call them."""
+        modules = zip(FAMILIES[self.config.model_type][1], (self.visual, self.audio_tower, self.text, self.head), strict=True)
+        return [(name, module) for name, module in modules if module is not None]
+
     def named_trained(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
         """The parameters that are trained, by their names in a checkpoint: of the decoder and head, and of the towers. A tied head is named once."""
-        names = FAMILIES[self.config.model_type][1]
-        sides: tuple[dict, dict] = ({}, {})
-        seen: set[int] = set()
-        for side, some in ((0, (2, 3)), (1, (0, 1))):
-            for i in some:
-                module = (self.visual, self.audio_tower, self.text, self.head)[i]
-                for name, p in module.named_parameters() if module is not None else ():
-                    if p.requires_grad and id(p) not in seen:
-                        sides[side][f"{names[i]}.{name}"] = p
-                        seen.add(id(p))
+        towers, sides, seen = {id(p) for p in self.towers()}, ({}, {}), set()
+        for prefix, module in self._named_parts():
+            for name, p in module.named_parameters():
+                if p.requires_grad and id(p) not in seen:
+                    sides[id(p) in towers][f"{prefix}.{name}"] = p
+                    seen.add(id(p))
         return sides
 
     def freeze_towers(self) -> None:
@@ -765,9 +765,11 @@ class Policy:
     def merged_weights(self) -> dict[str, Tensor]:
         """All weights by their names in a checkpoint, adapters added in."""
         out = {}
-        for prefix, module in zip(FAMILIES[self.config.model_type][1], (self.visual, self.audio_tower, self.text, self.head), strict=True):
-            layers = dict(module.named_modules()) if module is not None else {}
-            for name, value in module.state_dict().items() if module is not None else ():
+        for prefix, module in self._named_parts():
+            if module is self.head and self.head.weight is self.text.embed_tokens.weight:        # tied: named with the embedding
+                continue
+            layers = dict(module.named_modules())
+            for name, value in module.state_dict().items():
                 owner, _, leaf = name.rpartition(".base_layer.")
                 if "lora_" in name:
                     continue
@@ -776,8 +778,6 @@ class Policy:
                     if leaf == "weight":
                         value = (value.float() + layers[owner].get_delta_weight("default").float()).to(value.dtype)
                 out[f"{prefix}.{name}"] = value.detach()
-        if self.head.weight is self.text.embed_tokens.weight:
-            del out[f"{FAMILIES[self.config.model_type][1][3]}.weight"]
         return out
 
     def preprocessor_settings(self) -> dict:

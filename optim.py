@@ -11,14 +11,17 @@ Weights that are fp32 themselves need neither and use torch's own fused AdamW.
 
 Among several processes the optimiser's state is sharded (ZeRO stage 1, Rajbhandari et al., arXiv 1910.02054): every parameter has one owner, to which
 its gradients are summed, which steps it, and which sends it to all. Where FSDP2 has split a parameter itself (a DTensor) each process owns its part.
-This module imports nothing of ours.
+Of ours it imports only the function that fills lists up to a size.
 """
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from model import split_by_tokens
 
 BUCKET = 2**26  # gradients or weights sent in one message
 SLICE = 2**26   # weights updated at a time, which bounds the fp32 scratch space to a few hundred MB
@@ -120,6 +123,14 @@ class Trained:
         else:
             self.optimizer = Bf16AdamW(groups, lr=lr, state_dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[optim_dtype], seed=seed, **settings)
 
+    def messages(self, params: list[nn.Parameter]) -> Iterator[tuple[int, list[nn.Parameter]]]:
+        """Some of the whole parameters in the order in which all processes speak of them: (owner, parameters of one message)."""
+        owner_of = {id(p): owner for p, owner in zip(self.whole, self.owners, strict=True)}
+        for owner in range(self.world):
+            some = [p for p in params if owner_of[id(p)] == owner]
+            for batch in split_by_tokens(some, [p.numel() for p in some], BUCKET):
+                yield owner, batch
+
     def sum_gradients(self) -> None:
         """Add up the gradients of all processes at their parameters' owners; elsewhere they are dropped. Each process must have divided its loss by GLOBAL
         counts. A parameter without a gradient on any process keeps none. (FSDP2 has done it for DTensors.)"""
@@ -127,25 +138,21 @@ class Trained:
             return
         has = torch.tensor([p.grad is not None for p in self.whole], dtype=torch.uint8, device=self.device)
         dist.all_reduce(has, dist.ReduceOp.MAX)
-        for owner in range(self.world):
-            some = [p for p, o, h in zip(self.whole, self.owners, has.tolist(), strict=True) if o == owner and h]
-            for batch in batches_of(some, BUCKET):
-                flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1).float() for p in batch])
-                dist.reduce(flat, owner)
-                for p, g in zip(batch, flat.split([p.numel() for p in batch]), strict=True):
-                    p.grad = g.view_as(p).to(p.dtype) if owner == self.rank else None
+        for owner, batch in self.messages([p for p, h in zip(self.whole, has.tolist(), strict=True) if h]):
+            flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1).float() for p in batch])
+            dist.reduce(flat, owner)
+            for p, g in zip(batch, flat.split([p.numel() for p in batch]), strict=True):
+                p.grad = g.view_as(p).to(p.dtype) if owner == self.rank else None
 
     def send_weights(self) -> None:
         """Every process gets the parameters that the others have stepped."""
         if self.world == 1:
             return
-        for owner in range(self.world):
-            some = [p for p, o in zip(self.whole, self.owners, strict=True) if o == owner]
-            for batch in batches_of(some, BUCKET):
-                flat = torch.cat([p.detach().reshape(-1) for p in batch])
-                dist.broadcast(flat, owner)
-                for p, w in zip(batch, flat.split([p.numel() for p in batch]), strict=True):
-                    p.data.copy_(w.view_as(p))
+        for owner, batch in self.messages(self.whole):
+            flat = torch.cat([p.detach().reshape(-1) for p in batch])
+            dist.broadcast(flat, owner)
+            for p, w in zip(batch, flat.split([p.numel() for p in batch]), strict=True):
+                p.data.copy_(w.view_as(p))
 
     def clip(self, max_norm: float) -> float:
         """Scale the owned gradients so that the norm of all processes' together is at most max_norm (0: do not). Returns the norm before."""
@@ -184,19 +191,6 @@ class Trained:
 def local(x: Tensor) -> Tensor:
     """This process's part of a DTensor; any other tensor itself."""
     return x.to_local() if isinstance(x, DTensor) else x
-
-
-def batches_of(params: list[nn.Parameter], elements: int) -> list[list[nn.Parameter]]:
-    """Parameters in order, in lists of at most so many elements, or of a single larger one."""
-    out: list[list[nn.Parameter]] = []
-    room = -1
-    for p in params:
-        if p.numel() > room:
-            out.append([])
-            room = elements
-        out[-1].append(p)
-        room -= p.numel()
-    return out
 
 
 def learning_rate(peak: float, warmup: float, step: int, steps: int) -> float:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import optim
-from optim import Bf16AdamW, Trained, batches_of, deal, learning_rate, round_at_random
+from optim import Bf16AdamW, Trained, deal, learning_rate, round_at_random
 
 
 def weights(dtype, seed=0, n=4000):
@@ -105,14 +105,16 @@ def test_clipping_equals_torchs():
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-6, atol=0)
 
 
-def test_owners_hold_about_the_same():
+def test_owners_hold_about_the_same(monkeypatch):
     """The sizes of Qwen2.5-Omni-7B's kinds of tensors: no process holds more than the mean and one tensor."""
     sizes = [545_000_000, 545_000_000] + [67_895_296] * 84 + [12_845_056] * 56 + [1_835_008] * 56 + [3584] * 57
     for world in (1, 2, 3, 8):
         owners = deal(sizes, world)
         held = [sum(n for n, o in zip(sizes, owners, strict=True) if o == rank) for rank in range(world)]
         assert sum(held) == sum(sizes) and max(held) <= sum(sizes) / world + max(sizes) / 8
-    assert [[p.numel() for p in batch] for batch in batches_of([torch.zeros(n) for n in (3, 4, 9, 1)], 8)] == [[3, 4], [9], [1]]
+    monkeypatch.setattr(optim, "BUCKET", 8)
+    trained = Trained({str(n): torch.nn.Parameter(torch.zeros(n)) for n in (3, 4, 9, 1)}, {}, lr=1.0)
+    assert [(owner, [p.numel() for p in batch]) for owner, batch in trained.messages(trained.whole)] == [(0, [3, 4]), (0, [9]), (0, [1])]
 
 
 def test_learning_rate_warms_up_and_decays():
