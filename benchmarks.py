@@ -28,7 +28,7 @@ from pathlib import Path
 
 import toy
 from data import INSTRUCTION, TYPE_INSTRUCTION
-from records import DataError, Sample, check_placeholders, load_samples, read_records
+from records import DataError, Sample, check_placeholders, load_samples, read_records, write_whole
 from replies import bodies_of, choice_in, letters_in, number_in, texts_in, unmarked, yes_or_no
 from rewards import accuracy_reward, f1, final_answer, labels_of, yes_no
 from scoring import cluster_score, mean_relative_accuracy, open_match, said_clusters
@@ -253,9 +253,7 @@ def kept(scratch: Path, suffix: str, value) -> str:
     file = scratch / (hashlib.sha256(inside).hexdigest()[:32] + suffix)
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(file.name + ".part")
-        part.write_bytes(inside)
-        part.rename(file)
+        write_whole(file, inside)
     return str(file)
 
 

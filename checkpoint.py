@@ -162,7 +162,7 @@ def complete(out: Path) -> list[Path]:
 @dataclass
 class Saved:
     """A checkpoint that was read. step: of how many it is the end; own: this process's state, None when the number of processes is another one;
-    states: those of all processes that wrote it; samples: the training samples of all processes."""
+    states: this process's alone, or when there are more or fewer of them now, those of all that wrote it; samples: the training samples of all processes."""
     folder: Path
     step: int
     generated: int
@@ -202,7 +202,7 @@ def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved |
     if missing := [path for path in ranks if not path.is_file()]:
         raise DataError(f"{missing[0]}: is missing, so the run cannot go on from {folder}; remove that folder to go on from the one before")
     same = shared["world"] == world
-    states = [torch.load(path, weights_only=True, map_location="cpu") for path in ranks]
+    states = [torch.load(path, weights_only=True, map_location="cpu") for path in (ranks[rank: rank + 1] if same else ranks)]
     if rank == 0:
         print(f"going on from {folder}: step {shared['step']}, {shared['generated']:,} completions")
         if changed:
@@ -210,4 +210,4 @@ def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved |
         if not same:
             print(f"{shared['world']} processes before, {world} now: prompts, buffer and optimiser state are dealt anew and random streams begin anew, so the "
                   "run goes on as good, but not bit for bit")
-    return Saved(folder, shared["step"], shared["generated"], before, shared["logs"], states[rank] if same else None, states)
+    return Saved(folder, shared["step"], shared["generated"], before, shared["logs"], states[0] if same else None, states)

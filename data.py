@@ -673,7 +673,7 @@ def serve(pipe, function: Callable, timeout: float) -> None:
             signal.setitimer(signal.ITIMER_REAL, timeout + 5)            # the system ends a decoder that never returns, should the program be gone by then
             try:
                 reply = True, function(*task)
-            except Exception as error:
+            except Exception as error:                                   # whatever it is: raised again by whoever asks for the result
                 error.add_note(traceback.format_exc())
                 reply = False, error
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -40,21 +40,8 @@ from benchmarks import BENCHMARKS, STYLES, Benchmark, Item, Metric, ask, load_it
 from data import MIN_PIXELS, Prompt, PromptMaker, TooLong, check_media, question_text
 from judge import Endpoint, LocalModel, Request
 from model import ATTENTIONS, DEFAULT_MODEL, Policy, load_config, load_policy, prompt_format
-from program import (
-    bound_memory,
-    check_flags,
-    ends_in_a_sentence,
-    fill,
-    flag,
-    gather,
-    is_tiny,
-    make_parser,
-    prompt_maker,
-    start_processes,
-    wants_cuda,
-    weight_dtype,
-)
-from records import DataError
+from program import bound_memory, ends_in_a_sentence, fill, flag, gather, is_tiny, prompt_maker, read_flags, start_processes, wants_cuda, weight_dtype
+from records import DataError, write_whole
 from rewards import split_completion
 from rollout import Completion, generate
 
@@ -118,9 +105,7 @@ ROUNDING = {"batch", "max_tokens", "max_cache_tokens", "attn", "device"}        
 
 def parse(argv: list[str]) -> Config:
     """Flags -> Config with every None filled in. Unknown flags and values out of range end the program with one sentence."""
-    parser = make_parser(Config, __doc__.split("\n")[0])
-    cfg = Config(**vars(parser.parse_args(argv)))
-    check_flags(cfg, parser)
+    cfg, parser = read_flags(Config, __doc__.split("\n")[0], argv)
     benchmark = BENCHMARKS[cfg.benchmark]
     paper = {"max_completion_tokens": benchmark.tokens} if cfg.prompt == "paper" else {}
     fill(cfg, DEFAULTS["tiny" if is_tiny(cfg.model) else "real"] | paper | {
@@ -232,15 +217,6 @@ def collect(out: Path, order: list[str]) -> dict[str, dict]:
     for path in parts[1:]:
         path.unlink()
     return found
-
-
-def write_whole(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
 
 
 def fingerprint(model: str) -> str:

@@ -77,14 +77,11 @@ class Endpoint:
             try:
                 with urllib.request.urlopen(wanted, timeout=self.timeout) as reply:
                     return json.load(reply)["choices"][0]["message"]["content"] or ""
-            except urllib.error.HTTPError as error:
-                if error.code in (400, 413, 422):                  # this one request is refused: no verdict on it, but the others go on
-                    return ""
-                if attempt == 2 or (400 <= error.code < 500 and error.code != 429):
-                    raise DataError(f"{self.url}/chat/completions: no usable reply from model '{self.model}' ({error}); check the address, the model's name "
-                                    "and OPENAI_API_KEY") from None
             except (urllib.error.URLError, TimeoutError, ConnectionError, json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
-                if attempt == 2:
+                code = error.code if isinstance(error, urllib.error.HTTPError) else None
+                if code in (400, 413, 422):                        # this one request is refused: no verdict on it, but the others go on
+                    return ""
+                if attempt == 2 or (code is not None and 400 <= code < 500 and code != 429):
                     raise DataError(f"{self.url}/chat/completions: no usable reply from model '{self.model}' ({type(error).__name__}: {error}); "
                                     "check the address, the model's name and OPENAI_API_KEY") from None
         raise AssertionError("unreachable")

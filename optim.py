@@ -75,7 +75,7 @@ class Bf16AdamW(torch.optim.Optimizer):
                 stored.copy_(round_at_random(exact, self._generator(w.device)))
 
     def state_dict(self) -> dict:
-        return super().state_dict() | {"rounding": {str(device): g.get_state() for device, g in self.generators.items()}}
+        return super().state_dict() | {"rounding": self.rounding()}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """subtle: torch's own casts a state to its parameter's type, which would round masters and moments to bf16."""
@@ -83,7 +83,14 @@ class Bf16AdamW(torch.optim.Optimizer):
         for i, p in enumerate(p for group in self.param_groups for p in group["params"]):
             if i in state_dict["state"]:
                 self.state[p] = {k: v.to(p.device if k != "step" else "cpu", copy=True) for k, v in state_dict["state"][i].items()}
-        for name, state in state_dict["rounding"].items():
+        self.set_rounding(state_dict["rounding"])
+
+    def rounding(self) -> dict[str, Tensor]:
+        """The random states of the rounding, by device."""
+        return {str(device): g.get_state() for device, g in self.generators.items()}
+
+    def set_rounding(self, states: dict[str, Tensor]) -> None:
+        for name, state in states.items():
             self._generator(torch.device(name)).set_state(state)
 
     def _generator(self, device: torch.device) -> torch.Generator:
@@ -192,7 +199,7 @@ class Trained:
         return {names[id(p)]: {k: local(v) for k, v in state.items()} for p, state in self.optimizer.state.items()}
 
     def load(self, states: list[dict[str, dict[str, Tensor]]]) -> None:
-        """Go on from the `state` of all processes that there were, in rank order, however many they were."""
+        """Go on from this process's own `state` alone, or when the number of processes has changed, from those of all that there were, in rank order."""
         for name, p in self.named.items():
             pieces = [s[name] for s in states if name in s]
             owned = isinstance(p, DTensor) or any(p is q for group in self.optimizer.param_groups for q in group["params"])
@@ -200,22 +207,15 @@ class Trained:
                 self.optimizer.state[p] = {k: self._own(p, [piece[k] for piece in pieces]) for k in pieces[0]}
 
     def _own(self, p: nn.Parameter, pieces: list[Tensor]) -> Tensor:
-        """One tensor of a parameter's state: of a whole parameter its owner's; of a DTensor this process's rows of all processes' pieces."""
+        """One tensor of a parameter's state: of a whole parameter its owner's; of a DTensor this process's rows, its own or of all processes' pieces."""
         if pieces[0].ndim == 0 or not isinstance(p, DTensor):
             return pieces[0].clone() if pieces[0].ndim == 0 else pieces[0].to(p.device, copy=True)
-        mine = local(p)
-        whole = torch.cat([piece.to(p.device) for piece in pieces])                   # FSDP2 splits along the rows, as torch.chunk does
-        rows = [len(part) for part in torch.empty(len(whole), device="meta").chunk(self.world)]
-        start = sum(rows[:self.rank])
-        return DTensor.from_local(whole[start: start + len(mine)].clone(), p.device_mesh, p.placements, shape=p.shape, stride=p.stride())
-
-    def rounding(self) -> dict[str, Tensor]:
-        """The random states of the rounding, by device; none where nothing is rounded at random."""
-        return {str(device): g.get_state() for device, g in getattr(self.optimizer, "generators", {}).items()}
-
-    def set_rounding(self, states: dict[str, Tensor]) -> None:
-        for name, state in states.items():
-            self.optimizer._generator(torch.device(name)).set_state(state)
+        rows, n = pieces[0].to(p.device, copy=True), len(local(p))
+        if len(pieces) > 1 or len(rows) != n:                                         # FSDP2 splits along the rows, as torch.chunk does
+            whole = torch.cat([piece.to(p.device) for piece in pieces])
+            start = sum(len(part) for part in torch.empty(len(whole), device="meta").chunk(self.world)[:self.rank])
+            rows = whole[start: start + n].clone()
+        return DTensor.from_local(rows, p.device_mesh, p.placements, shape=p.shape, stride=p.stride())
 
 
 def local(x: Tensor) -> Tensor:

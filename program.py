@@ -21,15 +21,23 @@ def flag(default, help: str, low=None, high=None, known: tuple = ()):
     return field(default=default, metadata={"help": help, "range": (low, high), "known": known})
 
 
-def make_parser(config: type, title: str) -> argparse.ArgumentParser:
-    """One option per field of a dataclass of `flag`s. Fields may be int, float, str, bool, list (of words), each or None."""
+def read_flags(config: type, title: str, argv: list[str]):
+    """(argv as an instance of a dataclass of `flag`s, the parser, whose error() ends the program with one sentence). One option per field; fields may be
+    int, float, str, bool or a tuple of words, each or None. Unknown flags, and values that are unknown or out of range, end the program so."""
     parser = argparse.ArgumentParser(description=title, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
     for f in fields(config):
         kind = str(f.type).split(" ")[0] if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type).split(" ")[0])
         convert = {"int": int, "float": float, "str": str, "bool": to_bool, "tuple": str}[kind]
         several = {"bool": {"nargs": "?", "const": True}, "tuple": {"nargs": "+"}}.get(kind, {})          # --flag is --flag true
         parser.add_argument(f"--{f.name}", type=convert, default=f.default, help=f.metadata["help"], metavar=kind.upper(), **several)
-    return parser
+    cfg = config(**vars(parser.parse_args(argv)))
+    for f in fields(cfg):
+        value, (low, high), known = getattr(cfg, f.name), f.metadata["range"], f.metadata["known"]
+        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
+            parser.error(f"--{f.name} {value}: must be " + (f"between {low} and {high}" if high is not None else f"at least {low}"))
+        if known and value not in (None, *known):
+            parser.error(f"--{f.name} {value}: known are {', '.join(map(str, known))}")
+    return cfg, parser
 
 
 def fill(cfg, defaults: dict) -> None:
@@ -37,16 +45,6 @@ def fill(cfg, defaults: dict) -> None:
     for name, value in defaults.items():
         if getattr(cfg, name) is None:
             setattr(cfg, name, value)
-
-
-def check_flags(cfg, parser: argparse.ArgumentParser) -> None:
-    """Ends the program with one sentence where a value is out of its range or unknown."""
-    for f in fields(cfg):
-        value, (low, high), known = getattr(cfg, f.name), f.metadata["range"], f.metadata["known"]
-        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
-            parser.error(f"--{f.name} {value}: must be " + (f"between {low} and {high}" if high is not None else f"at least {low}"))
-        if known and value not in (None, *known):
-            parser.error(f"--{f.name} {value}: known are {', '.join(map(str, known))}")
 
 
 def to_bool(text: str) -> bool:

@@ -393,6 +393,16 @@ def load_samples(path: str | Path, media_root: str | Path | None = None, stage: 
     return samples
 
 
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file that is whole or absent at any moment: under another name, synced to the disk, then renamed."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)
+
+
 def save_samples(path: Path, samples: list[Sample]) -> None:
     """Write Samples as JSONL, leaving out `where`; written to a temporary name first. load_samples reads the same Samples back."""
     lines = []
@@ -404,6 +414,4 @@ def save_samples(path: Path, samples: list[Sample]) -> None:
         if s.soundtrack:
             record["soundtrack"] = s.soundtrack
         lines.append(json.dumps(record))
-    partial = path.with_suffix(".part")
-    partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    partial.rename(path)
+    write_whole(path, "".join(line + "\n" for line in lines))

@@ -51,21 +51,8 @@ from eval import answer
 from judge import DEFAULT_JUDGE, Endpoint, Judge, LocalModel
 from logs import Logger, plot_curriculum
 from model import ATTENTIONS, DEFAULT_MODEL, LOGIT_CHUNK, Policy, load_config, load_policy, make_tiny_policy, parameter_counts, split_by_tokens
-from optim import BUCKET, Trained, learning_rate
-from program import (
-    bound_memory,
-    check_flags,
-    ends_in_a_sentence,
-    fill,
-    flag,
-    gather,
-    is_tiny,
-    make_parser,
-    prompt_maker,
-    start_processes,
-    wants_cuda,
-    weight_dtype,
-)
+from optim import BUCKET, Bf16AdamW, Trained, learning_rate
+from program import bound_memory, ends_in_a_sentence, fill, flag, gather, is_tiny, prompt_maker, read_flags, start_processes, wants_cuda, weight_dtype
 from records import DataError, Sample, load_samples
 from replay import Entry, ReplayBuffer
 from rewards import score_group, split_completion
@@ -185,9 +172,7 @@ class Config:
 
 def parse(argv: list[str]) -> Config:
     """Flags -> Config with every None filled in. Unknown flags and values out of range end the program with one sentence."""
-    parser = make_parser(Config, __doc__.split("\n")[0])
-    cfg = Config(**vars(parser.parse_args(argv)))
-    check_flags(cfg, parser)
+    cfg, _ = read_flags(Config, __doc__.split("\n")[0], argv)
     tiny, gpu = is_tiny(cfg.model), wants_cuda(cfg)
     table = METHODS[cfg.method] | DEFAULTS["tiny" if tiny else "real"] | ({"use_audio": False} if cfg.stage == 1 and not tiny else {})
     if cfg.stage == 0 and tiny:
@@ -236,7 +221,9 @@ class Cursor:
 
     def deal(self, states: list[dict], samples: list[Sample]) -> None:
         """Go on with this process's share of what other processes had before them in this pass, and of what they had dropped. samples: of all processes."""
-        parts = [[s for s in samples if owner(s.id, len(states)) == rank] for rank in range(len(states))]
+        parts: list[list[Sample]] = [[] for _ in states]
+        for s in samples:
+            parts[owner(s.id, len(states))].append(s)
         place = {s.id: i for i, s in enumerate(self.samples)}
         lines = [[part[at].id for at in state["order"]] for part, state in zip(parts, states, strict=True)]
         waiting = [i for row in itertools.zip_longest(*lines) for i in row if i in place]
@@ -644,7 +631,8 @@ def go_on(saved: Saved, trained: Trained, cursor: Cursor, logger: Logger, rank: 
         cursor.deal([s["cursor"] for s in saved.states], saved.samples)
     else:
         cursor.load(saved.own["cursor"])
-        trained.set_rounding(saved.own["rounding"])
+        if isinstance(trained.optimizer, Bf16AdamW):
+            trained.optimizer.set_rounding(saved.own["rounding"])
         set_random_states(saved.own["random"], trained.device)
     logger.reported = set(cursor.dropped)
 
@@ -735,7 +723,8 @@ def run(cfg: Config) -> None:
                                 f"{cfg.max_bad_fraction:g}; they are listed in {out}/bad_media.jsonl: mend them, or raise the flag")
             asked = signals.agreed()
             if asked or step == steps or (cfg.save_every and step % cfg.save_every == 0):
-                own = {"optimizer": trained.state(), "rounding": trained.rounding(), "cursor": cursor.state(), "random": random_states(device), **more()}
+                rounding = trained.optimizer.rounding() if isinstance(trained.optimizer, Bf16AdamW) else {}
+                own = {"optimizer": trained.state(), "rounding": rounding, "cursor": cursor.state(), "random": random_states(device), **more()}
                 save(out, step, policy, policy.weights(trained.named), shared | {"step": step, "generated": generated, "logs": logger.state()}, own, rank,
                      cfg.keep)
             return asked == STOP

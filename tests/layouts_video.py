@@ -2,15 +2,14 @@
 
 Each function writes one and returns the number of items in it. Media are made on the spot: frame i of a clip is one grey of 10 i."""
 import io
-import json
 import shutil
 from pathlib import Path
 
 import av
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 from PIL import Image
+
+from tests.layouts_sound import write_json, write_parquet
 
 
 def write_video(path: Path, seconds: float = 1.0, rate: int = 8, tone: float | None = None) -> Path:
@@ -45,16 +44,6 @@ def write_clips(root: Path, *names: str) -> None:
     for name in names[1:]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(first, root / name)
-
-
-def write_json(path: Path, value, lines: bool = False) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(v) + "\n" for v in value) if lines else json.dumps(value), encoding="utf-8")
-
-
-def write_parquet(path: Path, records: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
 
 
 def mvbench(root: Path) -> int:
@@ -103,7 +92,7 @@ def lvbench(root: Path) -> int:
              "question_type": ["event understanding", "reasoning"], "time_reference": "01:02:03-01:02:09"}]},
         {"key": "-tRtDI2", "type": "sport", "video_info": {}, "qa": [
             {"uid": 2, "question": "Which colour?\n(A) red\n(B) blue\n(C) green\n(D) white", "answer": "B", "question_type": ["entity recognition"],
-             "time_reference": "2:03"}]}], lines=True)
+             "time_reference": "2:03"}]}])
     write_clips(root, "all_videos/Cm73ma6Ibcs.mp4", "all_videos/-tRtDI2.mp4")
     return 3
 
@@ -181,7 +170,7 @@ def vsi(root: Path) -> int:
     sets = [("arkitscenes", "47430468"), ("scannet", "scene0011_00"), ("scannetpp", "09c1414f1b")]
     write_json(root / "test.jsonl", [
         {"id": 166 + 10 * i, "dataset": sets[i % 3][0], "scene_name": sets[i % 3][1], "question_type": kind, "question": f"Question {i}?", "ground_truth": gold,
-         "options": options} for i, (kind, options, gold) in enumerate(kinds)], lines=True)
+         "options": options} for i, (kind, options, gold) in enumerate(kinds)])
     write_clips(root, *[f"{folder}/{scene}.mp4" for folder, scene in sets])
     return 10
 
