@@ -15,6 +15,7 @@ import contextlib
 import errno
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -103,12 +104,13 @@ def save(out: Path, step: int, policy: Policy, weights: dict[str, torch.Tensor],
         for path in sorted(partial.rglob("*"), reverse=True):
             sync(path)
         sync(partial)
-        shutil.rmtree(final, ignore_errors=True)               # the same step of an earlier attempt
+        if final.exists():                                     # the same step of an earlier attempt
+            remove(final, ".before.part")
         partial.rename(final)
         sync(final.parent)
         point(out / "checkpoint", final)
         for old in complete(out)[:-keep]:
-            shutil.rmtree(old)
+            remove(old)
 
     for work in (on_main if rank == 0 else None, lambda: torch.save(own, partial / "trainer" / f"rank{rank}.pt"), finish if rank == 0 else None):
         failed = next((f for f in gather(attempt(work)) if f), None)
@@ -153,6 +155,13 @@ def point(link: Path, target: Path) -> None:
     new.replace(link)
 
 
+def remove(folder: Path, ending: str = ".part") -> None:
+    """Remove a checkpoint: renamed first, so that a kill half-way leaves nothing that looks whole."""
+    doomed = folder.with_name(folder.name + ending)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
 def complete(out: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
     return sorted((f for f in (out / "checkpoints").glob("*") if f.name.isdigit() and (f / "trainer" / "shared.pt").is_file()), key=lambda f: int(f.name))
@@ -174,7 +183,7 @@ class Saved:
 
     def load_weights(self, into: dict[str, torch.Tensor]) -> None:
         """Copy the trained weights into these, by name."""
-        found = load_file(self.folder / "trainer" / "weights.safetensors")
+        found = load(self.folder / "trainer" / "weights.safetensors")
         if found.keys() != into.keys():
             odd = sorted(found.keys() ^ into.keys())[0]
             raise DataError(f"{self.folder}: its trained weights are not this run's, e.g. {odd}; use the model and --train_type that it was made with")
@@ -183,14 +192,26 @@ class Saved:
                 w.copy_(found[name])
 
 
+def load(path: Path) -> dict:
+    """A file of `save`, without running any code of it. Raises DataError where it is missing or damaged."""
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {str(error)[:100]}); remove {path.parent.parent} to go on from the "
+                        "checkpoint before it") from None
+
+
 def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved | None:
-    """The newest whole checkpoint of a run, None when there is none yet. config: the flags of now; data: what tells the training prompts apart. Raises
-    DataError where a flag of FIXED or the prompts have changed."""
+    """The newest whole checkpoint of a run, None when there is none yet; what a kill has left half written is removed. config: the flags of now; data: what
+    tells the training prompts apart. Raises DataError where a flag of FIXED or the prompts have changed, or a file cannot be read."""
+    if rank == 0:
+        for half in (out / "checkpoints").glob("*.part"):
+            shutil.rmtree(half)
     found = complete(out)
     if not found:
         return None
     folder = found[-1]
-    shared = torch.load(folder / "trainer" / "shared.pt", weights_only=True)
+    shared = load(folder / "trainer" / "shared.pt")
     before = json.loads(shared["config"])
     changed = {name: (before.get(name), config[name]) for name in config if before.get(name) != config[name] and name not in ("resume", "out", "overwrite")}
     if wrong := [name for name in changed if name in FIXED]:
@@ -199,10 +220,8 @@ def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved |
     if shared["data"] != data:
         raise DataError(f"{folder}: was made on other training prompts than there are now; go on with the same --data, or start another run with another --out")
     ranks = [folder / "trainer" / f"rank{r}.pt" for r in range(shared["world"])]
-    if missing := [path for path in ranks if not path.is_file()]:
-        raise DataError(f"{missing[0]}: is missing, so the run cannot go on from {folder}; remove that folder to go on from the one before")
     same = shared["world"] == world
-    states = [torch.load(path, weights_only=True, map_location="cpu") for path in (ranks[rank: rank + 1] if same else ranks)]
+    states = [load(path) for path in (ranks[rank: rank + 1] if same else ranks)]
     if rank == 0:
         print(f"going on from {folder}: step {shared['step']}, {shared['generated']:,} completions")
         if changed:

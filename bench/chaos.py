@@ -4,9 +4,9 @@
     python bench/chaos.py --kills 200
     python bench/chaos.py --processes 2
 
-train.py runs with a checkpoint after every step. Every second kill comes while a checkpoint is being written, the others at a random moment of a step. The
-killed run goes on by --resume until it is done. Then both are compared to the last bit: every metrics line but for its times, every completion, the weights,
-and the whole state of every process (optimiser, buffer, data cursor, random generators).
+train.py runs with a checkpoint after every step. Every second kill comes while a checkpoint is being written, the others by turns at a random moment of a
+step and within seconds of a start. The killed run goes on by --resume until it is done. Then both are compared to the last bit: every metrics line but for
+its times, every completion, the weights, and the whole state of every process (optimiser, buffer, data cursor, random generators).
 """
 import argparse
 import json
@@ -58,34 +58,41 @@ def lines(out: Path) -> int:
     return file.read_bytes().count(b"\n") if file.is_file() else 0
 
 
-def kill_once(out: Path, processes: int, steps: int, rng: random.Random, saving: bool, env: dict) -> str:
-    """Start the run, wait for its next line, then kill all of its processes: at once when a checkpoint is being written, or after up to a step's time."""
+def saving(out: Path) -> bool:
+    """Whether a checkpoint is being written (or an older one removed). What a kill has left is cleared at the next start, before the first line."""
+    return any((out / "checkpoints").glob("*.part"))
+
+
+def kill_once(out: Path, processes: int, steps: int, rng: random.Random, moment: str, env: dict) -> str:
+    """Start the run and kill all of its processes at a moment: "starting" (within 6 s of the start), "running" (up to 0.6 s after its next line of metrics)
+    or "saving" (after that line, while a checkpoint is being written). Returns when the kill really came, or "done" when the run was faster."""
     process = subprocess.Popen(command(out, processes, steps), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    first, started = None, lines(out)
-    wait = rng.uniform(0, 0.6)
+    begin, written, since = time.monotonic(), lines(out), None
+    wait = rng.uniform(0, 6 if moment == "starting" else 0.6)
     while process.poll() is None:
-        now = lines(out)
-        if first is None and now != started:
-            first = time.monotonic()
-        writes = any((out / "checkpoints").glob("*.part"))
-        if first is not None and (writes if saving else time.monotonic() - first > wait):
+        now = time.monotonic()
+        if since is None and lines(out) != written:
+            since = now
+        after = now - begin if moment == "starting" else now - since if since else -1
+        if (since and saving(out)) if moment == "saving" else after > wait:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return "saving" if any((out / "checkpoints").glob("*.part")) else "running"
+            return "starting" if since is None else "saving" if saving(out) else "running"
         time.sleep(0.001)
     return "done"
 
 
 def chaos(folder: Path, kills: int, processes: int, seed: int = 0) -> dict:
-    """kills SIGKILLs over one run; {"killed", "while_saving", "steps", "lost_or_doubled", "equal"}."""
-    rng, steps, env = random.Random(seed), 3 * kills + 10, os.environ | {"OMP_NUM_THREADS": "1"}
+    """kills SIGKILLs over one run; {"killed", "while_saving", "while_starting", "steps", "processes", "lost_or_doubled", "equal"}."""
+    rng, steps, env = random.Random(seed), 2 * kills + 10, os.environ | {"OMP_NUM_THREADS": "1"}
     whole, cut = folder / "whole", folder / "cut"
     subprocess.run(command(whole, processes, steps), env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    found = [kill_once(cut, processes, steps, rng, i % 2 == 1, env) for i in range(kills)]
+    found = [kill_once(cut, processes, steps, rng, ("running", "saving", "starting", "saving")[i % 4], env) for i in range(kills)]
     subprocess.run(command(cut, processes, steps), env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     a, b = told(whole), told(cut)
     done = [row["step"] for row in b["metrics"] if "loss" in row]
-    return {"killed": sum(f != "done" for f in found), "while_saving": found.count("saving"), "steps": steps, "processes": processes,
+    return {"killed": sum(f != "done" for f in found), "while_saving": found.count("saving"),
+            "while_starting": found.count("starting"), "steps": steps, "processes": processes,
             "lost_or_doubled": len(done) - len(set(done)) + steps - len(set(done)), "equal": all(alike(a[k], b[k]) for k in a)}
 
 
@@ -100,7 +107,8 @@ def main() -> None:
         found = chaos(Path(folder), args.kills, args.processes)
     found |= {"minutes": round((time.monotonic() - started) / 60, 1), "command": " ".join(["python", *sys.argv]), "torch": torch.__version__,
               "date": time.strftime("%Y-%m-%d")}
-    print(f"{found['killed']} kills over {found['steps']} steps of {args.processes} process(es), {found['while_saving']} of them while saving: "
+    print(f"{found['killed']} kills over {found['steps']} steps of {args.processes} process(es), {found['while_saving']} of them while saving, "
+          f"{found['while_starting']} while starting: "
           f"{found['lost_or_doubled']} steps lost or doubled; {'equal to' if found['equal'] else 'DIFFERENT from'} the undisturbed run to the last bit "
           f"({found['minutes']} minutes)")
     if args.json:

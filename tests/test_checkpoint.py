@@ -123,8 +123,34 @@ def test_a_half_written_checkpoint_is_not_picked_up(finished, tmp_path):
     newest = complete(out)[-1]
     newest.rename(newest.with_name(newest.name + ".part"))
     assert [f.name for f in complete(out)] == ["000002"]
+    (out / "checkpoints" / "000001.part").mkdir()                # of a kill long ago
     train.main(flags(tmp_path, out, "--save_every", "2", "--resume", steps=4))
     assert all(alike(value, told(out)[name]) for name, value in told(finished).items())
+    assert sorted(f.name for f in (out / "checkpoints").iterdir()) == ["000002", "000004"]
+
+
+@pytest.mark.parametrize("name", ["shared.pt", "rank0.pt", "weights.safetensors"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
+def test_a_damaged_file_is_named_and_nothing_of_the_run_is_lost(finished, tmp_path, name, damage):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out, symlinks=True)
+    file = complete(out)[-1] / "trainer" / name
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2] if damage == "cut" else bytes(1000) + content[1000:])
+    if damage == "gone":
+        file.unlink()
+    logs = (out / "metrics.jsonl").read_bytes()
+    if (name, damage) == ("shared.pt", "gone"):                  # what makes a checkpoint whole: the one before is taken
+        assert [f.name for f in complete(out)] == ["000002"]
+        return
+    with pytest.raises(DataError, match=rf"{name}: cannot be read \(.*remove .*000004 to go on from the checkpoint before"):
+        train.main(flags(tmp_path, out, "--save_every", "2", "--resume", steps=4))
+    assert (out / "metrics.jsonl").read_bytes() == logs
+    if (name, damage) != ("rank0.pt", "cut"):
+        return
+    shutil.rmtree(complete(out)[-1])
+    train.main(flags(tmp_path, out, "--save_every", "2", "--resume", steps=4))
+    assert alike(told(out)["weights"], told(finished)["weights"])
 
 
 def test_a_finished_run_has_nothing_to_do(finished, tmp_path, capsys):
