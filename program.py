@@ -80,8 +80,8 @@ def start_processes(cfg) -> tuple[int, int, torch.device]:
         torch.utils.deterministic.fill_uninitialized_memory = False   # a debugging aid that costs 5 %
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=cfg.timeout))
-    elif not cuda and not dist.is_initialized():
-        torch.set_num_threads(os.cpu_count() or 1)
+    elif not cuda and not dist.is_initialized() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     return (dist.get_rank(), dist.get_world_size(), device) if dist.is_initialized() else (0, 1, device)
 
 

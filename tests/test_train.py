@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
 
+import program
 import train
 from data import share_prefixes
 from optim import Trained
@@ -545,3 +546,19 @@ def test_the_readme_names_tests_that_exist():
     named = set(re.findall(r"`(test_\w+)`", (REPO / "README.md").read_text()))
     defined = {name for file in (REPO / "tests").glob("test_*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)}
     assert len(named) >= 18 and named <= defined, named - defined
+
+
+def test_a_run_uses_the_cores_it_may_use_or_as_many_threads_as_asked(monkeypatch):
+    before = torch.get_num_threads()
+    cfg = train.parse(["--device", "cpu"])
+    try:
+        torch.set_num_threads(1)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        program.start_processes(cfg)
+        assert torch.get_num_threads() == 1
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 5})
+        program.start_processes(cfg)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
