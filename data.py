@@ -793,7 +793,6 @@ class PromptMaker:
     what `ahead` announces while the model works, each record's within `timeout` seconds; 0: threads of this process decode when they are asked for,
     without a limit, so that one bad file may hang it: for tests and tools. max_prompt_tokens: longer prompts are refused; 0: none is.
     silent: paths of the videos met so far that have no sound track although `use_audio` asks for it; they are asked without sound.
-    cut: paths of those whose sound was cut at `max_sound` seconds.
     """
 
     def __init__(self, tokenizer, form: PromptFormat, memory_bytes: int = 2**32, audio_caption: bool = False, store: MediaStore | None = None, workers: int = 0,
@@ -806,7 +805,6 @@ class PromptMaker:
         self.cache: dict[str, list[Media]] = {}
         self.bad: dict[str, MediaError] = {}                 # other records may name the same files: a deadline is waited for once
         self.silent: set[str] = set()
-        self.cut: set[str] = set()
         self.free, self.since_trim = memory_bytes, 0
 
     def ahead(self, samples: list[Sample]) -> None:
@@ -846,7 +844,6 @@ class PromptMaker:
             return MediaError(place(sample), *media.args[1:])        # other records may name the same file
         if self.settings["use_audio"]:
             self.silent.update(path for (kind, path), m in zip(sample.media, media, strict=True) if kind == "video" and m.mel is None)
-        self.cut.update(path for (_, path), m in zip(sample.media, media, strict=True) if m.cut)
         try:
             if sample.media_key not in patches:
                 patches[sample.media_key] = patches_of(media, self.form)

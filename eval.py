@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from benchmarks import BENCHMARKS, STYLES, Benchmark, Item, Metric, ask, load_items, read_answer
 from data import MIN_PIXELS, Prompt, PromptMaker, TooLong, check_media, question_text
-from judge import Endpoint, LocalModel, Request
+from judge import Endpoint, LocalModel, Request, check_endpoint
 from model import ATTENTIONS, DEFAULT_MODEL, Policy, load_config, load_policy, prompt_format
 from program import bound_memory, ends_in_a_sentence, fill, flag, gather, is_tiny, prompt_maker, read_flags, start_processes, wants_cuda, weight_dtype
 from records import DataError, write_whole
@@ -115,6 +115,8 @@ def parse(argv: list[str]) -> Config:
     cfg.out = cfg.out or ("runs/eval" if cfg.compare else f"runs/eval/{cfg.benchmark}-{name}-{cfg.prompt}")
     if not all(edge.strip().isdigit() for edge in cfg.length_edges.split(",")):
         parser.error(f"--length_edges {cfg.length_edges}: write numbers of tokens, joined by commas")
+    if cfg.judge_endpoint:
+        check_endpoint(cfg.judge_endpoint)                       # before it is written into settings.json
     if not cfg.root and not cfg.compare:
         parser.error(f"--root: pass the folder of {benchmark.title} ({benchmark.files})")
     return cfg

@@ -16,14 +16,19 @@ How this differs from the released trainer:
 """
 import argparse
 import base64
+import contextlib
+import http.client
 import inspect
 import io
 import json
 import math
 import os
 import sys
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +38,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data import SAMPLE_RATE, load_media, load_medium, place, question_text
-from records import DataError, Sample, load_samples, read_records
+from data import SAMPLE_RATE, Decoders, MediaError, load_media, load_medium, place, question_text
+from records import DataError, Sample, load_samples, read_records, write_whole
 from replies import words_of
 from rewards import NUMBER_WORDS, accuracy_reward, places
 
@@ -44,6 +49,8 @@ CRITERIA = {"audio": "audio-cue grounding: does the reasoning use the sounds tha
             "location": "location accuracy: is each sounding object put in its right place?",
             "caption": "caption correctness: does the final answer agree with the gold answer?"}
 JUDGE_FRAMES, JUDGE_PIXELS = 8, 448 * 448
+MAX_REPLY = 4 * 2**20         # bytes of an endpoint's reply
+VERDICT_END = 20_000          # a verdict is looked for in the last characters of a reply
 
 
 # ---------------------------------------------------------------------------------------------- asking
@@ -55,15 +62,35 @@ class Request:
     sound: np.ndarray | None = None
 
 
+class Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection: urllib would send the key along to wherever it leads."""
+    def redirect_request(self, *args):
+        return None
+
+
+def check_endpoint(url: str) -> str:
+    """A server's address without a closing slash. Raises DataError where it is none, or holds a secret, which would end up in logs."""
+    found = urllib.parse.urlsplit(url)
+    if found.username or found.password or found.query:
+        raise DataError("the endpoint's address holds a name, a password or a query; put the key into OPENAI_API_KEY and leave it out there")
+    if found.scheme not in ("http", "https") or not found.hostname:
+        raise DataError(f"endpoint {url}: is not an address such as http://localhost:8000/v1")
+    return url.rstrip("/")
+
+
 class Endpoint:
-    """A server that speaks OpenAI's chat completions. ask() sends `parallel` requests at a time and tries each up to three times; the reply to a request that
-    the server refuses for what it holds is "".
+    """A server that speaks OpenAI's chat completions. ask() sends `parallel` requests at a time and tries each up to three times, `pause` and 4 x `pause`
+    seconds apart; the reply to a request that the server refuses for what it holds is "".
 
-    The key is read from the environment variable OPENAI_API_KEY when it is set. Raises DataError when the server cannot be reached.
+    timeout: seconds for a reply, from the connection to its last byte. The key is read from the environment variable OPENAI_API_KEY when it is set; it goes
+    to this address alone and into no message. Raises DataError when no usable reply comes: none, an error, more than MAX_REPLY bytes, or not the protocol's.
     """
-
-    def __init__(self, url: str, model: str, max_tokens: int = 512, timeout: float = 120.0, parallel: int = 8):
-        self.url, self.model, self.max_tokens, self.timeout, self.parallel = url.rstrip("/"), model, max_tokens, timeout, parallel
+    def __init__(self, url: str, model: str, max_tokens: int = 512, timeout: float = 120.0, parallel: int = 8, pause: float = 1.0):
+        self.url, self.model, self.max_tokens, self.timeout, self.parallel, self.pause = check_endpoint(url), model, max_tokens, timeout, parallel, pause
+        self.key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise DataError("the environment variable OPENAI_API_KEY holds characters that no key has; set it anew")
+        self.opener = urllib.request.build_opener(Stay)
 
     def ask(self, requests: list[Request]) -> list[str]:
         with ThreadPoolExecutor(self.parallel) as pool:
@@ -71,20 +98,37 @@ class Endpoint:
 
     def _ask_one(self, request: Request) -> str:
         body = {"model": self.model, "temperature": 0, "max_tokens": self.max_tokens, "messages": [{"role": "user", "content": chat_content(request)}]}
-        head = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if (key := os.environ.get("OPENAI_API_KEY")) else {})
+        head = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         wanted = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), head)
         for attempt in range(3):
             try:
-                with urllib.request.urlopen(wanted, timeout=self.timeout) as reply:
-                    return json.load(reply)["choices"][0]["message"]["content"] or ""
-            except (urllib.error.URLError, TimeoutError, ConnectionError, json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
+                return self._send(wanted)
+            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError) as error:    # the net, the reply's bytes, its form
                 code = error.code if isinstance(error, urllib.error.HTTPError) else None
                 if code in (400, 413, 422):                        # this one request is refused: no verdict on it, but the others go on
                     return ""
-                if attempt == 2 or (code is not None and 400 <= code < 500 and code != 429):
-                    raise DataError(f"{self.url}/chat/completions: no usable reply from model '{self.model}' ({type(error).__name__}: {error}); "
+                if attempt == 2 or (code is not None and code < 500 and code != 429):
+                    said = f"{type(error).__name__}: {error}"[:300]
+                    said = said.replace(self.key, "***") if self.key else said
+                    raise DataError(f"{self.url}/chat/completions: no usable reply from model '{self.model}' ({said}); "
                                     "check the address, the model's name and OPENAI_API_KEY") from None
+            time.sleep(self.pause * 4 ** attempt)
         raise AssertionError("unreachable")
+
+    def _send(self, wanted: urllib.request.Request) -> str:
+        """The text of one reply."""
+        end, content = time.monotonic() + self.timeout, b""
+        with self.opener.open(wanted, timeout=self.timeout) as reply:
+            while chunk := reply.read1(2**16):
+                content += chunk
+                if len(content) > MAX_REPLY:
+                    raise ValueError(f"the reply has more than {MAX_REPLY:,} bytes")
+                if time.monotonic() > end:
+                    raise TimeoutError(f"the reply took longer than {self.timeout:g} s")
+        text = json.loads(content)["choices"][0]["message"]["content"]
+        if not isinstance(text, str | None):
+            raise TypeError("the reply's content is not a text")
+        return text or ""
 
 
 def chat_content(request: Request) -> list[dict]:
@@ -196,13 +240,14 @@ def judge_prompt(question: str, gold: str, audio_caption: str, reasoning: str, a
 
 def parse_verdict(text: str) -> dict[str, float] | None:
     """The four scores from a judge's reply: the last JSON object, in fences or prose, that has all four as numbers in [0, 1]; None when
-    there is none.
+    there is none in its last VERDICT_END characters.
 
     >>> parse_verdict('Sure! ```json\\n{"audio": 1, "visual": 0.5, "location": 0, "caption": 1.0}\\n```')
     {'audio': 1.0, 'visual': 0.5, 'location': 0.0, 'caption': 1.0}
     >>> parse_verdict('{"audio": 7, "visual": 0.5, "location": 0, "caption": 1}'), parse_verdict("good"), parse_verdict('{"audio": 1}')
     (None, None, None)
     """
+    text = text[-VERDICT_END:]
     decoder, end = json.JSONDecoder(), len(text)
     while (start := text.rfind("{", 0, end)) >= 0:
         end = start
@@ -218,35 +263,55 @@ def parse_verdict(text: str) -> dict[str, float] | None:
 
 @dataclass
 class Judge:
-    """Scores completions with another model. `missing` counts the verdicts that stayed unusable after one more try, `asked` all of them.
+    """Scores completions with another model. `missing` counts the verdicts that stayed unusable after one more try or whose media could not be decoded,
+    `asked` all of them.
 
-    frames of a clip are decoded once and kept while `frame_cache` has room (clips).
+    decoders: processes that do `watch` under a deadline; None: this process does, without one. The frames of a clip are decoded once and kept while
+    `frame_cache` has room (clips).
     """
     model: Endpoint | LocalModel
+    decoders: Decoders | None = None
     asked: int = 0
     missing: int = 0
     frame_cache: int = 256
-    frames: dict[str, list[np.ndarray] | None] = field(default_factory=dict)
+    frames: dict[str, list[np.ndarray] | MediaError | None] = field(default_factory=dict)
 
     def __call__(self, items: list[tuple[Sample, str, str]]) -> list[dict[str, float] | None]:
         """items (sample, reasoning, answer) -> {criterion: score in [0, 1]} of each, None where the verdict is missing."""
-        requests = [Request(judge_prompt(s.question, s.answer, s.audio_caption, reasoning, answer), self.see(s)) for s, reasoning, answer in items]
-        verdicts = [parse_verdict(reply) for reply in self.model.ask(requests)] if requests else []
-        again = [i for i, v in enumerate(verdicts) if v is None]
-        for i, reply in zip(again, self.model.ask([Request(requests[i].text + "\n\nOnly the JSON object.", requests[i].frames) for i in again])
-                            if again else [], strict=True):
-            verdicts[i] = parse_verdict(reply)
+        verdicts: list[dict[str, float] | None] = [None] * len(items)
+        seen = self.see([s for s, _, _ in items])
+        requests = {i: Request(judge_prompt(s.question, s.answer, s.audio_caption, reasoning, answer), seen[i])
+                    for i, (s, reasoning, answer) in enumerate(items) if not isinstance(seen[i], MediaError)}
+        for more in ("", "\n\nOnly the JSON object."):
+            ask = [i for i in requests if verdicts[i] is None]
+            replies = self.model.ask([Request(requests[i].text + more, requests[i].frames) for i in ask]) if ask else []
+            for i, reply in zip(ask, replies, strict=True):
+                verdicts[i] = parse_verdict(reply)
         self.asked += len(items)
         self.missing += sum(v is None for v in verdicts)
         return verdicts
 
-    def see(self, sample: Sample) -> list[np.ndarray] | None:
-        """Eight frames of a sample's video (or its picture), spread over the whole clip; None when it has neither."""
-        if sample.media_key not in self.frames:
-            while len(self.frames) >= self.frame_cache:
-                self.frames.pop(next(iter(self.frames)))
-            self.frames[sample.media_key] = watch(sample)
-        return self.frames[sample.media_key]
+    def see(self, samples: list[Sample]) -> list[list[np.ndarray] | MediaError | None]:
+        """Eight frames of each sample's video (or its picture), spread over the whole clip; None when it has neither; or why there are none."""
+        new = {s.media_key: s for s in samples if s.media_key not in self.frames}
+        found = dict(zip(new, each(watch, list(new.values()), self.decoders), strict=True))
+        for error in [f for f in found.values() if isinstance(f, MediaError)]:
+            print(f"not judged: {error}", file=sys.stderr)
+        known = self.frames | found
+        self.frames = dict(list(known.items())[-self.frame_cache:])
+        return [known[s.media_key] for s in samples]
+
+
+def each(function: Callable, samples: list[Sample], decoders: Decoders | None) -> list:
+    """function(sample) of each sample, done by `decoders` where there are any, or the MediaError that it ended with."""
+    futures = [decoders.submit(s) for s in samples] if decoders else []
+    found = []
+    for i, sample in enumerate(samples):
+        try:
+            found.append(futures[i].result() if decoders else function(sample))
+        except MediaError as error:
+            found.append(error)
+    return found
 
 
 def watch(sample: Sample, frames: int = JUDGE_FRAMES) -> list[np.ndarray] | None:
@@ -292,13 +357,15 @@ def reveals(hint: str, sample: Sample) -> bool:
 
 
 def annotate(kind: str, data: str, out: str, model: Endpoint | LocalModel, media_root: str = "", batch: int = 8, progress: bool = True,
-             allow_outside: bool = False) -> dict[str, int]:
-    """Write `data` again as `out` with the field `hint` or `audio_caption` filled in; returns counts of made, kept, revealing and empty ones.
+             allow_outside: bool = False, workers: int = 0, timeout: float = 120.0) -> dict[str, int]:
+    """Write `data` again as `out` with the field `hint` or `audio_caption` filled in; returns counts of made, kept, revealing, empty and unusable ones.
 
     Goes on where a stopped run ended: ids already in `out` are kept, a torn last line is dropped. Records that have the field already are
-    copied. A hint that gives the answer away is left empty and its id listed in `<out>.rejected`. Media paths stay as they were.
+    copied. Left empty: a hint that gives the answer away, listed in `<out>.rejected`, and records whose media cannot be decoded, or hold no sound to
+    caption, listed in `<out>.bad_media`. workers: processes that decode, each record's media within `timeout` seconds; 0: this process does, without a
+    limit. Media paths stay as they were.
     """
-    name = {"hint": "hint", "caption": "audio_caption"}[kind]
+    name, look = {"hint": ("hint", watch), "caption": ("audio_caption", listen)}[kind]
     if Path(out).resolve() == Path(data).resolve():
         raise DataError(f"{out}: --out must be another file than --data")
     samples = {s.id: s for s in load_samples(data, media_root, allow_outside=allow_outside)}
@@ -307,25 +374,30 @@ def annotate(kind: str, data: str, out: str, model: Endpoint | LocalModel, media
         raise DataError(f"{data}: hints and captions are written into this project's own JSONL; make one by: python data.py {data} --convert OUT.jsonl")
     done, kept = set(), []
     if Path(out).is_file():
-        for line in Path(out).read_text(encoding="utf-8").splitlines():
+        for line in Path(out).read_bytes().split(b"\n"):
             try:
                 done.add(str(json.loads(line)["id"]))
-                kept.append(line)
-            except (json.JSONDecodeError, KeyError):
-                break                                        # the line a stopped run was writing
-        Path(out).write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    counts = {"made": 0, "kept": len(done), "revealing": 0, "empty": 0}
+                kept.append(line + b"\n")
+            except (ValueError, KeyError):
+                break                                        # the line a stopped run was writing, or the end
+        write_whole(Path(out), b"".join(kept))
+    counts = {"made": 0, "kept": len(done), "revealing": 0, "empty": 0, "unusable": 0}
     todo = [r for r in raw if str(r["id"]) not in done]
-    with open(out, "a", encoding="utf-8") as file, open(f"{out}.rejected", "a", encoding="utf-8") as rejected:
+    with open(out, "a", encoding="utf-8") as file, open(f"{out}.rejected", "a", encoding="utf-8") as rejected, \
+            open(f"{out}.bad_media", "a", encoding="utf-8") as bad, \
+            contextlib.closing(Decoders(workers, timeout, look)) if workers else contextlib.nullcontext() as decoders:
         for i in tqdm(range(0, len(todo), batch), desc=f"writing {name}s", disable=not progress):
             some = todo[i: i + batch]
-            ask = [r for r in some if not r.get(name)]
-            wanted = [samples[str(r["id"])] for r in ask]
-            if kind == "hint":
-                requests = [Request(hint_prompt(s), watch(s)) for s in wanted]
-            else:
-                requests = [Request(caption_prompt(s), sound=listen(s)) for s in wanted]
-            for record, sample, reply in zip(ask, wanted, model.ask(requests) if requests else [], strict=True):
+            empty = [(r, samples[str(r["id"])]) for r in some if not r.get(name)]
+            ask: list[tuple[dict, Sample, Request]] = []
+            for (record, sample), media in zip(empty, each(look, [s for _, s in empty], decoders), strict=True):
+                if isinstance(media, MediaError):
+                    counts["unusable"] += 1
+                    bad.write(json.dumps({"id": sample.id, "path": media.path, "reason": str(media)}) + "\n")
+                    record[name] = ""
+                else:
+                    ask.append((record, sample, Request(hint_prompt(sample), media) if kind == "hint" else Request(caption_prompt(sample), sound=media)))
+            for (record, sample, _), reply in zip(ask, model.ask([r for _, _, r in ask]) if ask else [], strict=True):
                 text = " ".join(reply.split())
                 if kind == "hint" and text and reveals(text, sample):
                     counts["revealing"] += 1
@@ -336,18 +408,18 @@ def annotate(kind: str, data: str, out: str, model: Endpoint | LocalModel, media
                 else:
                     counts["made"] += 1
                 record[name] = text
-            counts["kept"] += len(some) - len(ask)
+            counts["kept"] += len(some) - len(empty)
             file.write("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in some))
-            file.flush()
-            rejected.flush()
+            for one in (bad, rejected, file):
+                one.flush()
     return counts
 
 
 def listen(sample: Sample) -> np.ndarray:
-    """A sample's sounds one after another, (n,) float32 mono at 16 kHz. Raises DataError when it has none."""
+    """A sample's sounds one after another, (n,) float32 mono at 16 kHz. Raises MediaError when it has none."""
     sounds = [m.sound for m in load_media(sample, fps=1.0, max_frames=2, min_pixels=28 * 28, max_pixels=28 * 28) if m.sound is not None]
     if not sounds:
-        raise DataError(f"{sample.where}: record '{sample.id}' has no sound of its own or of a video, so there is nothing to caption")
+        raise MediaError(place(sample), "there is no sound, neither a file of its own nor of a video, so there is nothing to caption")
     return np.concatenate(sounds)
 
 
@@ -362,11 +434,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--allow_outside", action="store_true", help="trust the data set to name files outside of its media folder")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where a model that is loaded here runs")
     parser.add_argument("--batch", type=int, default=8, help="records per batch")
+    parser.add_argument("--workers", type=int, default=2, help="processes that decode; 0: this one does, without --media_timeout")
+    parser.add_argument("--media_timeout", type=float, default=120.0, help="seconds that decoding a record's media may take")
     args = parser.parse_args(argv)
     model = Endpoint(args.endpoint, args.model) if args.endpoint else LocalModel(args.model, args.device, batch=args.batch)
-    counts = annotate(args.kind, args.data, args.out, model, args.media_root, args.batch, allow_outside=args.allow_outside)
+    counts = annotate(args.kind, args.data, args.out, model, args.media_root, args.batch, allow_outside=args.allow_outside,
+                      workers=args.workers, timeout=args.media_timeout)
     print(f"{args.out}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items())
-          + (f"; the revealing ones are listed in {args.out}.rejected" if counts["revealing"] else ""))
+          + (f"; the revealing ones are listed in {args.out}.rejected" if counts["revealing"] else "")
+          + (f"; the unusable ones are listed in {args.out}.bad_media" if counts["unusable"] else ""))
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ import torch.distributed as dist
 
 import toy
 from checkpoint import STOP, Saved, Signals, complete, random_states, resume, save, set_random_states
-from data import MIN_PIXELS, MediaError, Prompt, PromptMaker, TooLong, check_media, question_text, share_prefixes
+from data import MIN_PIXELS, Decoders, MediaError, Prompt, PromptMaker, TooLong, check_media, question_text, share_prefixes
 from eval import answer
-from judge import DEFAULT_JUDGE, Endpoint, Judge, LocalModel
+from judge import DEFAULT_JUDGE, Endpoint, Judge, LocalModel, check_endpoint, watch
 from logs import Logger, plot_curriculum
 from model import ATTENTIONS, DEFAULT_MODEL, LOGIT_CHUNK, Policy, load_config, load_policy, make_tiny_policy, parameter_counts, split_by_tokens
 from optim import BUCKET, Bf16AdamW, Trained, learning_rate
@@ -178,6 +178,8 @@ def parse(argv: list[str]) -> Config:
     if cfg.stage == 0 and tiny:
         table |= DEFAULTS["tiny stage 0"]
     fill(cfg, table | {"checkpoint_layers": gpu, "workers": 4 if gpu else int(bool(cfg.data))})      # the toy's own clips need no guard
+    if cfg.judge_endpoint:
+        check_endpoint(cfg.judge_endpoint)                       # before it is written into the run's config.json
     cfg.out = cfg.out or f"runs/stage{cfg.stage}-{cfg.method}-seed{cfg.seed}"
     return cfg
 
@@ -296,7 +298,8 @@ def make_judge(cfg: Config, samples: list[Sample], device: torch.device):
         if unknown := [s for s in samples if s.scene is None]:
             raise DataError(f"{unknown[0].where}: field 'scene' of record '{unknown[0].id}' is empty, and the oracle judge reads it; pass --judge MODEL")
         return oracle
-    return Judge(Endpoint(cfg.judge_endpoint, name) if cfg.judge_endpoint else LocalModel(name, cfg.judge_device or device))
+    return Judge(Endpoint(cfg.judge_endpoint, name) if cfg.judge_endpoint else LocalModel(name, cfg.judge_device or device),
+                 Decoders(1, cfg.media_timeout, watch) if cfg.workers else None)
 
 
 def oracle(items: list[tuple[Sample, str, str]]) -> list[dict[str, float]]:

@@ -3,6 +3,7 @@ import base64
 import io
 import json
 import threading
+import time
 import urllib.error
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -17,10 +18,13 @@ from hypothesis import strategies as st
 from packaging.version import Version
 from PIL import Image
 
+import eval as eval_program
 import judge
+import train
 from judge import Endpoint, Judge, LocalModel, Request, annotate, judge_prompt, listen, parse_verdict, reveals, watch
 from model import DEFAULT_MODEL, load_tokenizer_and_config
 from records import DataError, Sample, load_samples, save_samples
+from tests.corpus import patched, write_clip
 from tests.test_data import SEVERAL, write_video
 
 GOOD = '{"audio": 1, "visual": 0.5, "location": 0, "caption": 0.25}'
@@ -93,7 +97,7 @@ def test_all_sounds_are_heard_in_order(several, tmp_path):
     sound = listen(several)
     assert 3.0 <= len(sound) / 16_000 < 3.2 and sound[-16_000:] == pytest.approx(0.25, abs=1e-3) and abs(sound[:16_000].mean()) < 0.01
     silent = Sample("s", "?", "yes/no", "no", videos=[write_video(tmp_path / "s.mp4")], where="x.jsonl:1")
-    with pytest.raises(DataError, match=r"x.jsonl:1: record 's' has no sound"):
+    with pytest.raises(DataError, match=r"x.jsonl:1 \('s'\): there is no sound, neither"):
         listen(silent)
 
 
@@ -133,11 +137,11 @@ def test_a_tiny_internvl_judges_end_to_end(tiny_internvl, samples):
     rate = Judge(model)
     verdicts = rate([(s, "I looked", "B") for s in samples[:3]])
     assert verdicts == [None] * 3 and rate.missing == 3                                  # random weights do not write JSON: missing, never 0
-    inputs = model.inputs([Request("What?", rate.see(samples[0])), Request("What is it then?", rate.see(samples[2]))])
+    inputs = model.inputs([Request(text, frames) for text, frames in zip(("What?", "What is it then?"), rate.see([samples[0], samples[2]]), strict=True)])
     assert inputs["pixel_values"].shape == (16, 3, 56, 56)
     context = model.processor.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
     assert (inputs["input_ids"] == context).sum(1).tolist() == [32, 32]                  # 8 frames x 4 tokens
-    replies = model.ask([Request("What?", rate.see(samples[0]))] * 3)
+    replies = model.ask([Request("What?", rate.see(samples[:1])[0])] * 3)
     assert len(set(replies)) == 1                                                        # greedy; batches of 2 and 1 agree
 
 
@@ -155,10 +159,17 @@ class Server(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.seen.append((self.path, self.headers.get("Authorization"), body))
         reply = self.replies.pop(0) if self.replies else GOOD
-        self.send_response(reply if isinstance(reply, int) else 200)
+        if callable(reply):
+            reply(self)
+        elif isinstance(reply, int):
+            send(b"", reply)(self)
+        else:
+            send(json.dumps({"choices": [{"message": {"content": reply}}]}).encode())(self)
+
+    def do_GET(self):
+        self.seen.append((self.path, self.headers.get("Authorization"), None))
+        self.send_response(200)
         self.end_headers()
-        if not isinstance(reply, int):
-            self.wfile.write(json.dumps({"choices": [{"message": {"content": reply}}]}).encode())
 
     def log_message(self, *args):
         pass
@@ -190,12 +201,86 @@ def test_endpoint_sends_frames_sound_and_key(server, monkeypatch):
 
 def test_endpoint_tries_again_and_then_says_what_is_wrong(server):
     Server.replies[:] = [500, 503, GOOD]
-    assert Endpoint(server, "judge").ask([Request("?")]) == [GOOD]
+    assert Endpoint(server, "judge", pause=0.01).ask([Request("?")]) == [GOOD]
     Server.replies[:] = [404]
     with pytest.raises(DataError, match=r"no usable reply from model 'judge'.*404"):
         Endpoint(server, "judge").ask([Request("?")])
     with pytest.raises(DataError, match="check the address"):
-        Endpoint("http://127.0.0.1:9/v1", "judge", timeout=2).ask([Request("?")])
+        Endpoint("http://127.0.0.1:9/v1", "judge", timeout=2, pause=0.01).ask([Request("?")])
+
+
+def send(content: bytes, code: int = 200, every: float = 0.0, reason: str | None = None, **head):
+    """A reply of these bytes, at once or one by one."""
+    def reply(handler):
+        handler.send_response(code, reason)
+        for name, value in head.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        try:
+            for byte in ([content] if not every else [bytes([b]) for b in content]):
+                handler.wfile.write(byte)
+                handler.wfile.flush()
+                time.sleep(every)
+        except OSError:
+            return                                                                       # the client has hung up
+    return reply
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b'{"choices": [{"message": {"content": "' + b"x" * judge.MAX_REPLY, r"more than 4,194,304 bytes"), (b"<html>busy</html>", "JSONDecodeError"),
+    (b"[" * 100_000, "RecursionError"), (b'{"error": "none"}', "KeyError"), (b'{"choices": []}', "IndexError"), (b"[1]", "TypeError"), (b"\xff\xfe{", "Error"),
+    (b'{"choices": [{"message": {"content": {"a": 1}}}]}', "is not a text"), (b"", "JSONDecodeError"),
+])
+def test_replies_that_are_none_end_in_a_sentence(server, content, message):
+    Server.replies[:] = [send(content)] * 3
+    with pytest.raises(DataError, match=rf"no usable reply from model 'judge' \(.*{message}.*\); check the address"):
+        Endpoint(server, "judge", pause=0.01).ask([Request("?")])
+
+
+def test_a_reply_that_trickles_is_given_up(server):
+    """A byte every 50 ms keeps the connection alive for ever; the limit is for the whole reply."""
+    Server.replies[:] = [send(b" " * 1000, every=0.05)] * 3
+    start = time.monotonic()
+    with pytest.raises(DataError, match=r"longer than 0\.4 s"):
+        Endpoint(server, "judge", timeout=0.4, pause=0.01).ask([Request("?")])
+    assert 1.2 < time.monotonic() - start < 6
+
+
+def test_the_key_goes_to_the_server_alone(server, monkeypatch):
+    """Not along with a redirection, not into a message that quotes it, not out of an address; and a broken one is not printed."""
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-very-secret\n")
+    Server.replies[:] = [send(b"", 302, Location=f"{server}/elsewhere")]
+    with pytest.raises(DataError, match="302"):
+        Endpoint(server, "judge").ask([Request("?")])
+    assert [path for path, _, _ in Server.seen] == ["/v1/chat/completions"] and Server.seen[0][1] == "Bearer sk-very-secret"
+    Server.replies[:] = [send(b"", 401, reason="Bearer sk-very-secret is unknown")]
+    with pytest.raises(DataError, match=r"401: Bearer \*\*\* is unknown") as error:
+        Endpoint(server, "judge").ask([Request("?")])
+    assert "secret" not in str(error.value)
+    for url in ("https://me:hunter2@host/v1", "https://hunter2@host/v1", "https://host/v1?key=hunter2"):
+        with pytest.raises(DataError, match="put the key into OPENAI_API_KEY") as error:
+            Endpoint(url, "judge")
+        assert "hunter2" not in str(error.value)
+    for url in ("file:///etc/passwd", "localhost:8000/v1", "ftp://host/v1", ""):
+        with pytest.raises(DataError, match="is not an address such as http"):
+            Endpoint(url, "judge")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very\nsecret")
+    with pytest.raises(DataError, match="set it anew") as error:
+        Endpoint(server, "judge")
+    assert "sk-" not in str(error.value)
+
+
+def test_an_address_with_a_secret_is_refused_before_it_is_written_down(tmp_path):
+    for main in (train.main, eval_program.main):
+        with pytest.raises(DataError, match="put the key into"):
+            main(["--out", str(tmp_path / "run"), "--judge_endpoint", "https://me:hunter2@host/v1"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_nested_braces_are_read_in_linear_time():
+    start = time.process_time()
+    assert parse_verdict('{"a":' * 20_000) is None and parse_verdict("{" * 10**6) is None and parse_verdict('{"a":' * 20_000 + GOOD) == SCORES
+    assert time.process_time() - start < 5
 
 
 # ------------------------------------------------------------------ hints and captions
@@ -229,7 +314,7 @@ def test_hints_are_written_checked_and_continued(records, tmp_path, monkeypatch)
     with open(out, "a") as file:
         file.write('{"id": "torn')
     counts = annotate("hint", str(records), out, Canned(["Line them up.", "Wait."]), batch=2, progress=False, allow_outside=True)
-    assert counts == {"made": 2, "kept": 4, "revealing": 0, "empty": 0}
+    assert counts == {"made": 2, "kept": 4, "revealing": 0, "empty": 0, "unusable": 0}
     made = load_samples(out, allow_outside=True)
     assert [s.hint for s in made] == ["Look first.", "", "Listen first.", "", "Line them up.", "Wait."]
     assert [s.id for s in made] == [s.id for s in load_samples(records, allow_outside=True)] and [s.answer for s in made] == gold
@@ -241,7 +326,8 @@ def test_hints_are_written_checked_and_continued(records, tmp_path, monkeypatch)
 def test_captions_are_made_from_the_sound_by_the_command(records, tmp_path, server, capsys):
     Server.replies[:] = ["A low tone sounds twice."] * 5
     out = tmp_path / "captioned.jsonl"
-    judge.main(["caption", "--data", str(records), "--out", str(out), "--model", "kimi", "--endpoint", server, "--batch", "4", "--allow_outside"])
+    judge.main(["caption", "--data", str(records), "--out", str(out), "--model", "kimi", "--endpoint", server, "--batch", "4", "--allow_outside",
+                "--workers", "0"])
     made = load_samples(out, allow_outside=True)
     assert [s.audio_caption for s in made] == ["kept as it is"] + ["A low tone sounds twice."] * 5
     assert all(body["messages"][0]["content"][0]["type"] == "input_audio" for _, _, body in Server.seen) and len(Server.seen) == 5
@@ -252,6 +338,25 @@ def test_a_tiny_local_model_writes_hints(records, tmp_path, tiny_internvl):
     out = tmp_path / "local.jsonl"
     counts = annotate("hint", str(records), str(out), LocalModel(str(tiny_internvl), max_tokens=5), progress=False, allow_outside=True)
     assert sum(counts.values()) == 6 and len(load_samples(out, allow_outside=True)) == 6
+
+
+def test_media_that_are_broken_cost_their_own_records(tmp_path, several, capsys):
+    """One that ends its decoder by an abort, one that is no video, a silent one: no caption, counted and listed; the other gets its own."""
+    (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 40)
+    write_video(tmp_path / "w.mp4")
+    patched(write_clip(tmp_path / "whole.avi", codec="mpeg4", tone=False), tmp_path / "crash.avi", b"strh", 36, "<I", 2**31 - 1)
+    records = [Sample(name, "What?", "free-form", "red", videos=[str(tmp_path / name)]) for name in ("noise.mp4", "crash.avi", "v.mp4", "w.mp4")]
+    save_samples(tmp_path / "d.jsonl", records)
+    counts = annotate("caption", str(tmp_path / "d.jsonl"), str(tmp_path / "out.jsonl"), Canned(["A tone."]), progress=False, workers=1, timeout=30)
+    assert counts == {"made": 1, "kept": 0, "revealing": 0, "empty": 0, "unusable": 3}
+    assert [s.audio_caption for s in load_samples(tmp_path / "out.jsonl")] == ["", "", "A tone.", ""]
+    noise, crash, silent = map(json.loads, (tmp_path / "out.jsonl.bad_media").read_text().splitlines())
+    assert (noise["id"], noise["path"]) == ("noise.mp4", str(tmp_path / "noise.mp4")) and "cannot read" in noise["reason"]
+    assert crash["id"] == "crash.avi" and "crash twice" in crash["reason"] and silent["id"] == "w.mp4" and "there is no sound" in silent["reason"]
+
+    rate = Judge(Canned([GOOD]))
+    assert rate([(records[0], "a", "b"), (records[2], "a", "b"), (records[0], "c", "d")]) == [None, SCORES, None] and (rate.asked, rate.missing) == (3, 2)
+    assert capsys.readouterr().err.count("not judged: ") == 1
 
 
 @pytest.fixture(scope="module")
@@ -314,11 +419,11 @@ def test_a_model_of_text_alone_judges_answers(tmp_path):
 
 @pytest.mark.parametrize(("code", "ends"), [(400, False), (413, False), (401, True), (404, True)])
 def test_a_refused_request_costs_its_own_verdict_only(monkeypatch, code, ends):
-    def refuse(request, timeout):
+    def refuse(opener, request, timeout):
         if b"bad" in request.data:
             raise urllib.error.HTTPError(request.full_url, code, "no", {}, None)
         return io.BytesIO(b'{"choices": [{"message": {"content": "fine"}}]}')
-    monkeypatch.setattr(judge.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(judge.urllib.request.OpenerDirector, "open", refuse)
     ask = Endpoint("http://here/v1", "m").ask
     if ends:
         with pytest.raises(DataError, match=f"HTTP Error {code}"):

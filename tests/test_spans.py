@@ -112,16 +112,14 @@ def test_the_limit_by_way_of_the_store(folder, tmp_path, name, limit, seconds, c
 
 @pytest.mark.parametrize("stored", [False, True])
 def test_prompts_name_what_was_cut(policy, folder, tmp_path, stored):
-    """At most 1 s of sound, 100 mel frames; only the files whose sound goes on are named, once more from the store."""
+    """At most 1 s of sound, 100 mel frames; prompts say so where the sound goes on, once more from the store."""
     asked = [video(folder), video(folder, "loud.mp4"), Sample("a", "q", "numeric", "1", audios=[str(folder / "ramp.wav")]),
              video(folder, "loud.mp4", soundtrack=str(folder / "ramp.wav"), span=(0.5, 1.5))]
     for _ in range(2 if stored else 1):
         make = PromptMaker(policy.tokenizer, policy.form, store=MediaStore(tmp_path, 10**9) if stored else None, max_sound=1.0, **SETTINGS)
-        assert make.cut == set()
-        last = make(asked[3])
-        assert make.cut == set() and [m.shape[1] for m in last.mels] == [100]
-        assert [[m.shape[1] for m in p.mels] for p in make.many(asked)] == [[], [100], [100], [100]]
-        assert make.cut == {str(folder / "loud.mp4"), str(folder / "ramp.wav")} and make.silent == {str(folder / "clip.mp4")}
+        prompts = make.many(asked)
+        assert [[m.shape[1] for m in p.mels] for p in prompts] == [[], [100], [100], [100]]
+        assert [p.sound for p in prompts] == ["silent", "cut", "cut", "heard"] and make.silent == {str(folder / "clip.mp4")}
 
 
 def test_two_spans_of_one_clip_are_two_sets_of_media(policy, folder):
