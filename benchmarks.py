@@ -134,8 +134,12 @@ def item(name: str, question: str, answer: str, options: list[str] = (), kind: s
         media[k] = [str(p) for p in media.get(k, ())]
     sample, broken = Sample(str(name), question, kind, str(answer), options=list(options), **media), ""
     wanted = {"multiple choice": {sample.answer}, "multi-label": labels_of(sample.answer, sample.options)}.get(kind, set())
-    if not sample.answer.strip() or not wanted <= {o[0] for o in options}:
-        broken = f"its answer {answer!r} is none of its {len(options)} options" if sample.answer.strip() else "it has no gold answer"
+    if not sample.answer.strip():
+        broken = "it has no gold answer"
+    elif not wanted <= {o[0] for o in options}:
+        broken = f"its answer {answer!r} is none of its {len(options)} options"
+    elif kind == "yes/no" and yes_no(sample.answer) is None:
+        broken = f"its answer {answer!r} is neither yes nor no"
     try:
         check_placeholders(sample)
     except DataError as error:

@@ -119,3 +119,13 @@ def test_the_assignment_against_all_permutations(seed):
     pairs = [list(zip(p, short, strict=True)) if swap else list(zip(short, p, strict=True)) for p in itertools.permutations(long, len(short))]
     best = max(sum(pair_score("attribute", gold[g], said[s]) for g, s in some) for some in pairs)
     assert cluster_score("attribute", gold, said) == pytest.approx(best / len(gold))
+
+
+@pytest.mark.parametrize(("kind", "answer", "options", "said"), [
+    ("yes/no", "maybe", [], "is neither yes nor no"), ("yes/no", "Yes.", [], ""), ("yes/no", " ", [], "no gold answer"), ("free-form", "a dog", [], ""),
+    ("multiple choice", "C", ["A. x", "B. y"], "none of its 2 options"), ("multi-label", "A, B", ["A. x", "B. y"], ""),
+])
+def test_an_item_whose_gold_answer_cannot_be_met_is_left_out(kind, answer, options, said):
+    """An empty reply says neither yes nor no: beside such a gold answer it would count as right."""
+    broken = item("a", "Is it?", answer, options, kind).broken
+    assert said in broken and bool(said) == bool(broken)
