@@ -53,32 +53,34 @@ def command(out: Path, processes: int, steps: int) -> list[str]:
             "--media_cache", "", "--device", "cpu"]
 
 
-def lines(out: Path) -> int:
-    file = out / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.is_file() else 0
+def newest(out: Path) -> int:
+    """The step of the newest whole checkpoint, 0 when there is none."""
+    return max((int(f.name) for f in (out / "checkpoints").glob("*") if f.name.isdigit()), default=0)
 
 
 def saving(out: Path) -> bool:
-    """Whether a checkpoint is being written (or an older one removed). What a kill has left is cleared at the next start, before the first line."""
+    """Whether a checkpoint is being written (or an older one removed). What a kill has left is cleared at the next start."""
     return any((out / "checkpoints").glob("*.part"))
 
 
 def kill_once(out: Path, processes: int, steps: int, rng: random.Random, moment: str, env: dict) -> str:
-    """Start the run and kill all of its processes at a moment: "starting" (within 6 s of the start), "running" (up to 0.6 s after its next line of metrics)
-    or "saving" (after that line, while a checkpoint is being written). Returns when the kill really came, or "done" when the run was faster."""
+    """Start the run and kill all of its processes at a moment: "starting" (within 6 s of the start), "running" (up to 0.6 s after its first or second
+    checkpoint) or "saving" (while it writes its first, second or third). Returns when the kill really came, or "done" when the run was faster."""
+    left = saving(out)
     process = subprocess.Popen(command(out, processes, steps), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    begin, written, since = time.monotonic(), lines(out), None
-    wait = rng.uniform(0, 6 if moment == "starting" else 0.6)
+    begin, last, since = time.monotonic(), newest(out), None
+    wait, behind = rng.uniform(0, 6 if moment == "starting" else 0.6), rng.choice([0, 1, 2] if moment == "saving" else [1, 2])
     while process.poll() is None:
-        now = time.monotonic()
-        if since is None and lines(out) != written:
+        now, writes = time.monotonic(), saving(out)
+        left &= writes
+        if since is None and newest(out) >= last + behind:
             since = now
         after = now - begin if moment == "starting" else now - since if since else -1
-        if (since and saving(out)) if moment == "saving" else after > wait:
+        if (since and writes and not left) if moment == "saving" else after > wait:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return "starting" if since is None else "saving" if saving(out) else "running"
-        time.sleep(0.001)
+            return "saving" if saving(out) and not left else "running" if newest(out) > last else "starting"
+        time.sleep(0.003)
     return "done"
 
 
