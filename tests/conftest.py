@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a test that fails
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small; threads of several processes that wait for each other's cores cost half of the time
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pytest
