@@ -106,11 +106,14 @@ def lost_contact(error: Exception) -> bool:
 
 
 def ends_in_a_sentence(main, argv: list[str]) -> None:
-    """Run main(argv) and end the program with one sentence for bad input and for a lost process; other errors keep their traceback."""
+    """Run main(argv) and end the program with one sentence for bad input, a full GPU and a lost process; other errors keep their traceback."""
     try:
         main(argv)
     except DataError as error:
         raise SystemExit(f"error: {name_rank()}{error}") from None
+    except torch.OutOfMemoryError as error:
+        raise SystemExit(f"error: {name_rank()}out of GPU memory: {str(error).split('. ')[0][:160]}; lower --max_tokens, --max_cache_tokens, --max_frames or "
+                         "--max_pixels") from None
     except (dist.DistError, RuntimeError) as error:
         if not lost_contact(error):
             raise

@@ -18,6 +18,7 @@ When they are on, the recorded log-prob is still the untruncated one.
 Dimensions: B prompts, G completions of each, N running completions, P prompt tokens, W suffix tokens in use (a multiple of WINDOW), V
 vocabulary, D width, H query heads, K key-value heads, d head width.
 """
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from data import Prompt, share_prefixes
 from model import Policy, Prefix, attend, block, join, split_by_tokens
+from records import DataError
 
 COMPACT_EVERY = 8                       # decode steps between two looks at which completions have ended
 WINDOW = {"cpu": 32, "cuda": 256}       # suffix lengths are rounded up to a multiple of this; each is one CUDA graph
@@ -197,7 +199,8 @@ def generate(policy: Policy, prompts: list[Prompt], features: list[dict[str, Ten
     """n completions of each prompt, at most max_new_tokens long. features: Policy.features of the prompts. temperature 0 is greedy (log-probs
     are then those at temperature 1). share: neighbouring prompts about the same media read them once (`share_prefixes`).
 
-    All prompts decode together, as far as `policy.max_cache_tokens` holds them. Returns one list of n Completions per prompt.
+    All prompts decode together, as far as `policy.max_cache_tokens` holds them; those that run out of GPU memory are tried once more in two halves. Returns
+    one list of n Completions per prompt. Raises DataError when half is too much, too.
     """
     greedy, temperature = temperature == 0, temperature or 1.0
 
@@ -206,14 +209,28 @@ def generate(policy: Policy, prompts: list[Prompt], features: list[dict[str, Ten
         token = sample(truncate(logp, top_k, top_p), generator, greedy)                   # (N,)
         return token, logp.gather(-1, token[:, None]).squeeze(-1)
 
+    def write(part: list[int]) -> list[list[Completion]]:
+        prefix = policy.prefill([shared[i][0] for i in part], [features[first[i]] for i in part], [shared[i][1] for i in part])
+        run = Decoding(policy, prefix, n, max_new_tokens, sampler)
+        return pack(policy, *decode(run, Stepper(run, generator, cuda_graph and policy.device.type == "cuda")), n)
+
     out: list[list[Completion]] = []
     shared = share_prefixes(prompts, policy.form) if share else [(p, [[]]) for p in prompts]
     first = [0, *itertools.accumulate(len(rests) for _, rests in shared)]
     tokens = [len(p.ids) + sum(len(r) + n * max_new_tokens for r in rests) for p, rests in shared]
     for part in split_by_tokens(list(range(len(shared))), tokens, policy.max_cache_tokens):
-        prefix = policy.prefill([shared[i][0] for i in part], [features[first[i]] for i in part], [shared[i][1] for i in part])
-        run = Decoding(policy, prefix, n, max_new_tokens, sampler)
-        out += pack(policy, *decode(run, Stepper(run, generator, cuda_graph and policy.device.type == "cuda")), n)
+        before, done = generator.get_state() if generator else None, None
+        for pieces in ([part], [part[: len(part) // 2], part[len(part) // 2:]]):
+            with contextlib.suppress(torch.OutOfMemoryError):
+                done = [completions for piece in pieces if piece for completions in write(piece)]
+                break
+            torch.cuda.empty_cache()                         # subtle: not in an except block, where the error still holds what lies in memory
+            if generator:
+                generator.set_state(before)
+        if done is None:
+            raise DataError(f"out of GPU memory while completions of {len(part):,} prompts were written, and of half of them, too; lower --max_cache_tokens "
+                            f"{policy.max_cache_tokens:,}, --max_completion_tokens, --max_frames or --max_pixels")
+        out += done
     return out
 
 

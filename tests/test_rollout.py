@@ -9,7 +9,7 @@ import rollout
 import toy
 from data import share_prefixes
 from model import DEFAULT_MODEL, load_policy
-from records import load_samples
+from records import DataError, load_samples
 from rollout import Decoding, Stepper, decode, generate, sample, truncate
 from tests.reference import hf_inputs
 
@@ -174,6 +174,30 @@ def test_completions_end_with_their_eos_or_at_the_limit(policy, prompts):
             assert completion.finished == ends[-1] and not any(ends[:-1]) and len(completion.tokens) == len(completion.logps) <= limit
             assert completion.finished or len(completion.tokens) == limit
             assert "<|" not in completion.text
+
+
+def test_what_runs_out_of_memory_is_tried_once_in_halves(policy, prompts, monkeypatch):
+    """Prefills of more than 2 prompts do not fit: the completions are those of two batches from the same random stream, and no draw is used twice."""
+    real, features = policy.prefill, policy.features(prompts)
+
+    def seeded():
+        return torch.Generator().manual_seed(3)
+
+    def small_gpu(prompts, *rest):
+        if len(prompts) > limit:
+            real(prompts[:1], *(r[:1] for r in rest))
+            torch.rand(7, generator=generator)               # a batch that fails half-way has drawn numbers
+            raise torch.OutOfMemoryError
+        return real(prompts, *rest)
+    monkeypatch.setattr(policy, "prefill", small_gpu)
+    limit, generator = 2, seeded()
+    done = generate(policy, prompts, features, 2, 12, generator=generator)
+    other = seeded()
+    halves = [c for part in (slice(0, 2), slice(2, 4)) for c in generate(policy, prompts[part], features[part], 2, 12, generator=other)]
+    assert done == halves and torch.equal(generator.get_state(), other.get_state())
+    limit = 1
+    with pytest.raises(DataError, match="out of GPU memory while completions of 4 prompts were written, and of half of them, too; lower --max_cache_tokens"):
+        generate(policy, prompts, features, 2, 12, generator=generator)
 
 
 def test_same_seed_same_completions_and_another_seed_others(policy, prompts):

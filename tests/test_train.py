@@ -562,3 +562,10 @@ def test_a_run_uses_the_cores_it_may_use_or_as_many_threads_as_asked(monkeypatch
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_full_gpu_ends_the_program_with_a_sentence():
+    def main(argv):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..")
+    with pytest.raises(SystemExit, match=r"error: out of GPU memory: CUDA out of memory; lower --max_tokens, --max_cache_tokens, --max_frames"):
+        program.ends_in_a_sentence(main, [])
