@@ -200,14 +200,16 @@ class ReplayBuffer:
                         heapq.heappush(heap, (v.order, prompt_id))
 
     # ------------------------------------------------------------------ drawing
-    def draw(self, n: int = 4, exclude: set[str] | frozenset[str] = frozenset(), before: int | None = None) -> tuple[str, list[Entry]] | None:
+    def draw(self, n: int = 4, exclude: set[str] | frozenset[str] = frozenset(), before: int | None = None,
+             by_tier: bool = True) -> tuple[str, list[Entry]] | None:
         """One stored prompt and up to n of its completions, or None when nothing (outside `exclude`) is stored. before: look only at completions
         written before that step.
 
         The tier is drawn at 40 / 35 / 25 % among those that hold a prompt with unlike rewards; a prompt whose rewards are all alike
-        is drawn only when no other is left anywhere. Both a success and a failure are in the group when the prompt has both.
+        is drawn only when no other is left anywhere. Both a success and a failure are in the group when the prompt has both. by_tier False: all prompts
+        with unlike rewards are equally likely.
         """
-        by_tier: dict[str, list[str]] = {tier: [] for tier in TIERS}
+        unlikes: dict[str, list[str]] = {tier: [] for tier in TIERS}
         alike: list[str] = []
         for prompt_id, history in self.stored.items():
             if prompt_id in exclude:
@@ -218,11 +220,11 @@ class ReplayBuffer:
                 if not rewards:
                     continue
                 unlike = differ(rewards)
-            (by_tier[history.tier] if unlike else alike).append(prompt_id)
-        filled = [tier for tier in TIERS if by_tier[tier]]
+            (unlikes[history.tier] if unlike else alike).append(prompt_id)
+        filled = [tier for tier in TIERS if unlikes[tier]]
         if filled:
-            p = np.array([SHARES[tier] for tier in filled])
-            choices = by_tier[filled[self.rng.choice(len(filled), p=p / p.sum())]]
+            p = np.array([SHARES[tier] if by_tier else len(unlikes[tier]) for tier in filled])
+            choices = unlikes[filled[self.rng.choice(len(filled), p=p / p.sum())]]
         elif alike:
             choices = alike
         else:

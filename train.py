@@ -11,7 +11,7 @@ One step (numbers as in the method's description, G = 4 fresh + 4 replayed):
     1 rollout      4 fresh completions of each of B prompts, behaviour log-probs recorded while sampling            rollout.py
     2 reward       format, accuracy, self, judge by the stage's table                                               rewards.py
     3 insert       fresh groups into the stratified buffer; Rbar(q), tiers and hint states move                     replay.py
-    4 draw         B replayed groups: one stored prompt each, 4 of its completions of earlier steps                 replay.py
+    4 draw         B replayed groups (--replay_groups 3: 3 B): one stored prompt each, 4 completions of earlier steps   replay.py
     5 advantage    fresh: GRPO's; replayed: against Rbar(q); then TAS weights over the completion's tokens          tas.py
     6 update       clipped importance-sampled loss, J = J_on + alpha J_off, one optimiser step                      model.py, tas.py, optim.py
 
@@ -99,7 +99,11 @@ class Config:
     steps: int | None = flag(None, "optimiser steps; 0: one pass over the data", 0)
     prompts_per_step: int | None = flag(None, "B: prompts with fresh completions per step (stage 0: traces), over all processes", 1)
     fresh: int | None = flag(None, "fresh completions per prompt (avatar 4, grpo 8)", 1)
-    replayed: int | None = flag(None, "replayed completions per replayed group, one group per prompt (avatar 4, grpo 0 = no replay)", 0)
+    replayed: int | None = flag(None, "replayed completions per replayed group (avatar 4, grpo 0 = no replay)", 0)
+    replay_groups: int = flag(1, "replayed groups per prompt with fresh completions", 1)
+    replay_draw: str = flag("tiers", "which prompts are replayed: drawn by tier, or uniform, all alike likely", known=("tiers", "uniform"))
+    replay_baseline: str = flag("vcrs", "what replayed rewards stand against: vcrs, the prompt's Rbar(q), or group, the mean of the replayed group",
+                                known=("vcrs", "group"))
     alpha: float = flag(1.0, "weight of the off-policy half in J = J_on + alpha J_off")
     dynamic_sampling: int = flag(0, "extra rounds of fresh prompts in place of groups whose rewards are all alike (DAPO), all counted; 0 = off", 0)
     tas_shape: str | None = flag(None, f"temporal weights: {', '.join(SHAPES)} (avatar u, grpo uniform = off)", known=SHAPES)
@@ -388,13 +392,13 @@ def replay_step(cfg: Config, make: PromptMaker, buffer: ReplayBuffer, by_id: dic
     groups: list[Group] = []
     taken: set[str] = set()
     for _ in range(n):
-        drawn = buffer.draw(cfg.replayed, exclude=taken, before=step)
+        drawn = buffer.draw(cfg.replayed, exclude=taken, before=step, by_tier=cfg.replay_draw == "tiers")
         if drawn is None:
             break
         prompt_id, entries = drawn
         taken.add(prompt_id)
         rewards = torch.tensor([e.reward for e in entries])
-        baseline = buffer.vcrs(prompt_id)
+        baseline = buffer.vcrs(prompt_id) if cfg.replay_baseline == "vcrs" else None
         advantages = replay_advantages(rewards, rewards.mean() if baseline is None else baseline)   # (G,)
         for hinted in (False, True):
             some = [i for i, e in enumerate(entries) if e.hinted == hinted]
@@ -608,7 +612,7 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
         generated += sum(gather(len(examples)))
         t1 = time.perf_counter()
         if cfg.replayed and sum(gather(len(buffer))) >= cfg.replay_min:
-            groups += replay_step(cfg, make, buffer, by_id, per_rank, step)
+            groups += replay_step(cfg, make, buffer, by_id, per_rank * cfg.replay_groups, step)
         log = try_update(cfg, policy, reference, groups, step, seen, learner)
         for prompt_id, rows in itertools.groupby(sorted(log["stale"]), key=lambda row: row[0]):
             buffer.note_kl(prompt_id, float(np.mean([row[5] for row in rows])))

@@ -187,7 +187,6 @@ def test_beginning_anew_must_be_asked_for(finished, tmp_path):
     assert [f.name for f in complete(out)] == ["000002"] and len(told(out)["metrics"]) == 4
 
 
-@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
     """The system refuses to write more than 1 MB into a file, from the second checkpoint on."""
     real, limits = checkpoint.save, resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -215,8 +214,7 @@ def test_a_writer_that_finds_the_disk_full_is_told_apart_from_other_errors():
 
 
 # ---------------------------------------------------------------------------------------------- other numbers of processes
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["full", "lora", "fsdp"])
+@pytest.mark.parametrize("kind", ["full", pytest.param("lora", marks=pytest.mark.slow), pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_another_number_of_processes_loses_nothing(tmp_path, kind):
     """Two processes, then one (under torchrun, too): every prompt, completion and piece of the optimiser's state is there."""
     out, env = tmp_path / "run", os.environ | {"OMP_NUM_THREADS": "1"}

@@ -131,6 +131,13 @@ def test_tiers_are_drawn_at_40_35_25_percent():
         assert drawn[tier] / 4000 == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 4000))   # four standard errors
 
 
+def test_uniform_draws_look_at_no_tier():
+    """20 prompts, 8 hard, 7 medium, 5 easy by rank; the two easy ones whose rewards are alike are no choice: 8, 7 and 3 of 18."""
+    buffer = filled({f"q{i:02d}": [i / 20, i / 20 + (0.01 if i < 18 else 0.0)] for i in range(20)})
+    drawn = Counter(buffer.draw(2, by_tier=False)[0] for _ in range(3600))
+    assert set(drawn) == {f"q{i:02d}" for i in range(18)} and all(abs(n - 200) < 4 * np.sqrt(200) for n in drawn.values())
+
+
 def test_two_clips_with_the_same_question_do_not_share_statistics():
     buffer = filled({"clip1-q0": [1.0], "clip2-q0": [0.0]})
     assert buffer.vcrs("clip1-q0") == 1.0 and buffer.vcrs("clip2-q0") == 0.0

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import train
 from data import share_prefixes
 from optim import Trained
 from records import DataError, load_samples
-from replay import ReplayBuffer
+from replay import Entry, ReplayBuffer
 from rewards import accuracy_reward, split_completion
 from rollout import generate
 from tas import group_advantages
@@ -87,13 +87,26 @@ def test_methods_are_the_rows_of_the_ablation(method, expected):
 
 
 @pytest.mark.parametrize("flags", [["--is_level", "sequence"], ["--clip", "cispo", "--clip_eps_high", "0.28"], ["--loss_norm", "token", "--beta", "0"],
-                                   ["--replay_max_age", "1", "--stale_bound", "0.5"], ["--tas_normalize", "true", "--tas_shape", "inverse"]])
+                                   ["--replay_max_age", "1", "--stale_bound", "0.5"], ["--tas_normalize", "true", "--tas_shape", "inverse"],
+                                   ["--replay_groups", "2", "--replay_draw", "uniform", "--replay_baseline", "group"]])
 def test_options_of_the_loss_and_the_buffer_run(tmp_path, flags):
     train.run(train.parse(small(tmp_path, "--replay_min", "8", "--eval_every", "0", *flags)))
     steps, _ = rows_of(tmp_path / "run")
     assert len(steps) == 3 and all(np.isfinite(r["loss"]) and np.isfinite(r["grad_norm"]) for r in steps) and steps[-1]["replayed"] > 0
     if "--replay_max_age" in flags:
         assert steps[-1]["buffer_size"] == 16 and steps[-1]["replay_age"] == 1
+    if "--replay_groups" in flags:
+        assert [r["replayed"] for r in steps] == [0, 8, 16]                            # of the 2, then 4 prompts of earlier steps
+
+
+@pytest.mark.parametrize(("baseline", "expected"), [("vcrs", [1.0, 0.5]), ("group", [0.25, -0.25])])
+def test_replayed_rewards_stand_against_the_history_or_their_own_group(cfg, make, samples, baseline, expected):
+    """Rewards 1.0 and 0.5 are replayed, of a prompt whose last four rewards are 0: Rbar(q) = 0; their own mean is 0.75. std: 0.35355."""
+    s, buffer = samples[0], ReplayBuffer(seed=0, window=4)
+    for step, rewards in enumerate([(1.0, 0.5), (0.0, 0.0, 0.0, 0.0)]):
+        buffer.add(s.id, [Entry(np.array([5, 6], np.int32), np.zeros(2, np.float32), r, r, step) for r in rewards])
+    groups = train.replay_step(replace(cfg, replayed=2, replay_baseline=baseline), make, buffer, {s.id: s}, 1, step=1)
+    assert sorted(groups[0].advantages.tolist(), reverse=True) == pytest.approx([e / (0.125 ** 0.5 + 1e-4) for e in expected])
 
 
 def test_curriculum_runs_stages_in_a_row(tmp_path):
