@@ -68,12 +68,13 @@ class Logger:
         counts = gather([sum(isinstance(why, kind) for why in dropped.values()) for kind in (MediaError, TooLong)])
         return {"bad_media": sum(c[0] for c in counts), "too_long": sum(c[1] for c in counts)}
 
-    def step(self, step, generated, groups, examples, log, buffer, norm, lr, time_rollout, time_update, dropped) -> None:
+    def step(self, step, generated, groups, examples, log, buffer, norm, lr, time_rollout, time_update, time_cpu, dropped) -> None:
         """One line of metrics.jsonl. Means are over the fresh completions of all processes; ratios over all trained tokens; staleness over
-        the replayed completions (`replayed_by_age`: per age in steps their number and the share of their tokens that were clipped)."""
+        the replayed completions (`replayed_by_age`: per age in steps their number and the share of their tokens that were clipped). Times are those of this
+        process, in seconds; time_cpu: CPU-seconds of all processes, without those that decode."""
         cfg = self.cfg
         part = {"examples": [[e[k] for k in ("reward", "format", "accuracy", "self", "judge")] for e in examples], "log": log, "stats": buffer.stats(),
-                "tokens": sum(e["tokens"] for e in examples), "hinted": buffer.hinted_prompts(),
+                "cpu": time_cpu, "tokens": sum(e["tokens"] for e in examples), "hinted": buffer.hinted_prompts(),
                 "zero": [not bool(g.advantages.any()) for g in groups], "age": [step - s for g in groups if g.replayed for s in g.steps],
                 "adv": {"fresh": [a for g in groups if not g.replayed for a in g.advantages.tolist()],
                         "replayed": [a for g in groups if g.replayed for a in g.advantages.tolist()]}}
@@ -102,7 +103,8 @@ class Logger:
                "effective_sample_share": round(effective_sample_share(torch.tensor(joined["stale_ratio"])), 4) if joined["stale_ratio"] else None,
                "log_ratio_squared": mean([row[4] for row in stale]), "kl_behaviour": mean([row[5] for row in stale]),
                "replayed_by_age": by_age(stale), **gradient(norm), "lr": lr, "completion_tokens": sum(p["tokens"] for p in parts),
-               "time_rollout": round(time_rollout, 4), "time_update": round(time_update, 4), **self.dropped(dropped)}
+               "time_rollout": round(time_rollout, 4), "time_update": round(time_update, 4),
+               "time_cpu": round(sum(p["cpu"] for p in parts), 4), **self.dropped(dropped)}
         self.rows.append(row)
         if self.main:
             self.write("metrics.jsonl", row)

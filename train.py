@@ -604,7 +604,7 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
         return next_prompts(cursor, make, n, lambda s: bool(s.hint) and buffer.wants_hint(s.id))
 
     for step in range(saved.step if saved else 0, steps):
-        t0 = time.perf_counter()
+        t0, cpu = time.perf_counter(), time.process_time()
         seen: dict[str, dict[str, torch.Tensor]] = {}                                               # tower outputs of this step, by media
         prompts = more(per_rank)
         make.ahead(cursor.peek(per_rank))                                                           # decoded while this step computes
@@ -623,7 +623,7 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
             give_up(cfg, groups, step, rank)
         if step % 10 == 0:
             logger.completions(step, examples[:2])
-        logger.step(step, generated, groups, examples, log, buffer, norm, lr, t1 - t0, t2 - t1, cursor.dropped)
+        logger.step(step, generated, groups, examples, log, buffer, norm, lr, t1 - t0, t2 - t1, time.process_time() - cpu, cursor.dropped)
         if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
             logger.evaluation(step + 1, generated, *evaluate(cfg, policy, make, held, judge), started)
         if keep(step + 1, generated, trained, cursor, logger, lambda: {"buffer": buffer.state_dict(), "generator": generator.get_state()}):

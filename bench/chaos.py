@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 REPO = Path(__file__).parent.parent
-TIMES = {"time_rollout", "time_update", "seconds"}
+TIMES = {"time_rollout", "time_update", "time_cpu", "seconds"}
 
 
 def told(out: Path) -> dict:

@@ -25,7 +25,7 @@ from tas import group_advantages
 REPO = Path(__file__).parent.parent
 METRICS = {"step", "stage", "generated", "reward", "reward_format", "reward_accuracy", "reward_self", "accuracy", "loss", "kl", "ratio_mean", "ratio_max",
            "clip_fraction", "zero_advantage_groups", "buffer_size", "tier_easy", "tier_medium", "tier_hard", "replay_age", "hints", "grad_norm", "lr",
-           "completion_tokens", "time_rollout", "time_update"}
+           "completion_tokens", "time_rollout", "time_update", "time_cpu"}
 
 
 def small(tmp_path, *extra, stage=2):
