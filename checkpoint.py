@@ -19,6 +19,7 @@ import pickle
 import random
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,10 +40,11 @@ FIXED = ("stage", "model", "train_type", "lora_rank", "lora_alpha", "train_tower
 
 # ---------------------------------------------------------------------------------------------- signals
 class Signals:
-    """What the outside asks for: SIGTERM and SIGINT to save and stop after this step (a second one stops at once), SIGUSR1 to save and go on."""
+    """What the outside asks for: SIGTERM and SIGINT to save and stop after this step (one more, over a second later, stops at once), SIGUSR1 to save and go
+    on."""
 
     def __init__(self):
-        self.asked, self.number, self.stopped = 0, 0, False
+        self.asked, self.number, self.stopped, self.since = 0, 0, False, 0.0
 
     @contextlib.contextmanager
     def heard(self):
@@ -58,9 +60,12 @@ class Signals:
                 signal.signal(number, handler)
 
     def note(self, number: int, frame) -> None:
-        self.asked, self.number = max(self.asked, SAVE if number == signal.SIGUSR1 else STOP), number
         if number != signal.SIGUSR1:
-            signal.signal(number, signal.SIG_DFL)
+            if self.since and time.monotonic() - self.since > 1:         # torchrun's end comes as two signals at once, one for each of its threads
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            self.since = self.since or time.monotonic()
+        self.asked, self.number = max(self.asked, SAVE if number == signal.SIGUSR1 else STOP), number
 
     def agreed(self) -> int:
         """The most that any process was asked for since the last call, on all processes."""

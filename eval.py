@@ -40,7 +40,7 @@ from benchmarks import BENCHMARKS, STYLES, Benchmark, Item, Metric, ask, load_it
 from data import MIN_PIXELS, Prompt, PromptMaker, TooLong, check_media, question_text
 from judge import Endpoint, LocalModel, Request, check_endpoint
 from model import ATTENTIONS, DEFAULT_MODEL, Policy, load_config, load_policy, prompt_format
-from program import bound_memory, ends_in_a_sentence, fill, flag, gather, is_tiny, prompt_maker, read_flags, start_processes, wants_cuda, weight_dtype
+from program import bound_memory, ends_in_a_sentence, fill, flag, gather, is_tiny, only_run, prompt_maker, read_flags, start_processes, wants_cuda, weight_dtype
 from records import DataError, write_whole
 from rewards import split_completion
 from rollout import Completion, generate
@@ -236,7 +236,6 @@ def settings_of(cfg: Config) -> dict:
 
 def claim(out: Path, settings: dict) -> None:
     """Make --out this run's, or go on with it when it was made with the same settings."""
-    out.mkdir(parents=True, exist_ok=True)
     file = out / "settings.json"
     before = json.loads(file.read_text()) if file.is_file() else settings
     differ = {k: f"{k} {before.get(k)!r}, now {settings.get(k)!r}" for k in {**before, **settings} if before.get(k) != settings.get(k)}
@@ -251,6 +250,11 @@ def claim(out: Path, settings: dict) -> None:
 def run(cfg: Config) -> None:
     """One benchmark, from its files to its table."""
     rank, world, device = start_processes(cfg)
+    with only_run(Path(cfg.out), rank):
+        run_benchmark(cfg, rank, world, device)
+
+
+def run_benchmark(cfg: Config, rank: int, world: int, device: torch.device) -> None:
     benchmark, out, settings = BENCHMARKS[cfg.benchmark], Path(cfg.out), settings_of(cfg)
     items, left_out = [], []
     for turn in (True, False):                                     # rank 0 first: it renders the toy, and writes out media that files hold inside

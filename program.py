@@ -1,8 +1,15 @@
 """program.py: what train.py and eval.py have in common as programs: flags from a dataclass, processes, a policy and its prompts set up from flags."""
 import argparse
+import contextlib
+import ctypes
+import fcntl
 import json
 import math
 import os
+import signal
+import socket
+import sys
+import time
 from dataclasses import field, fields
 from datetime import timedelta
 from pathlib import Path
@@ -69,6 +76,7 @@ def wants_cuda(cfg) -> bool:
 
 def start_processes(cfg) -> tuple[int, int, torch.device]:
     """(rank, world size, device). Under torchrun every process joins the group (nccl on GPUs, gloo on CPUs); alone, rank 0 of 1."""
+    end_with_parent()
     cuda = wants_cuda(cfg)
     if cuda and not torch.cuda.is_available():
         raise DataError("--device cuda: PyTorch sees no GPU here; pass --device cpu")
@@ -83,6 +91,41 @@ def start_processes(cfg) -> tuple[int, int, torch.device]:
     elif not cuda and not dist.is_initialized() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     return (dist.get_rank(), dist.get_world_size(), device) if dist.is_initialized() else (0, 1, device)
+
+
+@contextlib.contextmanager
+def only_run(out: Path, rank: int, patience: float = 30.0):
+    """Within, this is the only run that writes into a folder. Raises DataError on rank 0 when another one still does after `patience` seconds (it may have been
+    told to stop, and be saving). The system gives the folder free when a run ends, however it ends."""
+    if rank:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a+") as file:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    file.seek(0)
+                    raise DataError(f"{out}: another run writes here ({file.read()}); stop that one, or pass another --out") from None
+                time.sleep(0.2)
+            except OSError as error:
+                print(f"{out}: this file system cannot be locked ({error}); see to it that no other run writes here", file=sys.stderr)
+                break
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def end_with_parent() -> None:
+    """Under torchrun on Linux: this process gets SIGTERM when torchrun is gone. Killed outright (kill -9, out of memory) torchrun leaves its processes behind,
+    and they would go on writing beside those of the next start."""
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)               # 1: PR_SET_PDEATHSIG
 
 
 def gather(value) -> list:

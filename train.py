@@ -52,7 +52,7 @@ from judge import DEFAULT_JUDGE, Endpoint, Judge, LocalModel, check_endpoint, wa
 from logs import Logger, plot_curriculum
 from model import ATTENTIONS, DEFAULT_MODEL, LOGIT_CHUNK, Policy, load_config, load_policy, make_tiny_policy, parameter_counts, split_by_tokens
 from optim import BUCKET, Bf16AdamW, Trained, learning_rate
-from program import bound_memory, ends_in_a_sentence, fill, flag, gather, is_tiny, prompt_maker, read_flags, start_processes, wants_cuda, weight_dtype
+from program import bound_memory, ends_in_a_sentence, fill, flag, gather, is_tiny, only_run, prompt_maker, read_flags, start_processes, wants_cuda, weight_dtype
 from records import DataError, Sample, load_samples
 from replay import Entry, ReplayBuffer
 from rewards import score_group, split_completion
@@ -690,8 +690,12 @@ def run(cfg: Config) -> None:
     rank, world, device = start_processes(cfg)
     if cfg.prompts_per_step % world:
         raise DataError(f"--prompts_per_step {cfg.prompts_per_step} cannot be split evenly over {world} processes; use a multiple of {world}")
+    with only_run(Path(cfg.out), rank):
+        run_stage(cfg, rank, world, device)
+
+
+def run_stage(cfg: Config, rank: int, world: int, device: torch.device) -> None:
     out = Path(cfg.out)
-    out.mkdir(parents=True, exist_ok=True)
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(cfg.seed)
     started = time.perf_counter()

@@ -9,6 +9,7 @@ step and within seconds of a start. The killed run goes on by --resume until it 
 its times, every completion, the weights, and the whole state of every process (optimiser, buffer, data cursor, random generators).
 """
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -63,6 +64,19 @@ def saving(out: Path) -> bool:
     return any((out / "checkpoints").glob("*.part"))
 
 
+def end(process: subprocess.Popen) -> None:
+    """SIGKILL a process and all that it has started (torchrun starts each of its own in a session apart)."""
+    os.kill(process.pid, signal.SIGSTOP)                     # so that it starts no more
+    family, new = [], [process.pid]
+    while new:
+        family += new
+        new = [int(child) for pid in new for children in Path(f"/proc/{pid}/task").glob("*/children") for child in children.read_text().split()]
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
 def kill_once(out: Path, processes: int, steps: int, rng: random.Random, moment: str, env: dict) -> str:
     """Start the run and kill all of its processes at a moment: "starting" (within 6 s of the start), "running" (up to 0.6 s after its first or second
     checkpoint) or "saving" (while it writes its first, second or third). Returns when the kill really came, or "done" when the run was faster."""
@@ -77,8 +91,7 @@ def kill_once(out: Path, processes: int, steps: int, rng: random.Random, moment:
             since = now
         after = now - begin if moment == "starting" else now - since if since else -1
         if (since and writes and not left) if moment == "saving" else after > wait:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process)
             return "saving" if saving(out) and not left else "running" if newest(out) > last else "starting"
         time.sleep(0.003)
     return "done"

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import checkpoint
+import program
 import train
 from bench.chaos import alike, chaos, told
 from checkpoint import complete
@@ -237,6 +240,53 @@ def test_another_number_of_processes_loses_nothing(tmp_path, kind):
     assert set(stored) <= set(single[0]["buffer"]["ids"]) and set(single[0]["optimizer"]) == {n for s in two for n in s["optimizer"]}
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if "loss" in r] == list(range(4)) and [r["generated"] for r in rows if "loss" in r] == [16 * i for i in range(1, 5)]
+
+
+def test_only_a_later_second_signal_stops_at_once(monkeypatch):
+    """torchrun's end reaches its processes as two signals within a moment; a user's second Ctrl-C comes later, and means it."""
+    killed, now = [], [100.0]
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(number))
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    signals = checkpoint.Signals()
+    for at, number in ((100.0, signal.SIGTERM), (100.4, signal.SIGTERM), (100.9, signal.SIGUSR1)):
+        now[0] = at
+        signals.note(number, None)
+    assert not killed and signals.agreed() == checkpoint.STOP
+    now[0] = 102.0
+    signals.note(signal.SIGINT, None)
+    assert killed == [signal.SIGINT]
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path, monkeypatch):
+    """The second waits a little, then says who is there; it changes nothing. When the first one is gone, however it ended, the folder is free."""
+    out = tmp_path / "run"
+    code = "import sys, time, pathlib, program\nwith program.only_run(pathlib.Path(sys.argv[1]), 0):\n  print('in', flush=True)\n  time.sleep(99)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(out)], cwd=REPO, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "in\n"
+    monkeypatch.setattr(train, "only_run", partial(program.only_run, patience=0.5))
+    with pytest.raises(DataError, match=rf"another run writes here \(process {other.pid} on .*\); stop that one, or pass another --out"):
+        train.main(flags(tmp_path, out, steps=1))
+    assert [f.name for f in out.iterdir()] == [".lock"]
+    other.kill()
+    other.wait()
+    train.main(flags(tmp_path, out, "--eval_every", "0", steps=1))
+    assert [f.name for f in complete(out)] == ["000001"]
+
+
+def test_a_killed_torchrun_takes_its_processes_along(tmp_path):
+    """SIGKILL reaches torchrun alone; its two processes save and end."""
+    out, env = tmp_path / "run", os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(REPO / "train.py"),
+               *flags(tmp_path, out, "--save_every", "1", "--resume", "--eval_every", "0", steps=60)]
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while not complete(out):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    told = process.stdout.read()                                # ends when the last of them has closed it
+    assert "asked to stop, and stopped" in told
+    assert 1 <= int(complete(out)[-1].name) < 60 and not any((out / "checkpoints").glob("*.part"))
 
 
 @pytest.mark.slow
