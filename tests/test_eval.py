@@ -214,7 +214,7 @@ def test_two_processes_lose_and_double_nothing(dataset, undisturbed, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "summary.json").read_bytes() == (undisturbed / "summary.json").read_bytes()
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["results.jsonl", "settings.json", "summary.json"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock", "results.jsonl", "settings.json", "summary.json"]
     assert "14 items about 6 videos" in done.stdout
 
 
