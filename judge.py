@@ -70,7 +70,10 @@ class Stay(urllib.request.HTTPRedirectHandler):
 
 def check_endpoint(url: str) -> str:
     """A server's address without a closing slash. Raises DataError where it is none, or holds a secret, which would end up in logs."""
-    found = urllib.parse.urlsplit(url)
+    try:
+        found = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise DataError(f"the endpoint's address is none ({error}); write it as in http://localhost:8000/v1") from None
     if found.username or found.password or found.query:
         raise DataError("the endpoint's address holds a name, a password or a query; put the key into OPENAI_API_KEY and leave it out there")
     if found.scheme not in ("http", "https") or not found.hostname:
@@ -108,9 +111,9 @@ class Endpoint:
                 if code in (400, 413, 422):                        # this one request is refused: no verdict on it, but the others go on
                     return ""
                 if attempt == 2 or (code is not None and code < 500 and code != 429):
-                    said = f"{type(error).__name__}: {error}"[:300]
+                    said = f"{type(error).__name__}: {error}"
                     said = said.replace(self.key, "***") if self.key else said
-                    raise DataError(f"{self.url}/chat/completions: no usable reply from model '{self.model}' ({said}); "
+                    raise DataError(f"{self.url}/chat/completions: no usable reply from model '{self.model}' ({said[:300]}); "
                                     "check the address, the model's name and OPENAI_API_KEY") from None
             time.sleep(self.pause * 4 ** attempt)
         raise AssertionError("unreachable")

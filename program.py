@@ -95,9 +95,10 @@ def start_processes(cfg) -> tuple[int, int, torch.device]:
 
 @contextlib.contextmanager
 def only_run(out: Path, rank: int, patience: float = 30.0):
-    """Within, this is the only run that writes into a folder. Raises DataError on rank 0 when another one still does after `patience` seconds (it may have been
-    told to stop, and be saving). The system gives the folder free when a run ends, however it ends."""
+    """Within, this is the only run that writes into a folder; all of its processes enter together. Raises DataError on rank 0 when another one still does after
+    `patience` seconds (it may have been told to stop, and be saving). The system gives the folder free when a run ends, however it ends."""
     if rank:
+        gather(None)
         yield
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -118,6 +119,7 @@ def only_run(out: Path, rank: int, patience: float = 30.0):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
+        gather(None)
         yield
 
 

@@ -264,6 +264,8 @@ def test_the_key_goes_to_the_server_alone(server, monkeypatch):
     for url in ("file:///etc/passwd", "localhost:8000/v1", "ftp://host/v1", ""):
         with pytest.raises(DataError, match="is not an address such as http"):
             Endpoint(url, "judge")
+    with pytest.raises(DataError, match="address is none"):
+        Endpoint("http://[::1/v1", "judge")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very\nsecret")
     with pytest.raises(DataError, match="set it anew") as error:
         Endpoint(server, "judge")
