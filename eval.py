@@ -255,6 +255,7 @@ def run(cfg: Config) -> None:
 
 
 def run_benchmark(cfg: Config, rank: int, world: int, device: torch.device) -> None:
+    """What `run` does in its folder, from the items to the table."""
     benchmark, out, settings = BENCHMARKS[cfg.benchmark], Path(cfg.out), settings_of(cfg)
     items, left_out = [], []
     for turn in (True, False):                                     # rank 0 first: it renders the toy, and writes out media that files hold inside

@@ -695,6 +695,7 @@ def run(cfg: Config) -> None:
 
 
 def run_stage(cfg: Config, rank: int, world: int, device: torch.device) -> None:
+    """What `run` does in its folder, from the seeds to the last checkpoint."""
     out = Path(cfg.out)
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(cfg.seed)

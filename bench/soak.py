@@ -1,6 +1,6 @@
 """A long run of the tiny model: does memory, the number of open files, threads and processes, or the time of a step grow?
 
-    python bench/soak.py                         # 1,500 steps; the buffer is full after a fifth of them
+    python bench/soak.py                         # 1,500 steps; in a fifth of them as many completions are written as the buffer holds
     python bench/soak.py --steps 10000
 
 train.py runs as a process of its own and is watched from outside. Slopes are least-squares lines over the last two thirds of the run; the two

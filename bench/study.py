@@ -57,13 +57,13 @@ def options(*rows: tuple[str, str, float | None]) -> list[Cell]:
 MAIN = options(("GRPO", "grpo", 45.4), ("GRPO, dynamic sampling", "grpo --dynamic_sampling 3", None), ("TAS only", "tas_only", 45.1),
                ("replay only", "replay_only", 47.8), ("AVATAR", "avatar", 49.1), ("AVATAR, no hints", "avatar --hint_patience 0 --hint_kl 0", None))
 SHAPING = {"u": 49.1, "uniform": 47.8, "decay": 48.3, "incline": 48.5, "inverse": 46.5}
-# Part: (the cell that the others are compared with, all cells). The same flags are run once, whatever parts they stand in.
+# Part: (the cell that the others are compared with, all cells). The same flags run once, whatever parts they stand in, so defaults are not spelled out.
 PARTS: dict[str, tuple[str, list[Cell]]] = {
     "main": ("GRPO", MAIN),
-    "shapes": ("u", options(*((s, f"avatar --tas_shape {s}", SHAPING[s]) for s in SHAPES))),
+    "shapes": ("u", options(*((s, "avatar" if s == "u" else f"avatar --tas_shape {s}", SHAPING[s]) for s in SHAPES))),
     "shapes of equal size": ("u", options(*((s, f"avatar --tas_shape {s} --tas_normalize true", SHAPING[s]) for s in SHAPES))),
-    "fresh and replayed": ("4:4", options(*((f"{n}:{8 - n}", f"avatar --fresh {n} --replayed {8 - n}", None) for n in (8, 6, 4, 2)))),
-    "lambda": ("0.3", options(*((str(x), f"avatar --tas_lambda {x}", None) for x in (0.1, 0.3, 0.5, 0.7, 0.9)))),
+    "fresh and replayed": ("4:4", options(*((f"{n}:{8 - n}", "avatar" if n == 4 else f"avatar --fresh {n} --replayed {8 - n}", None) for n in (8, 6, 4, 2)))),
+    "lambda": ("0.3", options(*((str(x), "avatar" if x == 0.3 else f"avatar --tas_lambda {x}", None) for x in (0.1, 0.3, 0.5, 0.7, 0.9)))),
     "baseline of replay": ("VCRS", options(("VCRS", "avatar", None), ("group mean", "avatar --replay_baseline group", None))),
     "draws": ("by tier", options(("by tier", "avatar", None), ("uniform", "avatar --replay_draw uniform", None))),
     "hints": ("both rules", options(("both rules", "avatar", None), ("visits", "avatar --hint_kl 0", None), ("KL", "avatar --hint_patience 0", None),
