@@ -4,7 +4,7 @@
     replay_advantages    A_i = (R_i - Rbar(q)) / (std R + 1e-4)                      replayed ones, against the prompt's history (VCRS)
     temporal_weights     w_t = 1 + lambda (2 t/(L-1) - 1)^2                          a U over the completion: plan and answer weigh more
     importance_ratio     r_t = pi_theta / pi_behaviour                               per token, or one per completion (GSPO)
-    clipped_is_loss      -min(r A, clip(r, 1-eps, 1+eps) A) + beta KL_k3             PPO's clip, or CISPO's
+    clipped_is_loss      -min(r A, clip(r, 1-eps, 1+eps) A) + beta KL_k3             PPO's clip, CISPO's, or truncated ratios
     half_loss            J_on or J_off                                               each half a mean over completions, or over tokens
 
 Dimensions: G completions, R completion tokens (padded), L_i the true length of completion i, EOS included.
@@ -24,7 +24,7 @@ from torch import Tensor
 
 STD_EPS = 1e-4
 SHAPES = ("u", "uniform", "decay", "incline", "inverse")
-LEVELS, CLIPS, NORMS = ("token", "sequence"), ("ppo", "cispo"), ("sequence", "token")
+LEVELS, CLIPS, NORMS = ("token", "sequence"), ("ppo", "cispo", "truncated"), ("sequence", "token")
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
@@ -100,8 +100,9 @@ def clipped_is_loss(ratio: Tensor, logp: Tensor, advantages: Tensor, weights: Te
                     clip: str = "ppo", beta: float = 0.0, ref_logp: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """The clipped importance-sampled loss of each token, (G, R), 0 on padding, and per-token diagnostics.
 
-    ppo     -min(r A_t, clip(r, 1-eps, 1+eps_high) A_t)              a clipped token has no gradient
-    cispo   -sg[clip(r, 1-eps, 1+eps_high)] A_t logp_t               every token keeps one, of bounded weight (arXiv 2506.13585)
+    ppo         -min(r A_t, clip(r, 1-eps, 1+eps_high) A_t)          a clipped token has no gradient; where A < 0, r has no ceiling
+    cispo       -sg[clip(r, 1-eps, 1+eps_high)] A_t logp_t           every token keeps one, of bounded weight (arXiv 2506.13585)
+    truncated   -sg[min(r, 1+eps_high)] A_t logp_t                   importance weights with a ceiling (V-trace's rho, arXiv 1802.01561)
     plus beta KL_k3(logp, ref_logp), which TAS does not weight. A_t = w_t A.
 
     ratio (G, R) from importance_ratio; logp, ref_logp (G, R) under the policy now and the reference; advantages (G,); weights (G, R) from
@@ -112,15 +113,19 @@ def clipped_is_loss(ratio: Tensor, logp: Tensor, advantages: Tensor, weights: Te
     a = advantages[:, None] * weights                                                    # (G, R)  A_it = w_it A_i
     if clip == "ppo":
         per_token = -torch.minimum(ratio * a, ratio.clamp(low, high) * a)                # (G, R)
+        clipped = ((ratio < low) & (a < 0)) | ((ratio > high) & (a > 0))
     elif clip == "cispo":
         per_token = -ratio.detach().clamp(low, high) * a * logp                          # (G, R)
+        clipped = (ratio < low) | (ratio > high)
+    elif clip == "truncated":
+        per_token = -ratio.detach().clamp(max=high) * a * logp                           # (G, R)
+        clipped = ratio > high
     else:
         raise ValueError(f"unknown clip '{clip}'; known: {', '.join(CLIPS)}")
     kl = torch.zeros_like(ratio)
     if ref_logp is not None:
         kl = kl_k3(logp, ref_logp) * mask                                                # (G, R)
         per_token = per_token + beta * kl                                                # the KL term is not shaped by TAS
-    clipped = ((ratio < low) & (a < 0)) | ((ratio > high) & (a > 0)) if clip == "ppo" else (ratio < low) | (ratio > high)
     return per_token * mask, {"ratio": ratio.detach(), "clipped": (clipped & mask), "kl": kl.detach()}
 
 

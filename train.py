@@ -73,8 +73,10 @@ from tas import (
 )
 
 # ---------------------------------------------------------------------------------------------- flags
-METHODS = {"avatar": {"fresh": 4, "replayed": 4, "tas_shape": "u"}, "grpo": {"fresh": 8, "replayed": 0, "tas_shape": "uniform"},
-           "tas_only": {"fresh": 8, "replayed": 0, "tas_shape": "u"}, "replay_only": {"fresh": 4, "replayed": 4, "tas_shape": "uniform"}}
+PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_draw": "tiers", "clip": "ppo", "tas_shape": "u"}
+OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_draw": "uniform", "clip": "truncated", "tas_shape": "u", "beta": 0.0}
+GRPO = PAPER | {"fresh": 8, "replayed": 0, "tas_shape": "uniform"}
+METHODS = {"avatar": OURS, "avatar_paper": PAPER, "grpo": GRPO, "tas_only": GRPO | {"tas_shape": "u"}, "replay_only": OURS | {"tas_shape": "uniform"}}
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
 DEFAULTS = {
     "real": {"train_type": "lora", "steps": 0, "beta": 0.1, "lr": 5e-7, "train_towers": False, "max_completion_tokens": 2048, "replay_min": 64,
@@ -89,7 +91,8 @@ DEFAULTS = {
 class Config:
     """Every flag of train.py. A default of None is filled in from METHODS (by --method) or DEFAULTS (by model and stage)."""
     stage: int = flag(2, "0 cold start (SFT), 1 visual, 2 audio-visual, 3 localisation; several in a row: 0,1,2,3", known=(0, 1, 2, 3))
-    method: str = flag("avatar", "a row of the paper's ablation, in the same loop: avatar, grpo (the baseline), tas_only, replay_only", known=tuple(METHODS))
+    method: str = flag("avatar", "avatar, avatar_paper (the paper's own numbers), grpo (the baseline), tas_only, replay_only: presets of the flags below",
+                       known=tuple(METHODS))
     model: str = flag("", "model folder or hub name; empty: the bundled tiny model (stage 0: a new random tiny model)")
     data: str = flag("", "training records, of any format of records.py; empty: the toy world")
     eval_data: str = flag("", "held-out records; empty: the toy world's, or no evaluation with --data")
@@ -98,10 +101,11 @@ class Config:
     seed: int = flag(0, "seed of data order, sampling and replay draws")
     steps: int | None = flag(None, "optimiser steps; 0: one pass over the data", 0)
     prompts_per_step: int | None = flag(None, "B: prompts with fresh completions per step (stage 0: traces), over all processes", 1)
-    fresh: int | None = flag(None, "fresh completions per prompt (avatar 4, grpo 8)", 1)
-    replayed: int | None = flag(None, "replayed completions per replayed group (avatar 4, grpo 0 = no replay)", 0)
-    replay_groups: int = flag(1, "replayed groups per prompt with fresh completions", 1)
-    replay_draw: str = flag("tiers", "which prompts are replayed: drawn by tier, or uniform, all alike likely", known=("tiers", "uniform"))
+    fresh: int | None = flag(None, "fresh completions per prompt (avatar 2, avatar_paper 4, grpo 8)", 1)
+    replayed: int | None = flag(None, "replayed completions per replayed group (avatar 6, avatar_paper 4, grpo 0 = no replay)", 0)
+    replay_groups: int | None = flag(None, "replayed groups per prompt with fresh completions (avatar 2, avatar_paper 1)", 1)
+    replay_draw: str | None = flag(None, "which prompts are replayed: drawn by tiers (avatar_paper), or uniform, all alike likely (avatar)",
+                                   known=("tiers", "uniform"))
     replay_baseline: str = flag("vcrs", "what replayed rewards stand against: vcrs, the prompt's Rbar(q), or group, the mean of the replayed group",
                                 known=("vcrs", "group"))
     alpha: float = flag(1.0, "weight of the off-policy half in J = J_on + alpha J_off")
@@ -110,11 +114,11 @@ class Config:
     tas_lambda: float = flag(0.3, "lambda of the temporal weights; 0 = off", 0)
     tas_normalize: bool = flag(False, "divide temporal weights by their mean, so that a shape does not change the step size")
     is_level: str = flag("token", "importance ratio per token, or per sequence (length-normalised, as GSPO)", known=LEVELS)
-    clip: str = flag("ppo", "ppo, or cispo: clip the ratio as a weight, every token keeps its gradient", known=CLIPS)
+    clip: str | None = flag(None, "ppo (avatar_paper, grpo); cispo: clip the ratio as a weight; truncated: as a weight, from above only (avatar)", known=CLIPS)
     clip_eps: float = flag(0.2, "epsilon of the clipped ratio", 0, 1)
     clip_eps_high: float = flag(0.0, "epsilon of the upper bound when it differs (DAPO's clip-higher: 0.28); 0 = clip_eps", 0)
     loss_norm: str = flag("sequence", "mean over: completions, of their token means (sequence), or all tokens of a half of the loss (token)", known=NORMS)
-    beta: float | None = flag(None, "weight of the KL to the stage's starting weights; 0 = off, no reference pass", 0)
+    beta: float | None = flag(None, "weight of the KL to the stage's starting weights; 0 = off, no reference pass (avatar)", 0)
     train_type: str | None = flag(None, "lora: adapters; full: all weights, optimiser state sharded; fsdp: weights sharded, too (FSDP2)",
                                   known=("lora", "full", "fsdp"))
     lora_rank: int = flag(8, "rank of the adapters on all linear layers", 1)
@@ -178,7 +182,7 @@ def parse(argv: list[str]) -> Config:
     """Flags -> Config with every None filled in. Unknown flags and values out of range end the program with one sentence."""
     cfg, _ = read_flags(Config, __doc__.split("\n")[0], argv)
     tiny, gpu = is_tiny(cfg.model), wants_cuda(cfg)
-    table = METHODS[cfg.method] | DEFAULTS["tiny" if tiny else "real"] | ({"use_audio": False} if cfg.stage == 1 and not tiny else {})
+    table = DEFAULTS["tiny" if tiny else "real"] | METHODS[cfg.method] | ({"use_audio": False} if cfg.stage == 1 and not tiny else {})
     if cfg.stage == 0 and tiny:
         table |= DEFAULTS["tiny stage 0"]
     fill(cfg, table | {"checkpoint_layers": gpu, "workers": 4 if gpu else int(bool(cfg.data))})      # the toy's own clips need no guard

@@ -14,6 +14,7 @@ are not run again. Every method first finds its own learning rate: the one of RA
 """
 import argparse
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -34,50 +35,69 @@ from scipy.stats import t as student
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import toy
 from logs import BINS, plt
-from tas import SHAPES
+from model import DEFAULT_MODEL, load_tokenizer_and_config
+from tas import SHAPES, temporal_weights
 
 REPO = Path(__file__).parent.parent
 SEEDS, TUNING = (0, 1, 2, 3, 4), (100, 101)
-RATES = (2e-4, 4e-4, 8e-4)
+RATES = (1e-4, 2e-4, 4e-4)
 TARGETS = (0.60, 0.65, 0.70, 0.75)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of a table: a method with options. flags: of train.py. paper: its accuracy on OmniBench in the paper, where it has one."""
+    """One row of a table: a method with options. flags: of train.py. paper: its accuracy on OmniBench in the paper, where it has one. like: the method whose
+    learning rate it uses; empty: it has one of its own."""
     name: str
     flags: tuple[str, ...]
     paper: float | None = None
+    like: str = "AVATAR"
 
 
-def options(*rows: tuple[str, str, float | None]) -> list[Cell]:
-    return [Cell(name, tuple(f"--method {flags}".split()), paper) for name, flags, paper in rows]
+def cell(name: str, flags: str, length: str, paper: float | None = None, like: str = "AVATAR") -> Cell:
+    return Cell(name, tuple(f"--method {flags} {length}".split()), paper, like)
 
 
-MAIN = options(("GRPO", "grpo", 45.4), ("GRPO, dynamic sampling", "grpo --dynamic_sampling 3", None), ("TAS only", "tas_only", 45.1),
-               ("replay only", "replay_only", 47.8), ("AVATAR", "avatar", 49.1), ("AVATAR, no hints", "avatar --hint_patience 0 --hint_kl 0", None))
+def variants(*rows: tuple, length: str = "--steps 48 --eval_every 8") -> list[Cell]:
+    """Cells of AVATAR's length: (name, flags, accuracy in the paper if any)."""
+    return [cell(name, flags, length, *paper) for name, flags, *paper in rows]
+
+
+# 8 fresh completions of each prompt: 10,240 in 80 steps; the paper's 4: 4,096; 2: 1,536. Dynamic sampling draws up to three times per step.
+LONG, HALF = "--steps 80 --eval_every 5", "--steps 40 --eval_every 4"
+MAIN = [cell("GRPO", "grpo", LONG, 45.4, ""), cell("GRPO, dynamic sampling", "grpo --dynamic_sampling 2", HALF, None, ""),
+        cell("TAS only", "tas_only", LONG, 45.1, ""),
+        cell("AVATAR as in the paper", "avatar_paper", "--steps 64 --eval_every 8", 49.1, ""),
+        *variants(("replay only", "replay_only", 47.8, ""), ("AVATAR", "avatar", 49.1, ""), ("AVATAR, no hints", "avatar --hint_patience 0 --hint_kl 0"))]
+QUICK = [cell("GRPO", "grpo", "--steps 32 --eval_every 4", None, ""), cell("AVATAR", "avatar", "--steps 24 --eval_every 4", None, "")]
 SHAPING = {"u": 49.1, "uniform": 47.8, "decay": 48.3, "incline": 48.5, "inverse": 46.5}
+FEW = "--steps 48 --eval_every 8 --toy_clips 24"             # so few prompts are seen often enough to get their hints
 # Part: (the cell that the others are compared with, all cells). The same flags run once, whatever parts they stand in, so defaults are not spelled out.
 PARTS: dict[str, tuple[str, list[Cell]]] = {
-    "main": ("GRPO", MAIN),
-    "shapes": ("u", options(*((s, "avatar" if s == "u" else f"avatar --tas_shape {s}", SHAPING[s]) for s in SHAPES))),
-    "shapes of equal size": ("u", options(*((s, f"avatar --tas_shape {s} --tas_normalize true", SHAPING[s]) for s in SHAPES))),
-    "fresh and replayed": ("4:4", options(*((f"{n}:{8 - n}", "avatar" if n == 4 else f"avatar --fresh {n} --replayed {8 - n}", None) for n in (8, 6, 4, 2)))),
-    "lambda": ("0.3", options(*((str(x), "avatar" if x == 0.3 else f"avatar --tas_lambda {x}", None) for x in (0.1, 0.3, 0.5, 0.7, 0.9)))),
-    "baseline of replay": ("VCRS", options(("VCRS", "avatar", None), ("group mean", "avatar --replay_baseline group", None))),
-    "draws": ("by tier", options(("by tier", "avatar", None), ("uniform", "avatar --replay_draw uniform", None))),
-    "hints": ("both rules", options(("both rules", "avatar", None), ("visits", "avatar --hint_kl 0", None), ("KL", "avatar --hint_patience 0", None),
-                                    ("none", "avatar --hint_patience 0 --hint_kl 0", None))),
+    "methods": ("GRPO", MAIN),
+    "shapes": ("u", variants(*((s, "avatar" if s == "u" else f"avatar --tas_shape {s}", SHAPING[s]) for s in SHAPES))),
+    "shapes of equal size": ("u", variants(*((s, f"avatar --tas_shape {s} --tas_normalize true", SHAPING[s]) for s in SHAPES))),
+    "fresh and replayed": ("4:4", variants(*((f"{n}:{8 - n}", "avatar" if n == 2 else f"avatar --fresh {n} --replayed {8 - n}") for n in (8, 6, 4, 2)))),
+    "lambda": ("0.3", variants(*((str(x), "avatar" if x == 0.3 else f"avatar --tas_lambda {x}") for x in (0.1, 0.3, 0.5, 0.7, 0.9)))),
+    "baseline of replay": ("VCRS", variants(("VCRS", "avatar"), ("group mean", "avatar --replay_baseline group"))),
+    "draws": ("by tier", variants(("by tier", "avatar --replay_draw tiers"), ("uniform", "avatar"))),
+    "ratios": ("truncated", variants(("truncated", "avatar"), ("clipped", "avatar --clip ppo"), ("CISPO", "avatar --clip cispo"))),
+    "hints": ("both rules", variants(("both rules", "avatar"), ("visits", "avatar --hint_kl 0"), ("KL", "avatar --hint_patience 0"),
+                                     ("none", "avatar --hint_patience 0 --hint_kl 0"), length=FEW)),
 }
+LENGTHS = {c.name: c for c in PARTS["shapes"][1] if c.name in ("u", "uniform")}      # whose last answers are kept, to set gains against length
+CURRICULUM = cell("curriculum", "avatar", "--stage 1,2,3 --steps 48 --eval_every 0")
+PAPER_CURRICULUM = (45.8, 47.2, 48.6, 49.1)                  # OmniBench after the cold start, stage 1, 2, 3
 
 
 # ---------------------------------------------------------------------------------------------- running
 @dataclass
 class Plan:
-    """Where and how long. common: flags of every run."""
+    """Where and what. common: flags of every run; methods: what is compared with each other at large."""
     results: Path
     work: Path
-    common: tuple[str, ...]
+    common: tuple[str, ...] = ()
+    methods: tuple[Cell, ...] = tuple(MAIN)
     seeds: tuple[int, ...] = SEEDS
     tuning: tuple[int, ...] = TUNING
     rates: tuple[float, ...] = RATES
@@ -104,20 +124,35 @@ def run(plan: Plan, flags: tuple[str, ...], rate: float, seed: int) -> dict:
     """One run of train.py from start, or from where it was stopped, to its end. Returns what `collect` keeps of it."""
     out = plan.work / name_of(flags, rate, seed)
     out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(REPO / "train.py"), *plan.common, *flags, "--lr", str(rate), "--seed", str(seed), "--out", str(out), "--device", "cpu",
-               "--resume", "--save_every", "8", "--keep", "1", "--toy_dir", str(plan.work / "toy"), "--media_cache", str(plan.work / "media")]
+    media = ["--media_cache", str(plan.work / "media")]
+    stage = [] if "--stage" in flags else ["--stage", "2"]
+    call(out, "train.py", *stage, *plan.common, *flags, "--lr", str(rate), "--seed", str(seed), "--out", str(out), "--device", "cpu", "--resume",
+         "--save_every", "16", "--keep", "1", "--toy_dir", str(plan.work / "toy"), *media)
+    if "--stage" in flags:
+        found = {"curriculum": json.loads((out / "summary.json").read_text())}
+    else:
+        found = collect(out)
+        if flags in (c.flags for c in LENGTHS.values()):
+            call(out, "eval.py", "--benchmark", "toy", "--root", str(plan.work / "toy"), "--model", str(out / "checkpoint"), "--temperature", "1",
+                 "--seed", str(seed), "--out", str(out / "items"), "--device", "cpu", *media)
+            lines = map(json.loads, (out / "items" / "results.jsonl").read_text().splitlines())
+            found["items"] = [[r["reasoning_tokens"], r["score"]] for r in sorted(lines, key=lambda r: r["id"])]
+    shutil.rmtree(out)
+    return {"flags": list(flags), "rate": rate, "seed": seed, "common": list(plan.common), **found}
+
+
+def call(out: Path, program: str, *words: str) -> None:
+    """Run one of the repository's programs on one core, its words into log.txt. Raises RuntimeError when it fails."""
+    command = [sys.executable, str(REPO / program), *words]
     with (out / "log.txt").open("a") as log:
         ended = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=subprocess.STDOUT).returncode
     if ended:
         raise RuntimeError(f"{' '.join(command)} ended with {ended}; see {out / 'log.txt'}")
-    row = {"flags": list(flags), "rate": rate, "seed": seed, "common": list(plan.common), **collect(out)}
-    shutil.rmtree(out)
-    return row
 
 
 def collect(out: Path) -> dict:
     """Of a run's folder: evaluations [step, completions, CPU-seconds of training, accuracy], per step the reward, the share of groups without advantage and the
-    completions by tier, and the histograms of advantages."""
+    completions by tier; the histograms of advantages; how many prompts were asked, and how many groups trained on; the steps' hints; a completion."""
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     evals, cpu = [], 0.0
     for row in rows:
@@ -129,7 +164,9 @@ def collect(out: Path) -> dict:
     logs = torch.load(out / "checkpoint" / "trainer" / "shared.pt", weights_only=True)["logs"]
     return {"evals": evals, "generated": [r["generated"] for r in steps], "reward": [round(r["reward"], 4) for r in steps],
             "zero": [round(r["zero_advantage_groups"] / r["groups"], 4) for r in steps],
-            "tiers": [[r["tier_hard"], r["tier_medium"], r["tier_easy"]] for r in steps[::4]], "advantages": logs["advantages"]}
+            "tiers": [[r["tier_hard"], r["tier_medium"], r["tier_easy"]] for r in steps[::4]], "advantages": logs["advantages"],
+            "prompts": steps[-1]["generated"] // json.loads((out / "config.json").read_text())["fresh"], "groups": sum(r["groups"] for r in steps),
+            "hints": max(r["hints"] for r in steps), "completion": json.loads((out / "completions.jsonl").read_text().splitlines()[-1])["completion"]}
 
 
 def run_all(plan: Plan, jobs: list[tuple[tuple[str, ...], float, int]]) -> None:
@@ -148,7 +185,8 @@ def run_all(plan: Plan, jobs: list[tuple[tuple[str, ...], float, int]]) -> None:
             return
         with lock, plan.results.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        print(f"{(time.monotonic() - started) / 60:6.1f} min  {' '.join(job[0])} --lr {job[1]:g} --seed {job[2]}: {row['evals'][-1][3]:.3f}", flush=True)
+        print(f"{(time.monotonic() - started) / 60:6.1f} min  {' '.join(job[0])} --lr {job[1]:g} --seed {job[2]}: "
+              + (f"{row['evals'][-1][3]:.3f}" if "evals" in row else "done"), flush=True)
 
     with ThreadPoolExecutor(plan.cores) as pool:
         list(pool.map(one, todo))
@@ -232,18 +270,21 @@ def verdict(difference: float, half: float, paper: float | None) -> str:
 
 # ---------------------------------------------------------------------------------------------- the report
 class Findings:
-    """The results at hand. rates: the learning rate of every method of MAIN whose tuning is done; other cells are variants of AVATAR and use its rate."""
+    """The results at hand. rates: the learning rate of every method whose tuning is done; other cells use that of the method that they are `like`."""
 
     def __init__(self, plan: Plan):
         self.plan, self.done = plan, read_results(plan.results)
-        self.rates = {c.name: rate for c in MAIN if (rate := best_rate(self.done, plan, c.flags))}
+        self.rates = {c.name: rate for c in plan.methods if not c.like and (rate := best_rate(self.done, plan, c.flags))}
+
+    def rate(self, cell: Cell) -> float | None:
+        return self.rates.get(cell.like or cell.name)
 
     def runs(self, cell: Cell) -> list[dict]:
-        rate = self.rates.get(cell.name, self.rates.get("AVATAR"))
+        rate = self.rate(cell)
         return [self.done[key] for s in self.plan.seeds if (key := name_of(cell.flags, rate, s)) in self.done]
 
     def main(self) -> dict[str, list[dict]]:
-        return {c.name: runs for c in MAIN if (runs := self.runs(c))}
+        return {c.name: runs for c in self.plan.methods if (runs := self.runs(c))}
 
 
 def table(title: str, text: str, head: list[str], rows: list[list[str]]) -> str:
@@ -254,7 +295,7 @@ def table(title: str, text: str, head: list[str], rows: list[list[str]]) -> str:
 
 def rates_table(found: Findings) -> str:
     rows = []
-    for cell in (c for c in MAIN if c.name in found.rates):
+    for cell in (c for c in found.plan.methods if c.name in found.rates):
         scores = {rate: tuned(found.done, found.plan, cell.flags, rate) for rate in found.plan.rates}
         rows.append([cell.name, *(f"**{v:.3f}**" if rate == found.rates[cell.name] else f"{v:.3f}" for rate, v in scores.items())])
     seeds = ", ".join(map(str, found.plan.tuning))
@@ -292,9 +333,59 @@ def cells_table(found: Findings, part: str) -> str:
                  ["cell", "seeds", "accuracy", f"less {reference}", "in the paper (points, OmniBench)", "verdict"], rows)
 
 
+def budget_table(found: Findings) -> str:
+    """What each method spends: a group is the completions of one prompt that are trained on together, in one step."""
+    rows = []
+    for name, runs in found.main().items():
+        prompts, completions = sum(r["prompts"] for r in runs), sum(r["generated"][-1] for r in runs)
+        rows.append([name, f"{runs[0]['rate']:g}", str(len(runs)), str(len(runs[0]["generated"])), f"{completions / len(runs):,.0f}",
+                     f"{sum(r['groups'] for r in runs) / prompts:.2f}", f"{1000 * sum(r['evals'][-1][2] for r in runs) / completions:.0f}",
+                     f"{interval([final(r) for r in runs])[0]:.3f}"])
+    return table("What each method spends", "Updates per prompt: groups trained on, fresh and replayed, per prompt asked. CPU-seconds: of training, without "
+                 "evaluations, per 1,000 fresh completions.", ["method", "learning rate", "seeds", "steps", "fresh completions", "updates per prompt",
+                                                               "CPU-seconds per 1,000", "accuracy at the end"], rows)
+
+
+def curriculum_table(found: Findings) -> str:
+    """The paper's Table 4 on the questions of stage 2: after the cold start (any run's first evaluation), and after each stage."""
+    runs, first = found.runs(CURRICULUM), [r["evals"][0][3] for some in found.main().values() for r in some]
+    if not runs or not first:
+        return ""
+    columns = [[first[0]] * len(runs), *([r["curriculum"][f"after stage {k}"]["stage 2"] for r in runs] for k in (1, 2, 3))]
+    rows = []
+    for i, (name, values) in enumerate(zip(("S0", "+ S1", "+ S2", "+ S3"), columns, strict=True)):
+        mean, half = interval(values)
+        row = [name, f"{mean:.3f}" + (f" ± {half:.3f}" if i else ""), "", "", ""]
+        if i:
+            difference, wide = interval([a - b for a, b in zip(values, columns[i - 1], strict=True)])
+            paper = PAPER_CURRICULUM[i] - PAPER_CURRICULUM[i - 1]
+            row[2:] = [f"{difference:+.3f} ± {wide:.3f}", f"{paper:+.1f}", verdict(difference, wide, paper)]
+        rows.append(row)
+    return table("Curriculum", f"Held-out accuracy on stage 2's questions after each stage, {len(runs)} seeds; differences are to the row above.",
+                 ["stages", "accuracy", "gain", "in the paper (points, OmniBench)", "verdict"], rows)
+
+
+def gains_by_length(found: Findings, edges: tuple[int, ...] = (0, 25, 35, 45, 200)) -> list[tuple[str, float, float, int]]:
+    """(tokens, gain of the U over uniform weights, half of its 95 % interval over seeds, questions) by how long the U's model reasons on a question."""
+    u, flat = ({r["seed"]: r["items"] for r in found.runs(LENGTHS[shape]) if "items" in r} for shape in ("u", "uniform"))
+    out = []
+    for low, high in itertools.pairwise(edges):
+        each = [[a[1] - b[1] for a, b in zip(u[s], flat[s], strict=True) if low <= a[0] < high] for s in u if s in flat]
+        if any(each):
+            out.append((f"{low}-{high - 1}", *interval([float(np.mean(e)) for e in each if e]), sum(map(len, each))))
+    return out
+
+
+def length_table(found: Findings) -> str:
+    rows = [[name, f"{mean:+.3f} ± {half:.3f}", str(n), verdict(mean, half, 1.0)] for name, mean, half, n in gains_by_length(found)]
+    return table("Gain of the U by length", "Accuracy with the U's weights less that with uniform ones, on held-out questions grouped by the tokens that the "
+                 "U's model reasons for. In the paper the gain grows from 1.8 points below 200 tokens to 5.5 above 600.",
+                 ["tokens", "gain", "questions", "verdict"], rows)
+
+
 def pictures(found: Findings, folder: Path) -> None:
     """study-curves.png: accuracy and reward against completions and CPU-seconds; study-advantages.png: GRPO's and AVATAR's advantages, and the share of groups
-    without any over time; study-tiers.png: what AVATAR's buffer holds."""
+    without any over time; study-tiers.png: what AVATAR's buffer holds; study-lengths.png: the U's gain by length; study-tas.png: the U over a completion."""
     runs = found.main()
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
     for name, some in runs.items():
@@ -328,6 +419,26 @@ def pictures(found: Findings, folder: Path) -> None:
         ax.set(title="completions in AVATAR's buffer", xlabel="fresh completions")
         ax.legend(loc="upper left")
         figure.savefig(folder / "study-tiers.png", dpi=90)
+
+    if gains := gains_by_length(found):
+        figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+        ax.bar([g[0] for g in gains], [g[1] for g in gains], yerr=[0 if math.isinf(g[2]) else g[2] for g in gains], capsize=4)
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set(title="gain of the U over uniform weights", xlabel="tokens of reasoning", ylabel="accuracy")
+        figure.savefig(folder / "study-lengths.png", dpi=90)
+
+    if "AVATAR" in runs:
+        tokenizer = load_tokenizer_and_config(DEFAULT_MODEL)[0]
+        ids = [*tokenizer(runs["AVATAR"][0]["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        weights = {shape: temporal_weights(torch.ones(1, len(ids), dtype=torch.bool), 0.3, shape)[0].tolist() for shape in SHAPES}
+        figure, ax = plt.subplots(figsize=(15, 4), layout="constrained")
+        ax.bar(range(len(ids)), weights["u"], color="lightsteelblue", label="u")
+        for shape in SHAPES[1:]:
+            ax.plot(range(len(ids)), weights[shape], label=shape)
+        ax.set(title="weights of the advantage over the tokens of a held-out completion, lambda 0.3", ylim=(0.95, 1.35), xlim=(-1, len(ids)))
+        ax.set_xticks(range(len(ids)), [tokenizer.decode([i]) for i in ids], rotation=90, fontsize=8)
+        ax.legend()
+        figure.savefig(folder / "study-tas.png", dpi=90)
     plt.close("all")
 
 
@@ -347,8 +458,9 @@ def smooth(values: list[float], width: int = 5) -> np.ndarray:
 def report(plan: Plan, page: Path, folder: Path) -> None:
     """Write the tables between the two marks of `page`, made when there is none, and the pictures into `folder`."""
     found = Findings(plan)
-    parts = [rates_table(found), savings_table(found, "completions", "fresh completions"), savings_table(found, "cpu", "CPU-seconds of training"),
-             *(cells_table(found, part) for part in PARTS)]
+    parts = [rates_table(found), budget_table(found), savings_table(found, "completions", "fresh completions"),
+             savings_table(found, "cpu", "CPU-seconds of training"), *(cells_table(found, part) for part in PARTS), curriculum_table(found),
+             length_table(found)]
     begin, end = "<!-- tables: written by bench/study.py -->", "<!-- end of the tables -->"
     text = page.read_text() if page.is_file() else f"# The study\n\n{begin}\n{end}\n"
     before, after = text.split(begin)[0], text.split(end)[-1]
@@ -360,25 +472,27 @@ def report(plan: Plan, page: Path, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=(*PARTS, "curriculum"), default=[*PARTS, "curriculum"])
+    parser.add_argument("--cells", nargs="+", default=[], help="of these parts, the cells of these names alone")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="runs at a time, one core each")
-    parser.add_argument("--quick", action="store_true", help="GRPO and AVATAR, two seeds, 24 steps, 80 questions, into runs/study-quick")
+    parser.add_argument("--quick", action="store_true", help="GRPO and AVATAR, two seeds, 32 and 24 steps, 80 questions, into runs/study-quick")
     parser.add_argument("--report", action="store_true", help="run nothing")
     args = parser.parse_args()
-    plan = Plan(REPO / "bench" / "results" / "study.jsonl", REPO / "runs" / "study", ("--stage", "2", "--steps", "80", "--eval_every", "4"), cores=args.cores)
-    page, folder, cells = REPO / "bench" / "STUDY.md", REPO / "bench" / "results", [c for part in args.parts for c in PARTS[part][1]]
+    plan = Plan(REPO / "bench" / "results" / "study.jsonl", REPO / "runs" / "study", cores=args.cores)
+    page, folder = REPO / "bench" / "STUDY.md", REPO / "bench" / "results"
+    cells = [c for part in args.parts for c in (PARTS[part][1] if part in PARTS else [CURRICULUM]) if not args.cells or c.name in args.cells]
     if args.quick:
         work = REPO / "runs" / "study-quick"
-        small = ("--stage", "2", "--steps", "24", "--eval_every", "4", "--toy_heldout", "40")
-        plan = Plan(work / "study.jsonl", work, small, (0, 1), (100,), (4e-4, 8e-4), args.cores)
-        page, folder, cells = work / "STUDY.md", work, [c for c in MAIN if c.name in ("GRPO", "AVATAR")]
+        plan = Plan(work / "study.jsonl", work, ("--toy_heldout", "40"), tuple(QUICK), (0, 1), (100,), (2e-4, 4e-4), args.cores)
+        page, folder, cells = work / "STUDY.md", work, QUICK
     if not args.report:
-        for split, clips in (("train", 256), ("heldout", 40 if args.quick else 160)):                # once, before several runs would
-            toy.build(plan.work / "toy", 2, split, clips)
-        methods = [c for c in MAIN if c in cells or c.name == "AVATAR"]
+        for stage in (1, 2, 3) if CURRICULUM in cells else (2,):                              # once, before several runs would
+            toy.build(plan.work / "toy", stage, "train", 256)
+            toy.build(plan.work / "toy", stage, "heldout", 40 if args.quick else 160)
+        methods = [c for c in plan.methods if not c.like and (c in cells or c.name in {other.like for other in cells})]
         run_all(plan, [(c.flags, rate, s) for c in methods for rate in plan.rates for s in plan.tuning])
         found = Findings(plan)
-        run_all(plan, [(c.flags, found.rates.get(c.name, found.rates["AVATAR"]), s) for s in plan.seeds for c in cells])
+        run_all(plan, [(c.flags, found.rate(c), s) for s in plan.seeds for c in cells])
     report(plan, page, folder)
 
 

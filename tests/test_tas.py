@@ -84,8 +84,8 @@ def test_replay_advantages_stand_against_the_prompts_history():
 
 
 def plain_loss(logp, old, adv, w, mask, eps, beta, ref, level="token", clip="ppo", high=None):
-    """The loss of every completion written token by token in NumPy, from method section 3. The sequence ratio and CISPO's weight are
-    numbers here, so only their values are compared, never their gradients."""
+    """The loss of every completion written token by token in NumPy, from method section 3. The sequence ratio and the weights of cispo and
+    truncated are numbers here, so only their values are compared, never their gradients."""
     out, high = [], eps if high is None else high
     for i in range(len(logp)):
         total, n = 0.0, sum(mask[i])
@@ -93,7 +93,8 @@ def plain_loss(logp, old, adv, w, mask, eps, beta, ref, level="token", clip="ppo
         for t in range(n):
             r, a = math.exp(mean if level == "sequence" else logp[i, t] - old[i, t]), adv[i] * w[i, t]
             d, bounded = ref[i, t] - logp[i, t], min(max(r, 1 - eps), 1 + high)
-            total += (-min(r * a, bounded * a) if clip == "ppo" else -bounded * a * logp[i, t]) + beta * (math.exp(d) - d - 1)
+            term = {"ppo": -min(r * a, bounded * a), "cispo": -bounded * a * logp[i, t], "truncated": -min(r, 1 + high) * a * logp[i, t]}[clip]
+            total += term + beta * (math.exp(d) - d - 1)
         out.append(total / max(n, 1))
     return np.array(out)
 
@@ -112,7 +113,7 @@ def loss_of(logp, old, adv, w, mask, eps=0.2, beta=0.0, ref=None, level="token",
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
-@pytest.mark.parametrize("clip", ["ppo", "cispo"])
+@pytest.mark.parametrize("clip", ["ppo", "cispo", "truncated"])
 @pytest.mark.parametrize("high", [None, 0.28])
 def test_loss_equals_the_formula_written_out(level, clip, high):
     logp, old, ref, adv, w, mask = random_batch()
@@ -158,6 +159,16 @@ def test_cispo_keeps_a_bounded_gradient_where_ppo_has_none():
         loss, seen = loss_of(logp, torch.zeros(1, 1), torch.tensor([1.0]), torch.ones(1, 1), row(1), clip=clip)
         loss.sum().backward()
         assert logp.grad.item() == pytest.approx(expected) and seen["clipped"].item()
+
+
+@pytest.mark.parametrize(("clip", "slopes"), [("ppo", [0.0, -0.5, 9.0, 0.0]), ("cispo", [-1.2, -0.8, 1.2, 0.8]), ("truncated", [-1.2, -0.5, 1.2, 0.5])])
+def test_what_each_clip_does_to_good_and_bad_news_far_from_the_policy(clip, slopes):
+    """Ratios 9 and 0.5 with A = 1, then with A = -1: d loss / d logp by hand. PPO alone lets one replayed token weigh nine times as much as a fresh one."""
+    ratio, a = torch.tensor([[9.0], [0.5], [9.0], [0.5]]), torch.tensor([1.0, 1.0, -1.0, -1.0])
+    logp = torch.log(ratio).requires_grad_()
+    loss, _ = loss_of(logp, torch.zeros(4, 1), a, torch.ones(4, 1), torch.ones(4, 1).bool(), clip=clip)
+    loss.sum().backward()
+    assert logp.grad[:, 0].tolist() == pytest.approx(slopes)
 
 
 def test_clip_higher_moves_the_upper_bound_only():

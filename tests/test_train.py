@@ -29,9 +29,9 @@ METRICS = {"step", "stage", "generated", "reward", "reward_format", "reward_accu
 
 
 def small(tmp_path, *extra, stage=2):
-    return ["--stage", str(stage), "--out", str(tmp_path / "run"), "--toy_dir", str(tmp_path / "toy"), "--media_cache",
-            str(tmp_path / "media"), "--toy_clips", "6", "--toy_heldout", "3",
-            "--prompts_per_step", "2", "--steps", "3", *extra]
+    """A run of 2 prompts per step, 4 fresh and 4 replayed completions each."""
+    return ["--method", "avatar_paper", "--stage", str(stage), "--out", str(tmp_path / "run"), "--toy_dir", str(tmp_path / "toy"), "--media_cache",
+            str(tmp_path / "media"), "--toy_clips", "6", "--toy_heldout", "3", "--prompts_per_step", "2", "--steps", "3", *extra]
 
 
 def rows_of(folder):
@@ -70,6 +70,13 @@ def test_avatar_run_leaves_its_outputs(tmp_path):
     assert all(set(e.parts) >= {"format", "accuracy", "self", "judge"} for h in buffer.prompts.values() for e in h.entries)
 
 
+def test_our_preset_asks_for_two_completions_and_replays_twice_as_many_groups(tmp_path):
+    train.run(train.parse(small(tmp_path, "--method", "avatar", "--replay_min", "4", "--eval_every", "0", "--steps", "4")))
+    steps, _ = rows_of(tmp_path / "run")
+    assert [r["generated"] for r in steps] == [4, 8, 12, 16]
+    assert [r["replayed"] for r in steps] == [0, 4, 8, 8] and all(r["kl"] is None for r in steps)                     # of 2, then 4 prompts seen before, 2 each
+
+
 def test_grpo_is_the_same_loop_without_replay(tmp_path):
     train.run(train.parse(small(tmp_path, "--method", "grpo", "--steps", "2")))
     steps, _ = rows_of(tmp_path / "run")
@@ -78,8 +85,8 @@ def test_grpo_is_the_same_loop_without_replay(tmp_path):
     assert [r["generated"] for r in steps] == [16, 32] and all(r["replayed"] == 0 for r in steps)
 
 
-@pytest.mark.parametrize(("method", "expected"), [("avatar", (4, 4, "u")), ("grpo", (8, 0, "uniform")), ("tas_only", (8, 0, "u")),
-                                                  ("replay_only", (4, 4, "uniform"))])
+@pytest.mark.parametrize(("method", "expected"), [("avatar", (2, 6, "u")), ("avatar_paper", (4, 4, "u")), ("grpo", (8, 0, "uniform")),
+                                                  ("tas_only", (8, 0, "u")), ("replay_only", (2, 6, "uniform"))])
 def test_methods_are_the_rows_of_the_ablation(method, expected):
     cfg = train.parse(["--method", method])
     assert (cfg.fresh, cfg.replayed, cfg.tas_shape) == expected
@@ -111,7 +118,8 @@ def test_replayed_rewards_stand_against_the_history_or_their_own_group(cfg, make
 
 def test_curriculum_runs_stages_in_a_row(tmp_path):
     """--stage 0,2: the second starts from the first one's checkpoint; one folder each, one summary."""
-    plan = train.curriculum([*small(tmp_path, "--max_completion_tokens", "8", "--eval_every", "0"), "--stage", "0,2"][2:])
+    flags = small(tmp_path, "--max_completion_tokens", "8", "--eval_every", "0", stage="0,2")
+    plan = train.curriculum(flags)
     assert [(c.stage, c.out) for c in plan] == [(0, str(tmp_path / "run" / "stage0")), (2, str(tmp_path / "run" / "stage2"))]
     assert plan[0].model == "" and plan[1].model == f"{plan[0].out}/checkpoint" and (plan[0].lr, plan[1].lr) == (2e-3, train.parse([]).lr)
     assert [(c.stage, c.out) for c in train.curriculum(["--stage=1,3", f"--out={tmp_path}"])] == [(1, f"{tmp_path}/stage1"), (3, f"{tmp_path}/stage3")]
@@ -428,7 +436,7 @@ def test_cold_start_on_shared_prefixes_equals_separate_prompts(policy, make, sam
 
 # ------------------------------------------------------------------ flags and schedule
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--lambda", "1"], "unrecognized arguments"), (["--method", "ppo"], "known are avatar, grpo"), (["--stage", "4"], "known are 0, 1, 2, 3"),
+    (["--lambda", "1"], "unrecognized arguments"), (["--method", "ppo"], "known are avatar, avatar_paper, grpo"), (["--stage", "4"], "known are 0, 1, 2, 3"),
     (["--tas_shape", "w"], "known are u, uniform"), (["--is_level", "word"], "known are token, sequence"),
     (["--lr", "-1"], "at least 0"), (["--top_p", "1.5"], "between 1e-06 and 1"), (["--fresh", "0"], "at least 1"),
     (["--steps", "two"], "invalid int value"), (["--tas_normalize", "maybe"], "neither true nor false"), (["--max_frames", "1"], "at least 2"),
@@ -451,8 +459,9 @@ def test_every_flag_is_explained(capsys):
     assert all(f"--{f.name} " in text and f.metadata["help"][:10] for f in fields(train.Config))
 
 
-def test_defaults_are_the_methods_numbers():
-    cfg = train.parse(["--model", "some/7b"])
+def test_the_papers_preset_has_the_methods_numbers():
+    cfg = train.parse(["--model", "some/7b", "--method", "avatar_paper"])
+    assert (cfg.replay_groups, cfg.replay_draw, cfg.replay_baseline) == (1, "tiers", "vcrs")
     assert (cfg.fresh, cfg.replayed, cfg.alpha, cfg.clip_eps, cfg.beta, cfg.tas_lambda, cfg.tas_shape) == (4, 4, 1.0, 0.2, 0.1, 0.3, "u")
     assert (cfg.capacity, cfg.replay_min, cfg.vcrs_window, cfg.hint_patience, cfg.lr, cfg.warmup) == (10_000, 64, 20, 3, 5e-7, 0.05)
     assert (cfg.is_level, cfg.clip, cfg.clip_eps_high, cfg.loss_norm, cfg.stale_bound, cfg.replay_max_age) == ("token", "ppo", 0.0, "sequence", 0.0, 0)
