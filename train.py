@@ -74,7 +74,7 @@ from tas import (
 
 # ---------------------------------------------------------------------------------------------- flags
 PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_draw": "tiers", "clip": "ppo", "tas_shape": "u"}
-OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_draw": "uniform", "clip": "truncated", "tas_shape": "u", "beta": 0.0}
+OURS = {"fresh": 2, "replayed": 6, "replay_groups": 4, "replay_draw": "uniform", "clip": "truncated", "tas_shape": "u", "beta": 0.0}
 GRPO = PAPER | {"fresh": 8, "replayed": 0, "tas_shape": "uniform"}
 METHODS = {"avatar": OURS, "avatar_paper": PAPER, "grpo": GRPO, "tas_only": GRPO | {"tas_shape": "u"}, "replay_only": OURS | {"tas_shape": "uniform"}}
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
@@ -103,7 +103,7 @@ class Config:
     prompts_per_step: int | None = flag(None, "B: prompts with fresh completions per step (stage 0: traces), over all processes", 1)
     fresh: int | None = flag(None, "fresh completions per prompt (avatar 2, avatar_paper 4, grpo 8)", 1)
     replayed: int | None = flag(None, "replayed completions per replayed group (avatar 6, avatar_paper 4, grpo 0 = no replay)", 0)
-    replay_groups: int | None = flag(None, "replayed groups per prompt with fresh completions (avatar 2, avatar_paper 1)", 1)
+    replay_groups: int | None = flag(None, "replayed groups per prompt with fresh completions (avatar 4, avatar_paper 1)", 1)
     replay_draw: str | None = flag(None, "which prompts are replayed: drawn by tiers (avatar_paper), or uniform, all alike likely (avatar)",
                                    known=("tiers", "uniform"))
     replay_baseline: str = flag("vcrs", "what replayed rewards stand against: vcrs, the prompt's Rbar(q), or group, the mean of the replayed group",

@@ -303,12 +303,17 @@ def rates_table(found: Findings) -> str:
                  ["method", *(f"{rate:g}" for rate in found.plan.rates)], rows)
 
 
-def savings_table(found: Findings, axis: str, unit: str) -> str:
-    runs, rows = found.main(), []
-    for name in [n for n in runs if n != "GRPO" and "GRPO" in runs]:
-        for target in (*TARGETS, None):
-            s = saving(runs["GRPO"], runs[name], target, axis)
-            rows.append([name, f"{s['target']:.3f}" + (" (GRPO's best)" if target is None else ""), f"{s['base']:,.0f}",
+def savings(found: Findings, axis: str) -> dict[str, list[dict]]:
+    """`saving` of every method but GRPO at every target, and at the best that GRPO reaches (the last)."""
+    runs = found.main()
+    return {name: [saving(runs["GRPO"], runs[name], target, axis) for target in (*TARGETS, None)] for name in runs if name != "GRPO" and "GRPO" in runs}
+
+
+def savings_table(found: dict[str, list[dict]], unit: str) -> str:
+    rows = []
+    for name, each in found.items():
+        for i, s in enumerate(each):
+            rows.append([name, f"{s['target']:.3f}" + (" (GRPO's best)" if i == len(TARGETS) else ""), f"{s['base']:,.0f}",
                          "not reached" if math.isinf(s["ours"]) else f"{s['ours']:,.0f}", f"{s['ratio']:.2f} [{s['low']:.2f}, {s['high']:.2f}]"])
     return table(f"{unit[0].upper()}{unit[1:]} to a target", f"How many {unit} the mean curve needs, and how many times as many GRPO needs, with the 95 % "
                  "interval over seeds (0: not reached). Where GRPO does not reach a target itself, all that it had is counted.",
@@ -456,10 +461,11 @@ def smooth(values: list[float], width: int = 5) -> np.ndarray:
 
 
 def report(plan: Plan, page: Path, folder: Path) -> None:
-    """Write the tables between the two marks of `page`, made when there is none, and the pictures into `folder`."""
+    """Write the tables between the two marks of `page`, made when there is none, and the pictures and the savings (study.json) into `folder`."""
     found = Findings(plan)
-    parts = [rates_table(found), budget_table(found), savings_table(found, "completions", "fresh completions"),
-             savings_table(found, "cpu", "CPU-seconds of training"), *(cells_table(found, part) for part in PARTS), curriculum_table(found),
+    saved = {axis: savings(found, axis) for axis in ("completions", "cpu")}
+    parts = [rates_table(found), budget_table(found), savings_table(saved["completions"], "fresh completions"),
+             savings_table(saved["cpu"], "CPU-seconds of training"), *(cells_table(found, part) for part in PARTS), curriculum_table(found),
              length_table(found)]
     begin, end = "<!-- tables: written by bench/study.py -->", "<!-- end of the tables -->"
     text = page.read_text() if page.is_file() else f"# The study\n\n{begin}\n{end}\n"
@@ -467,6 +473,10 @@ def report(plan: Plan, page: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     page.write_text(f"{before}{begin}\n\n" + "\n".join(p for p in parts if p) + f"\n{end}{after}")
     pictures(found, folder)
+    numbers = {"learning_rates": found.rates, "accuracy": {name: interval([final(r) for r in runs]) for name, runs in found.main().items()},
+               **{f"{axis}_to_targets": {name: [{k: v if math.isfinite(v) else None for k, v in s.items()} for s in each] for name, each in some.items()}
+                  for axis, some in saved.items()}}
+    (folder / "study.json").write_text(json.dumps(numbers, indent=1) + "\n")
     print(f"{len(found.done)} runs; {page} and the pictures in {folder} are written")
 
 

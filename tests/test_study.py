@@ -22,6 +22,7 @@ from bench.study import (
     report,
     run_all,
     saving,
+    savings,
     savings_table,
     verdict,
 )
@@ -83,14 +84,15 @@ def test_the_rate_is_chosen_on_the_tuning_seeds_alone(tmp_path):
 
 
 def test_tables_of_known_results(tmp_path):
-    plan = Plan(tmp_path / "r.jsonl", tmp_path, (), seeds=(0, 1), tuning=(7,), rates=(1e-3,))
-    rows = [run_of(np.arange(9) / 10 * speed + 0.01 * seed, cell.flags, 1e-3, seed) for cell, speed in ((MAIN[0], 0.5), (MAIN[4], 1.0)) for seed in (0, 1, 7)]
+    plan, methods = Plan(tmp_path / "r.jsonl", tmp_path, (), seeds=(0, 1), tuning=(7,), rates=(1e-3,)), {c.name: c for c in MAIN}
+    rows = [run_of(np.arange(9) / 10 * speed + 0.01 * seed, methods[name].flags, 1e-3, seed)
+            for name, speed in (("GRPO", 0.5), ("AVATAR", 1.0)) for seed in (0, 1, 7)]
     plan.results.write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"torn')
     found = Findings(plan)
     assert len(found.done) == 6 and found.rates == {"GRPO": 1e-3, "AVATAR": 1e-3}
-    best = next(line for line in savings_table(found, "completions", "fresh completions").splitlines() if "GRPO's best" in line)
+    best = next(line for line in savings_table(savings(found, "completions"), "fresh completions").splitlines() if "GRPO's best" in line)
     assert best.split("|")[1:6] == [" AVATAR ", " 0.405 (GRPO's best) ", " 800 ", " 400 ", " 2.00 [1.95, 2.05] "]
-    row = next(line for line in cells_table(found, "main").splitlines() if line.startswith("| AVATAR |"))
+    row = next(line for line in cells_table(found, "methods").splitlines() if line.startswith("| AVATAR |"))
     assert row == "| AVATAR | 2 | 0.705 ± 0.064 | +0.350 ± 0.000 | +3.7 | agrees |"            # mean 0.7 and 0.71; t of one degree is 12.706
 
 
