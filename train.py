@@ -2,23 +2,24 @@
 
     python train.py                                       # the bundled tiny model on the toy world, stage 2: minutes on two CPU cores
     python train.py --method grpo                         # the baseline in the same loop: 8 fresh completions, no replay, uniform weights
+    python train.py --method avatar_paper                 # AVATAR with the paper's own numbers
     python train.py --stage 0,1,2,3                       # the curriculum: each stage from the last one's checkpoint
     python train.py --stage 0                             # supervised cold start: makes the tiny model from random weights
     torchrun --nproc_per_node=8 train.py --stage 2 --model Qwen/Qwen2.5-Omni-7B --data DATA.jsonl
     python train.py --estimate --model Qwen/Qwen2.5-Omni-7B      # memory per GPU of every --train_type; loads no weights
 
-One step (numbers as in the method's description, G = 4 fresh + 4 replayed):
-    1 rollout      4 fresh completions of each of B prompts, behaviour log-probs recorded while sampling            rollout.py
+One step (--method avatar; in brackets the paper's numbers, --method avatar_paper):
+    1 rollout      2 (4) fresh completions of each of B prompts, behaviour log-probs recorded while sampling        rollout.py
     2 reward       format, accuracy, self, judge by the stage's table                                               rewards.py
     3 insert       fresh groups into the stratified buffer; Rbar(q), tiers and hint states move                     replay.py
-    4 draw         B replayed groups (--replay_groups 3: 3 B): one stored prompt each, 4 completions of earlier steps   replay.py
+    4 draw         4 B (B) replayed groups: one stored prompt each, up to 6 (4) completions of earlier steps        replay.py
     5 advantage    fresh: GRPO's; replayed: against Rbar(q); then TAS weights over the completion's tokens          tas.py
     6 update       clipped importance-sampled loss, J = J_on + alpha J_off, one optimiser step                      model.py, tas.py, optim.py
 
 How this differs from the paper and its released trainer (the modules list their own points):
  1. Only the fresh half is generated. Until the buffer holds --replay_min completions a step trains on the fresh half alone; `generated` in
     the log counts every completion sampled for training.
- 2. A replayed group is drawn by tier from all stored prompts, so it is mostly another prompt than a fresh one; where it is the same, both share
+ 2. A replayed group is drawn from all stored prompts, so it is mostly another prompt than a fresh one; where it is the same, both share
     one packed row, and the replayed completions cost their own tokens only. Both halves are means over their own completions.
  3. top-k truncation (50 in the released run) is off: it changes the sampled distribution but not the trained one.
  4. The KL term acts on the fresh half only: k3 estimates the KL from the policy's own samples. Groups whose advantages are all zero and that
@@ -26,7 +27,9 @@ How this differs from the paper and its released trainer (the modules list their
  5. One update per rollout, so a fresh completion's ratio is 1 up to rounding; clipping acts on the replayed half.
  6. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted and named in bad_media.jsonl or
     dropped.jsonl; nothing is cut.
- 7. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the warm-up only.
+ 7. --method avatar is what bench/STUDY.md found to learn from the fewest completions: 2 fresh completions per prompt instead of 4, four replayed groups
+    per prompt instead of one, drawn uniformly instead of by tier, truncated ratios instead of PPO's clip, no KL term.
+ 8. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the warm-up only.
 """
 import hashlib
 import itertools

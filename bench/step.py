@@ -7,7 +7,7 @@ completions; EOS off.
 Their loop (EchoInk, Video-R1, R1-V) takes one prompt at a time: generate with the prompt repeated G times, media included; log-probs of the
 policy and of the reference from G repeated rows, media through both towers each time, full fp32 logits; backward; one optimiser step in the end.
 Both sides learn from the completions that ours sampled (the learning rate is 0, so that every repeat starts alike), and their log-probs are compared.
-A third column is AVATAR's own step on our side: 4 fresh completions of each prompt and 4 replayed ones of as many others.
+A third column is the step of AVATAR as in the paper on our side: 4 fresh completions of each prompt and 4 replayed ones of as many others.
 """
 import contextlib
 import copy

@@ -29,8 +29,9 @@ TOY: dict[str, str] = {}
 
 def flags(tmp_path, out, *more, steps=6):
     TOY.setdefault("toy", str(tmp_path.parent / "toy"))               # rendered once for all tests here
-    return ["--out", str(out), "--toy_dir", TOY["toy"], "--media_cache", "", "--toy_clips", "6", "--toy_heldout", "3", "--prompts_per_step", "4", "--steps",
-            str(steps), "--replay_min", "8", "--eval_every", "3", "--max_completion_tokens", "32", "--device", "cpu", *more]
+    return ["--method", "avatar_paper", "--out", str(out), "--toy_dir", TOY["toy"], "--media_cache", "", "--toy_clips", "6", "--toy_heldout", "3",
+            "--prompts_per_step", "4", "--steps", str(steps), "--replay_min", "8", "--eval_every", "3", "--max_completion_tokens", "32",
+            "--device", "cpu", *more]
 
 
 class Killed(Exception):

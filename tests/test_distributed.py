@@ -92,9 +92,9 @@ def test_every_train_type_goes_through_trouble_on_four_processes(data, tmp_path)
     owned = [sum(train.owner(line["id"], 4) == rank for line in lines) for rank in range(4)]
     assert any(len({"video" in line for line in lines if train.owner(line["id"], 4) == rank}) == 2 for rank in range(4))
     assert len(set(owned)) > 1 and max(owned) >= 2 * min(owned)
-    done = torchrun(4, "train", str(tmp_path), "--data", str(tmp_path / "d.jsonl"), "--steps", "8", "--prompts_per_step", "4", "--replay_min", "4", "--device",
-                    "cpu", "--media_cache", str(tmp_path / "media"), "--max_completion_tokens", "24", "--train_towers", "true", "--timeout", "100",
-                    "--allow_outside", "--workers", "0", cwd=tmp_path)
+    done = torchrun(4, "train", str(tmp_path), "--method", "avatar_paper", "--data", str(tmp_path / "d.jsonl"), "--steps", "8", "--prompts_per_step", "4",
+                    "--replay_min", "4", "--device", "cpu", "--media_cache", str(tmp_path / "media"), "--max_completion_tokens", "24",
+                    "--train_towers", "true", "--timeout", "100", "--allow_outside", "--workers", "0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     by_id = {line["id"]: line for line in lines}
     for kind in KINDS:

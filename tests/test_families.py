@@ -87,9 +87,10 @@ def test_greedy_rollout_equals_transformers_generate(folders, name):
 @pytest.mark.parametrize("name", VISION)
 def test_a_stage_runs_on_every_class(folders, name, tmp_path):
     """Stage 1 on the toy world's videos by the real loop; what it leaves loads in transformers' own class, by the hub's names."""
-    train.run(train.parse(["--stage", "1", "--model", str(folders[name]), "--out", str(tmp_path / "run"), "--toy_dir", str(tmp_path / "toy"), "--toy_clips",
-                           "4", "--toy_heldout", "2", "--prompts_per_step", "2", "--steps", "2", "--replay_min", "4", "--max_completion_tokens", "8",
-                           "--media_cache", "", "--use_audio", "true", "--train_towers", "true", "--max_pixels", "4096"]))
+    train.run(train.parse(["--method", "avatar_paper", "--stage", "1", "--model", str(folders[name]), "--out", str(tmp_path / "run"),
+                           "--toy_dir", str(tmp_path / "toy"), "--toy_clips", "4", "--toy_heldout", "2",
+                           "--prompts_per_step", "2", "--steps", "2", "--replay_min", "4", "--max_completion_tokens", "8", "--media_cache", "",
+                           "--use_audio", "true", "--train_towers", "true", "--max_pixels", "4096"]))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [r["generated"] for r in rows if "loss" in r] == [8, 16]
     again, found = getattr(transformers, FAMILIES[name][0]).from_pretrained(tmp_path / "run" / "checkpoint", output_loading_info=True)
