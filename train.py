@@ -12,7 +12,7 @@ One step (--method avatar; in brackets the paper's numbers, --method avatar_pape
     1 rollout      2 (4) fresh completions of each of B prompts, behaviour log-probs recorded while sampling        rollout.py
     2 reward       format, accuracy, self, judge by the stage's table                                               rewards.py
     3 insert       fresh groups into the stratified buffer; Rbar(q), tiers and hint states move                     replay.py
-    4 draw         4 B (B) replayed groups: one stored prompt each, up to 6 (4) completions of earlier steps        replay.py
+    4 draw         2 B (B) replayed groups: one stored prompt each, up to 6 (4) completions of earlier steps        replay.py
     5 advantage    fresh: GRPO's; replayed: against Rbar(q); then TAS weights over the completion's tokens          tas.py
     6 update       clipped importance-sampled loss, J = J_on + alpha J_off, one optimiser step                      model.py, tas.py, optim.py
 
@@ -27,7 +27,7 @@ How this differs from the paper and its released trainer (the modules list their
  5. One update per rollout, so a fresh completion's ratio is 1 up to rounding; clipping acts on the replayed half.
  6. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted and named in bad_media.jsonl or
     dropped.jsonl; nothing is cut.
- 7. --method avatar is what bench/STUDY.md found to learn from the fewest completions: 2 fresh completions per prompt instead of 4, four replayed groups
+ 7. --method avatar is what bench/STUDY.md found to learn from the fewest completions: 2 fresh completions per prompt instead of 4, two replayed groups
     per prompt instead of one, drawn uniformly instead of by tier, truncated ratios instead of PPO's clip, no KL term.
  8. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the warm-up only.
 """
@@ -77,7 +77,7 @@ from tas import (
 
 # ---------------------------------------------------------------------------------------------- flags
 PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_draw": "tiers", "clip": "ppo", "tas_shape": "u"}
-OURS = {"fresh": 2, "replayed": 6, "replay_groups": 4, "replay_draw": "uniform", "clip": "truncated", "tas_shape": "u", "beta": 0.0}
+OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_draw": "uniform", "clip": "truncated", "tas_shape": "u", "beta": 0.0}
 GRPO = PAPER | {"fresh": 8, "replayed": 0, "tas_shape": "uniform"}
 METHODS = {"avatar": OURS, "avatar_paper": PAPER, "grpo": GRPO, "tas_only": GRPO | {"tas_shape": "u"}, "replay_only": OURS | {"tas_shape": "uniform"}}
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
@@ -106,7 +106,7 @@ class Config:
     prompts_per_step: int | None = flag(None, "B: prompts with fresh completions per step (stage 0: traces), over all processes", 1)
     fresh: int | None = flag(None, "fresh completions per prompt (avatar 2, avatar_paper 4, grpo 8)", 1)
     replayed: int | None = flag(None, "replayed completions per replayed group (avatar 6, avatar_paper 4, grpo 0 = no replay)", 0)
-    replay_groups: int | None = flag(None, "replayed groups per prompt with fresh completions (avatar 4, avatar_paper 1)", 1)
+    replay_groups: int | None = flag(None, "replayed groups per prompt with fresh completions (avatar 2, avatar_paper 1)", 1)
     replay_draw: str | None = flag(None, "which prompts are replayed: drawn by tiers (avatar_paper), or uniform, all alike likely (avatar)",
                                    known=("tiers", "uniform"))
     replay_baseline: str = flag("vcrs", "what replayed rewards stand against: vcrs, the prompt's Rbar(q), or group, the mean of the replayed group",

@@ -70,11 +70,11 @@ def test_avatar_run_leaves_its_outputs(tmp_path):
     assert all(set(e.parts) >= {"format", "accuracy", "self", "judge"} for h in buffer.prompts.values() for e in h.entries)
 
 
-def test_our_preset_asks_for_two_completions_and_replays_four_times_as_many_groups(tmp_path):
+def test_our_preset_asks_for_two_completions_and_replays_twice_as_many_groups(tmp_path):
     train.run(train.parse(small(tmp_path, "--method", "avatar", "--replay_min", "4", "--eval_every", "0", "--steps", "4")))
     steps, _ = rows_of(tmp_path / "run")
     assert [r["generated"] for r in steps] == [4, 8, 12, 16]
-    assert [r["replayed"] for r in steps] == [0, 4, 8, 12] and all(r["kl"] is None for r in steps)                     # of all prompts seen before, 2 each
+    assert [r["replayed"] for r in steps] == [0, 4, 8, 8] and all(r["kl"] is None for r in steps)                     # of 2, then 4 prompts seen before, 2 each
 
 
 def test_grpo_is_the_same_loop_without_replay(tmp_path):
