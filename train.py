@@ -71,13 +71,15 @@ from tas import (
     importance_ratio,
     kl_to_behaviour,
     replay_advantages,
+    shrunk_advantages,
     temporal_weights,
     too_stale,
 )
 
 # ---------------------------------------------------------------------------------------------- flags
-PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_draw": "tiers", "clip": "ppo", "tas_shape": "u"}
-OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_draw": "uniform", "clip": "truncated", "tas_shape": "u", "beta": 0.0}
+PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_draw": "tiers", "clip": "ppo", "vcrs_prior": 0.0, "tas_shape": "u"}
+OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_draw": "uniform", "clip": "truncated", "vcrs_prior": 2.0, "tas_shape": "u",
+        "beta": 0.0}
 GRPO = PAPER | {"fresh": 8, "replayed": 0, "tas_shape": "uniform"}
 METHODS = {"avatar": OURS, "avatar_paper": PAPER, "grpo": GRPO, "tas_only": GRPO | {"tas_shape": "u"}, "replay_only": OURS | {"tas_shape": "uniform"}}
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
@@ -156,6 +158,8 @@ class Config:
     replay_max_age: int = flag(0, "completions older than this many steps are dropped from the buffer; 0 = kept", 0)
     stale_bound: float = flag(0.0, "a replayed completion with A < 0 and mean log(pi_behaviour / pi_theta) above this is left out; 0 = off", 0)
     vcrs_window: int = flag(20, "fresh unhinted rewards in a prompt's moving average Rbar(q)", 1)
+    vcrs_prior: float | None = flag(None, "rewards stand against Rbar(q) with this many rewards of the mean prompt added, and groups of equal rewards have "
+                                    "advantages, too (avatar 2); 0 = off: group mean and Rbar(q) (avatar_paper, grpo)", 0)
     hint_patience: int = flag(3, "visits without success before a prompt gets its hint; 0 = this rule off", 0)
     hint_kl: float = flag(1e-3, "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per token is below; 0 = this rule off", 0)
     fps: float = flag(2.0, "video frames sampled per second", 1e-3)
@@ -368,12 +372,20 @@ def sample_groups(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: li
     sampled = generate(policy, prompts, features, cfg.fresh, cfg.max_completion_tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph)
     for prompt, done, parts in zip(prompts, sampled, score(cfg, prompts, sampled, judge), strict=True):
         rewards = [p["reward"] for p in parts]
-        advantages = group_advantages(torch.tensor(rewards))                                        # (G,)
-        groups.append(Group(prompt, [c.tokens for c in done], [c.logps for c in done], rewards, advantages, False, [step] * len(done)))
-        examples += [example(prompt, c, p, a) for c, p, a in zip(done, parts, advantages.tolist(), strict=True)]
         buffer.add(prompt.sample.id, [Entry(np.array(c.tokens, np.int32), np.array(c.logps, np.float32), p["reward"], p["accuracy"], step,
                                             prompt.hinted, p) for c, p in zip(done, parts, strict=True)])
+        advantages = advantages_of(buffer, prompt.sample.id, torch.tensor(rewards), None, prompt.hinted)                         # (G,)
+        groups.append(Group(prompt, [c.tokens for c in done], [c.logps for c in done], rewards, advantages, False, [step] * len(done)))
+        examples += [example(prompt, c, p, a) for c, p, a in zip(done, parts, advantages.tolist(), strict=True)]
     return groups, examples
+
+
+def advantages_of(buffer: ReplayBuffer, prompt_id: str, rewards: torch.Tensor, baseline: float | None, hinted: bool = False) -> torch.Tensor:
+    """(G,) advantages of a group: against `baseline`, None: against its own mean (GRPO). With --vcrs_prior against the prompt's shrunk reference, but for a
+    hinted fresh group (hinted rewards are in no reference) and before there are rewards that differ."""
+    if buffer.prior and buffer.spread and not hinted:
+        return shrunk_advantages(rewards, buffer.reference(prompt_id), buffer.spread)
+    return group_advantages(rewards) if baseline is None else replay_advantages(rewards, baseline)
 
 
 def rollout_step(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: list[Prompt], step: int, generator: torch.Generator,
@@ -389,7 +401,8 @@ def rollout_step(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: lis
         groups, examples = useful + again, examples + more_examples
     if cfg.replay_max_age:
         buffer.expire(step - cfg.replay_max_age)
-    buffer.refresh([v for part in gather(buffer.all_vcrs()) for v in part])                         # tiers are global
+    buffer.refresh([v for part in gather(buffer.all_vcrs()) for v in part],                         # tiers are global
+                   tuple(map(sum, zip(*gather(buffer.reward_sums()), strict=True))))
     return groups, examples
 
 
@@ -405,8 +418,7 @@ def replay_step(cfg: Config, make: PromptMaker, buffer: ReplayBuffer, by_id: dic
         prompt_id, entries = drawn
         taken.add(prompt_id)
         rewards = torch.tensor([e.reward for e in entries])
-        baseline = buffer.vcrs(prompt_id) if cfg.replay_baseline == "vcrs" else None
-        advantages = replay_advantages(rewards, rewards.mean() if baseline is None else baseline)   # (G,)
+        advantages = advantages_of(buffer, prompt_id, rewards, buffer.vcrs(prompt_id) if cfg.replay_baseline == "vcrs" else None)         # (G,)
         for hinted in (False, True):
             some = [i for i, e in enumerate(entries) if e.hinted == hinted]
             prompt = make.each([by_id[prompt_id]], [hinted])[0] if some else None
@@ -592,7 +604,7 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
     learner, reference = prepare(cfg, policy, saved)
     trained = Trained(*learner.named_trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, weight_decay=0.0)
     seed = streams(cfg, rank, saved)
-    buffer = ReplayBuffer(cfg.capacity, cfg.vcrs_window, cfg.hint_patience, cfg.hint_kl, seed=seed)
+    buffer = ReplayBuffer(cfg.capacity, cfg.vcrs_window, cfg.hint_patience, cfg.hint_kl, seed, cfg.vcrs_prior)
     cursor, by_id = Cursor(mine, seed), {s.id: s for s in mine}
     generator = torch.Generator(policy.device).manual_seed(seed)
     per_rank, judge = cfg.prompts_per_step // world, make_judge(cfg, mine + held, policy.device)
