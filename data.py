@@ -450,12 +450,16 @@ def lay_out(ids: list[int], form: PromptFormat, media: list[Media], grids: list[
         start = pos[-1].max() + 1 if pos else 0
         return np.tile(np.arange(n) + start, (3, 1))     # (3, n): text and sound advance all three axes together
 
-    for token in ids:
-        if token not in (form.image, form.video, form.audio):
-            put(token, follow(1) if shared is None else shared)
-            shared = None
+    for at, run in itertools.groupby(range(len(ids)), key=lambda i: i if ids[i] in (form.image, form.video, form.audio) else -1):
+        if at < 0:                                       # a run of text
+            text = [ids[i] for i in run]
+            if shared is not None:
+                put(text.pop(0), shared)
+                shared = None
+            if text:
+                put(text, follow(len(text)))
             continue
-        one = next(left)
+        token, one = ids[at], next(left)
         n_audio = 0 if one.mel is None else audio_tokens(one.mel.shape[1])
         if token == form.audio:
             put(np.full(n_audio, token), follow(n_audio))

@@ -77,9 +77,8 @@ from tas import (
 )
 
 # ---------------------------------------------------------------------------------------------- flags
-PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_draw": "tiers", "clip": "ppo", "vcrs_prior": 0.0, "tas_shape": "u"}
-OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_draw": "uniform", "clip": "truncated", "vcrs_prior": 2.0, "tas_shape": "u",
-        "beta": 0.0}
+PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_draw": "tiers", "clip": "ppo", "tas_shape": "u"}
+OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_draw": "uniform", "clip": "truncated", "tas_shape": "u", "beta": 0.0}
 GRPO = PAPER | {"fresh": 8, "replayed": 0, "tas_shape": "uniform"}
 METHODS = {"avatar": OURS, "avatar_paper": PAPER, "grpo": GRPO, "tas_only": GRPO | {"tas_shape": "u"}, "replay_only": OURS | {"tas_shape": "uniform"}}
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
@@ -158,8 +157,8 @@ class Config:
     replay_max_age: int = flag(0, "completions older than this many steps are dropped from the buffer; 0 = kept", 0)
     stale_bound: float = flag(0.0, "a replayed completion with A < 0 and mean log(pi_behaviour / pi_theta) above this is left out; 0 = off", 0)
     vcrs_window: int = flag(20, "fresh unhinted rewards in a prompt's moving average Rbar(q)", 1)
-    vcrs_prior: float | None = flag(None, "rewards stand against Rbar(q) with this many rewards of the mean prompt added, and groups of equal rewards have "
-                                    "advantages, too (avatar 2); 0 = off: group mean and Rbar(q) (avatar_paper, grpo)", 0)
+    vcrs_prior: float = flag(0.0, "rewards stand against Rbar(q) with this many rewards of the mean prompt added, and groups of equal rewards have "
+                             "advantages, too; 0 = off: group mean and Rbar(q)", 0)
     hint_patience: int = flag(3, "visits without success before a prompt gets its hint; 0 = this rule off", 0)
     hint_kl: float = flag(1e-3, "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per token is below; 0 = this rule off", 0)
     fps: float = flag(2.0, "video frames sampled per second", 1e-3)
@@ -341,7 +340,8 @@ def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample],
     rows, examples, unusable = [], [], 0
     for i in range(0, len(held), batch):
         make.ahead(held[i: i + 2 * batch])
-        done = answer(policy, make, held[i: i + batch], cfg.max_completion_tokens, cfg.eval_temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph)
+        done = answer(policy, make, held[i: i + batch], cfg.max_completion_tokens, cfg.eval_temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph,
+                      share=True)
         asked = [(prompt, completion) for prompt, completion in done if completion]
         rows += [[0.0, 0.0, 0.0, 0]] * (len(done) - len(asked))              # a question that cannot be asked counts as wrong
         unusable += len(done) - len(asked)
