@@ -98,9 +98,9 @@ def test_tables_of_known_results(tmp_path):
 
 @pytest.mark.slow
 def test_a_study_is_run_and_goes_on(tmp_path):
-    common = ("--stage", "2", "--steps", "3", "--eval_every", "1", "--toy_clips", "6", "--toy_heldout", "3", "--prompts_per_step", "2", "--replay_min", "8")
-    plan = Plan(tmp_path / "results" / "r.jsonl", tmp_path / "work", common, seeds=(0,), tuning=(7,), rates=(1e-4,), cores=1)
-    cells = [Cell("GRPO", ("--method", "grpo")), Cell("AVATAR", ("--method", "avatar"))]
+    common = ("--steps", "3", "--eval_every", "1", "--toy_clips", "6", "--toy_heldout", "3", "--prompts_per_step", "2", "--replay_min", "8")
+    cells = [Cell("GRPO", ("--method", "grpo"), like=""), Cell("AVATAR", ("--method", "avatar_paper"), like="")]
+    plan = Plan(tmp_path / "results" / "r.jsonl", tmp_path / "work", common, tuple(cells), seeds=(0,), tuning=(7,), rates=(1e-4,), cores=1)
     jobs = [(c.flags, 1e-4, seed) for c in cells for seed in (7, 0)]
     run_all(plan, jobs[:2])
     first = plan.results.read_text()
@@ -109,10 +109,12 @@ def test_a_study_is_run_and_goes_on(tmp_path):
     row = json.loads(plan.results.read_text().splitlines()[-1])
     assert [e[0] for e in row["evals"]] == [0, 1, 2, 3] and [e[1] for e in row["evals"]] == [0, 8, 16, 24] and row["evals"][1][2] > 0
     assert len(row["reward"]) == len(row["zero"]) == 3 and not any((tmp_path / "work").glob("*/metrics.jsonl"))
-    (tmp_path / "page.md").write_text("# Mine\n\nabove\n\n<!-- tables: written by bench/study.py -->\nold\n<!-- end of the tables -->\nbelow\n")
+    (tmp_path / "page.md").write_text("# Mine\n\nabove\n\n<!-- tables: written by bench/study.py -->\nwas here before\n<!-- end of the tables -->\nbelow\n")
     report(plan, tmp_path / "page.md", tmp_path / "pictures")
     text = (tmp_path / "page.md").read_text()
-    assert "above" in text and "below" in text and "old" not in text and "| AVATAR | 1 |" in text
-    assert sorted(f.name for f in (tmp_path / "pictures").iterdir()) == ["study-advantages.png", "study-curves.png", "study-tiers.png"]
+    assert "above" in text and "below" in text and "was here before" not in text and "| AVATAR | 0.0001 | 1 | 3 | 24 |" in text
+    assert sorted(f.name for f in (tmp_path / "pictures").iterdir()) == ["study-advantages.png", "study-curves.png", "study-tas.png",
+                                                                               "study-tiers.png", "study.json"]
+    assert json.loads((tmp_path / "pictures" / "study.json").read_text())["learning_rates"] == {"GRPO": 1e-4, "AVATAR": 1e-4}
     with pytest.raises(RuntimeError, match="1 of 1 runs failed"):
         run_all(plan, [(("--method", "none"), 1e-4, 0)])
