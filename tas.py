@@ -37,8 +37,9 @@ def group_advantages(rewards: Tensor) -> Tensor:
     return replay_advantages(rewards, rewards.mean())
 
 
-def replay_advantages(rewards: Tensor, baseline: Tensor | float) -> Tensor:
-    """AVATAR: (G,) rewards of one prompt's replayed completions and its VCRS Rbar(q) -> (G,) advantages (method section 4).
+def replay_advantages(rewards: Tensor, baseline: Tensor | float, shift: float = 0.0) -> Tensor:
+    """AVATAR: (G,) rewards of one prompt's replayed completions and its VCRS Rbar(q) -> (G,) advantages (method section 4). shift is added to those of a group
+    that can tell good from bad: above 0 successes of another policy weigh more than its failures (a lowered baseline, AsymRE, arXiv 2506.20520).
 
     >>> replay_advantages(torch.tensor([1.0, 0.0]), 0.25)         # std 0.70711: 0.75 / 0.70721, -0.25 / 0.70721
     tensor([ 1.0605, -0.3535])
@@ -46,7 +47,7 @@ def replay_advantages(rewards: Tensor, baseline: Tensor | float) -> Tensor:
     spread = rewards.std(correction=1) if len(rewards) > 1 else rewards.new_zeros(())
     if spread <= 1e-6:                                   # all alike up to rounding: the group cannot tell good from bad
         return torch.zeros_like(rewards)
-    return (rewards - baseline) / (spread + STD_EPS)     # (G,)
+    return (rewards - baseline) / (spread + STD_EPS) + shift                             # (G,)
 
 
 def shrunk_advantages(rewards: Tensor, reference: float, spread: float) -> Tensor:

@@ -112,6 +112,7 @@ class Config:
                                    known=("tiers", "uniform"))
     replay_baseline: str = flag("vcrs", "what replayed rewards stand against: vcrs, the prompt's Rbar(q), or group, the mean of the replayed group",
                                 known=("vcrs", "group"))
+    replay_shift: float = flag(0.0, "added to the advantages of replayed groups: above 0 their successes weigh more than their failures")
     alpha: float = flag(1.0, "weight of the off-policy half in J = J_on + alpha J_off")
     dynamic_sampling: int = flag(0, "extra rounds of fresh prompts in place of groups whose rewards are all alike (DAPO), all counted; 0 = off", 0)
     tas_shape: str | None = flag(None, f"temporal weights: {', '.join(SHAPES)} (avatar u, grpo uniform = off)", known=SHAPES)
@@ -371,21 +372,19 @@ def sample_groups(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: li
         features = policy.features(prompts, seen)
     sampled = generate(policy, prompts, features, cfg.fresh, cfg.max_completion_tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph)
     for prompt, done, parts in zip(prompts, sampled, score(cfg, prompts, sampled, judge), strict=True):
-        rewards = [p["reward"] for p in parts]
+        rewards = torch.tensor([p["reward"] for p in parts])                                        # (G,)
         buffer.add(prompt.sample.id, [Entry(np.array(c.tokens, np.int32), np.array(c.logps, np.float32), p["reward"], p["accuracy"], step,
                                             prompt.hinted, p) for c, p in zip(done, parts, strict=True)])
-        advantages = advantages_of(buffer, prompt.sample.id, torch.tensor(rewards), None, prompt.hinted)                         # (G,)
-        groups.append(Group(prompt, [c.tokens for c in done], [c.logps for c in done], rewards, advantages, False, [step] * len(done)))
+        advantages = None if prompt.hinted else shrunk(buffer, prompt.sample.id, rewards)           # hinted rewards are in no reference
+        advantages = group_advantages(rewards) if advantages is None else advantages                # (G,)
+        groups.append(Group(prompt, [c.tokens for c in done], [c.logps for c in done], rewards.tolist(), advantages, False, [step] * len(done)))
         examples += [example(prompt, c, p, a) for c, p, a in zip(done, parts, advantages.tolist(), strict=True)]
     return groups, examples
 
 
-def advantages_of(buffer: ReplayBuffer, prompt_id: str, rewards: torch.Tensor, baseline: float | None, hinted: bool = False) -> torch.Tensor:
-    """(G,) advantages of a group: against `baseline`, None: against its own mean (GRPO). With --vcrs_prior against the prompt's shrunk reference, but for a
-    hinted fresh group (hinted rewards are in no reference) and before there are rewards that differ."""
-    if buffer.prior and buffer.spread and not hinted:
-        return shrunk_advantages(rewards, buffer.reference(prompt_id), buffer.spread)
-    return group_advantages(rewards) if baseline is None else replay_advantages(rewards, baseline)
+def shrunk(buffer: ReplayBuffer, prompt_id: str, rewards: torch.Tensor) -> torch.Tensor | None:
+    """(G,) advantages against the prompt's shrunk reference (--vcrs_prior); None when that is off, or no two rewards differ yet."""
+    return shrunk_advantages(rewards, buffer.reference(prompt_id), buffer.spread) if buffer.prior and buffer.spread else None
 
 
 def rollout_step(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: list[Prompt], step: int, generator: torch.Generator,
@@ -418,7 +417,9 @@ def replay_step(cfg: Config, make: PromptMaker, buffer: ReplayBuffer, by_id: dic
         prompt_id, entries = drawn
         taken.add(prompt_id)
         rewards = torch.tensor([e.reward for e in entries])
-        advantages = advantages_of(buffer, prompt_id, rewards, buffer.vcrs(prompt_id) if cfg.replay_baseline == "vcrs" else None)         # (G,)
+        baseline, advantages = buffer.vcrs(prompt_id) if cfg.replay_baseline == "vcrs" else None, shrunk(buffer, prompt_id, rewards)
+        if advantages is None:
+            advantages = replay_advantages(rewards, rewards.mean() if baseline is None else baseline, cfg.replay_shift)          # (G,)
         for hinted in (False, True):
             some = [i for i, e in enumerate(entries) if e.hinted == hinted]
             prompt = make.each([by_id[prompt_id]], [hinted])[0] if some else None

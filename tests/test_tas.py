@@ -161,6 +161,11 @@ def test_cispo_keeps_a_bounded_gradient_where_ppo_has_none():
         assert logp.grad.item() == pytest.approx(expected) and seen["clipped"].item()
 
 
+def test_a_shift_moves_replayed_advantages_but_not_those_of_equal_rewards():
+    plain, moved = (replay_advantages(torch.tensor([1.0, 0.0, 0.0]), 0.25, shift) for shift in (0.0, 0.35))
+    assert (moved - plain).tolist() == pytest.approx([0.35] * 3) and replay_advantages(torch.ones(3), 0.25, 0.35).tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize(("clip", "slopes"), [("ppo", [0.0, -0.5, 9.0, 0.0]), ("cispo", [-1.2, -0.8, 1.2, 0.8]), ("truncated", [-1.2, -0.5, 1.2, 0.5])])
 def test_what_each_clip_does_to_good_and_bad_news_far_from_the_policy(clip, slopes):
     """Ratios 9 and 0.5 with A = 1, then with A = -1: d loss / d logp by hand. PPO alone lets one replayed token weigh nine times as much as a fresh one."""

@@ -108,14 +108,13 @@ def test_options_of_the_loss_and_the_buffer_run(tmp_path, flags):
 
 def test_a_shrunk_reference_gives_equal_rewards_advantages(cfg, make, samples):
     """Rewards 1 and 1 of one prompt, 0 and 0 of another: mean 0.5, std 0.5. With 2 rewards of the mean prompt added the references are (2 + 1) / 4 and 1 / 4,
-    so A = 0.25 / 0.5 and -0.25 / 0.5, fresh or replayed. A hinted fresh group stands against itself, and so does every group before rewards differ."""
+    so A = 0.25 / 0.5 and -0.25 / 0.5. Off without a prior, and before rewards differ."""
     buffer = ReplayBuffer(prior=2)
-    assert train.advantages_of(buffer, "new", torch.tensor([1.0, 0.0]), None).tolist() == pytest.approx([0.7070, -0.7070], abs=1e-3)
+    assert train.shrunk(buffer, "new", torch.tensor([1.0, 0.0])) is None and train.shrunk(ReplayBuffer(), "new", torch.ones(2)) is None
     for s, reward in zip(samples[:2], (1.0, 0.0), strict=True):
         buffer.add(s.id, [Entry(np.array([5, 6], np.int32), np.zeros(2, np.float32), reward, reward, 0)] * 2)
     buffer.refresh()
-    assert train.advantages_of(buffer, samples[0].id, torch.ones(2), None).tolist() == pytest.approx([0.5, 0.5], abs=1e-3)
-    assert train.advantages_of(buffer, samples[0].id, torch.ones(2), None, hinted=True).tolist() == [0, 0]
+    assert train.shrunk(buffer, samples[0].id, torch.ones(2)).tolist() == pytest.approx([0.5, 0.5], abs=1e-3)
     groups = train.replay_step(replace(cfg, replayed=2), make, buffer, {s.id: s for s in samples}, 2, step=1)
     assert {g.prompt.sample.id: [round(a, 3) for a in g.advantages.tolist()] for g in groups} == {samples[0].id: [0.5, 0.5], samples[1].id: [-0.5, -0.5]}
 
