@@ -2,7 +2,7 @@
 
     python bench/study.py                    # every run that is not in bench/results/study.jsonl yet, then the report; hours on 2 cores
     python bench/study.py --parts main       # one part of PARTS
-    python bench/study.py --quick            # a small one into runs/study-quick; 20 minutes
+    python bench/study.py --quick            # a small one into runs/study-quick
     python bench/study.py --report           # tables and pictures alone, from the results that are there
 
 A run is `train.py` with a cell's flags and one seed, on one core. Runs that were stopped go on where they were; finished ones are lines of study.jsonl and
