@@ -372,12 +372,12 @@ def sample_groups(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: li
         features = policy.features(prompts, seen)
     sampled = generate(policy, prompts, features, cfg.fresh, cfg.max_completion_tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph)
     for prompt, done, parts in zip(prompts, sampled, score(cfg, prompts, sampled, judge), strict=True):
-        rewards = torch.tensor([p["reward"] for p in parts])                                        # (G,)
+        rewards = [p["reward"] for p in parts]
         buffer.add(prompt.sample.id, [Entry(np.array(c.tokens, np.int32), np.array(c.logps, np.float32), p["reward"], p["accuracy"], step,
                                             prompt.hinted, p) for c, p in zip(done, parts, strict=True)])
-        advantages = None if prompt.hinted else shrunk(buffer, prompt.sample.id, rewards)           # hinted rewards are in no reference
-        advantages = group_advantages(rewards) if advantages is None else advantages                # (G,)
-        groups.append(Group(prompt, [c.tokens for c in done], [c.logps for c in done], rewards.tolist(), advantages, False, [step] * len(done)))
+        advantages = None if prompt.hinted else shrunk(buffer, prompt.sample.id, torch.tensor(rewards))         # hinted rewards are in no reference
+        advantages = group_advantages(torch.tensor(rewards)) if advantages is None else advantages              # (G,)
+        groups.append(Group(prompt, [c.tokens for c in done], [c.logps for c in done], rewards, advantages, False, [step] * len(done)))
         examples += [example(prompt, c, p, a) for c, p, a in zip(done, parts, advantages.tolist(), strict=True)]
     return groups, examples
 
