@@ -27,7 +27,7 @@ How this differs from the paper and its released trainer (the modules list their
  5. One update per rollout, so a fresh completion's ratio is 1 up to rounding; clipping acts on the replayed half.
  6. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted and named in bad_media.jsonl or
     dropped.jsonl; nothing is cut.
- 7. --method avatar is what bench/STUDY.md found to learn from the fewest completions: 2 fresh completions per prompt instead of 4, two replayed groups
+ 7. --method avatar is what the tries of bench/STUDY.md point to, not yet a whole study: 2 fresh completions per prompt instead of 4, two replayed groups
     per prompt instead of one, drawn uniformly instead of by tier, truncated ratios instead of PPO's clip, no KL term.
  8. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the warm-up only.
 """

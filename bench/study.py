@@ -1,7 +1,7 @@
 """Does AVATAR's claim hold? Methods x seeds on the toy world, with intervals: sample efficiency, the paper's ablations, pictures.
 
     python bench/study.py                    # every run that is not in bench/results/study.jsonl yet, then the report; hours on 2 cores
-    python bench/study.py --parts main       # one part of PARTS
+    python bench/study.py --parts methods    # one part of PARTS
     python bench/study.py --quick            # a small one into runs/study-quick
     python bench/study.py --report           # tables and pictures alone, from the results that are there
 
