@@ -124,12 +124,13 @@ def parse(argv: list[str]) -> Config:
 
 # ---------------------------------------------------------------------------------------------- asking
 def answer(policy: Policy, make: PromptMaker, samples: list, max_new_tokens: int, temperature: float, top_k: int = 0, top_p: float = 1.0,
-           generator: torch.Generator | None = None, cuda_graph: bool = True, share: bool = False) -> list[tuple[Prompt | DataError, Completion | None]]:
-    """One completion of each sample: (its prompt, the completion), or (the error that says why it cannot be asked, None)."""
+           generator: torch.Generator | None = None, cuda_graph: bool = True) -> list[tuple[Prompt | DataError, Completion | None]]:
+    """One completion of each sample: (its prompt, the completion), or (the error that says why it cannot be asked, None). Neighbours about the same media
+    share their prefill."""
     made = make.each(samples)
     prompts = [p for p in made if isinstance(p, Prompt)]
     with torch.no_grad():
-        done = iter(generate(policy, prompts, policy.features(prompts), 1, max_new_tokens, temperature, top_k, top_p, generator, cuda_graph, share)
+        done = iter(generate(policy, prompts, policy.features(prompts), 1, max_new_tokens, temperature, top_k, top_p, generator, cuda_graph, share=True)
                     if prompts else [])
     return [(p, next(done)[0] if isinstance(p, Prompt) else None) for p in made]
 
@@ -148,7 +149,7 @@ def answer_batch(cfg: Config, policy: Policy, make: PromptMaker, items: list[Ite
     benchmark, started = BENCHMARKS[cfg.benchmark], time.perf_counter()
     generator = torch.Generator(policy.device).manual_seed(cfg.seed * 1_000_003 + number)
     samples = [ask(one, benchmark, cfg.prompt) for one in items]
-    done = answer(policy, make, samples, cfg.max_completion_tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph, share=True)
+    done = answer(policy, make, samples, cfg.max_completion_tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph)
     each, out = (time.perf_counter() - started) / len(items), []
     for one, sample, (prompt, completion) in zip(items, samples, done, strict=True):
         text = completion.text if completion else ""

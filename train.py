@@ -341,8 +341,7 @@ def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample],
     rows, examples, unusable = [], [], 0
     for i in range(0, len(held), batch):
         make.ahead(held[i: i + 2 * batch])
-        done = answer(policy, make, held[i: i + batch], cfg.max_completion_tokens, cfg.eval_temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph,
-                      share=True)
+        done = answer(policy, make, held[i: i + batch], cfg.max_completion_tokens, cfg.eval_temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph)
         asked = [(prompt, completion) for prompt, completion in done if completion]
         rows += [[0.0, 0.0, 0.0, 0]] * (len(done) - len(asked))              # a question that cannot be asked counts as wrong
         unusable += len(done) - len(asked)
@@ -400,8 +399,8 @@ def rollout_step(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: lis
         groups, examples = useful + again, examples + more_examples
     if cfg.replay_max_age:
         buffer.expire(step - cfg.replay_max_age)
-    buffer.refresh([v for part in gather(buffer.all_vcrs()) for v in part],                         # tiers are global
-                   tuple(map(sum, zip(*gather(buffer.reward_sums()), strict=True))))
+    vcrs, sums = zip(*gather((buffer.all_vcrs(), buffer.reward_sums())), strict=True)               # tiers and references are global
+    buffer.refresh([v for part in vcrs for v in part], tuple(map(sum, zip(*sums, strict=True))))
     return groups, examples
 
 
