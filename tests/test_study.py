@@ -26,11 +26,12 @@ from bench.study import (
     savings_table,
     verdict,
 )
+from train import METHODS
 
 
 def run_of(points, flags=("--method", "grpo"), rate=1e-3, seed=0) -> dict:
     """A run whose accuracies are `points`, one per 100 completions and 10 CPU-seconds."""
-    return {"flags": list(flags), "rate": rate, "seed": seed, "evals": [[i, 100 * i, 10.0 * i, a] for i, a in enumerate(points)]}
+    return {"flags": list(flags), "preset": METHODS[flags[1]], "rate": rate, "seed": seed, "evals": [[i, 100 * i, 10.0 * i, a] for i, a in enumerate(points)]}
 
 
 def test_curves_are_means_made_non_decreasing():
@@ -83,6 +84,13 @@ def test_the_rate_is_chosen_on_the_tuning_seeds_alone(tmp_path):
     assert best_rate(dict(list(done.items())[1:]), plan, ("--method", "grpo")) is None
 
 
+def test_a_result_counts_while_its_method_means_the_same(tmp_path):
+    now, before = run_of([0, 1], seed=1), run_of([0, 1], seed=2) | {"preset": METHODS["grpo"] | {"fresh": 5}}
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (now, before)))
+    found = read_results(tmp_path / "r.jsonl")
+    assert len(found) == 2 and name_of(("--method", "grpo"), 1e-3, 1) in found and name_of(("--method", "grpo"), 1e-3, 2) not in found
+
+
 def test_tables_of_known_results(tmp_path):
     plan, methods = Plan(tmp_path / "r.jsonl", tmp_path, (), seeds=(0, 1), tuning=(7,), rates=(1e-3,)), {c.name: c for c in MAIN}
     rows = [run_of(np.arange(9) / 10 * speed + 0.01 * seed, methods[name].flags, 1e-3, seed)
@@ -117,4 +125,4 @@ def test_a_study_is_run_and_goes_on(tmp_path):
                                                                                "study-tiers.png", "study.json"]
     assert json.loads((tmp_path / "pictures" / "study.json").read_text())["learning_rates"] == {"GRPO": 1e-4, "AVATAR": 1e-4}
     with pytest.raises(RuntimeError, match="1 of 1 runs failed"):
-        run_all(plan, [(("--method", "none"), 1e-4, 0)])
+        run_all(plan, [(("--method", "grpo", "--tas_lambda", "-1"), 1e-4, 0)])
