@@ -28,7 +28,7 @@ How this differs from the paper and its released trainer (the modules list their
  6. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted and named in bad_media.jsonl or
     dropped.jsonl; nothing is cut.
  7. --method avatar is what the tries of bench/STUDY.md point to, not yet a whole study: 2 fresh completions per prompt instead of 4, two replayed groups
-    per prompt instead of one, drawn uniformly instead of by tier, truncated ratios instead of PPO's clip, no KL term.
+    per prompt instead of one, drawn uniformly instead of by tier, 0.2 added to their advantages, truncated ratios instead of PPO's clip, no KL term.
  8. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the warm-up only.
 """
 import hashlib
@@ -77,8 +77,8 @@ from tas import (
 )
 
 # ---------------------------------------------------------------------------------------------- flags
-PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_draw": "tiers", "clip": "ppo", "tas_shape": "u"}
-OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_draw": "uniform", "clip": "truncated", "tas_shape": "u", "beta": 0.0}
+PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_draw": "tiers", "replay_shift": 0.0, "clip": "ppo", "tas_shape": "u"}
+OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_draw": "uniform", "replay_shift": 0.2, "clip": "truncated", "tas_shape": "u", "beta": 0.0}
 GRPO = PAPER | {"fresh": 8, "replayed": 0, "tas_shape": "uniform"}
 METHODS = {"avatar": OURS, "avatar_paper": PAPER, "grpo": GRPO, "tas_only": GRPO | {"tas_shape": "u"}, "replay_only": OURS | {"tas_shape": "uniform"}}
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
@@ -112,7 +112,8 @@ class Config:
                                    known=("tiers", "uniform"))
     replay_baseline: str = flag("vcrs", "what replayed rewards stand against: vcrs, the prompt's Rbar(q), or group, the mean of the replayed group",
                                 known=("vcrs", "group"))
-    replay_shift: float = flag(0.0, "added to the advantages of replayed groups: above 0 their successes weigh more than their failures")
+    replay_shift: float | None = flag(None, "added to the advantages of replayed groups: above 0 their successes weigh more than their failures (avatar 0.2); "
+                                      "0 = off")
     alpha: float = flag(1.0, "weight of the off-policy half in J = J_on + alpha J_off")
     dynamic_sampling: int = flag(0, "extra rounds of fresh prompts in place of groups whose rewards are all alike (DAPO), all counted; 0 = off", 0)
     tas_shape: str | None = flag(None, f"temporal weights: {', '.join(SHAPES)} (avatar u, grpo uniform = off)", known=SHAPES)
