@@ -6,7 +6,7 @@
     python bench/study.py --report           # tables and pictures alone, from the results that are there
 
 A run is `train.py` with a cell's flags and one seed, on one core. Runs that were stopped go on where they were; finished ones are lines of study.jsonl and
-are not run again. Every method first finds its own learning rate: the one of RATES with the best mean accuracy over all evaluations, on seeds of its own.
+are not run again. Every method first finds its own learning rate on other seeds: upward through RATES, until the mean accuracy over all evaluations gets worse.
 
     completions to a target   where the mean curve over seeds, made non-decreasing by isotonic regression, first reaches it
     ratios, intervals         percentiles of a bootstrap over seeds, each method's drawn apart
@@ -41,7 +41,7 @@ from train import METHODS
 
 REPO = Path(__file__).parent.parent
 SEEDS, TUNING = (0, 1, 2, 3, 4), (100, 101)
-RATES = (1e-4, 2e-4, 4e-4)
+RATES = (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)
 TARGETS = (0.60, 0.65, 0.70, 0.75)
 
 
@@ -64,9 +64,9 @@ def variants(*rows: tuple, length: str = "--steps 32 --eval_every 8") -> list[Ce
     return [cell(name, flags, length, *paper) for name, flags, *paper in rows]
 
 
-# 8 fresh completions of each prompt: 10,240 in 80 steps; the paper's 4: 4,096 in 64; 2: 2,048 in 64. Dynamic sampling draws up to three times per step. Two rows
-# keep the comparison honest. A run's learning rate falls to its end, so a short run is not the beginning of a long one: the short GRPO shows what that alone
-# gives. And AVATAR asks for 2 completions, without a KL term: the GRPO that does so, too, shows what that alone gives.
+# 8 fresh completions of each prompt: 10,240 in 80 steps; the paper's 4: 4,096 in 64; 2: 2,048 in 64. Dynamic sampling draws up to three times per step.
+# Two rows keep the comparison honest. A run's learning rate falls to its end, so a short run is not the beginning of a long one: the short GRPO shows what
+# that alone gives. And AVATAR asks for 2 completions, without a KL term: the GRPO that does so, too, shows what that alone gives.
 LONG, HALF, SHORT = "--steps 80 --eval_every 5", "--steps 40 --eval_every 5", "--steps 64 --eval_every 8"
 MAIN = [cell("GRPO", "grpo", LONG, 45.4, ""), cell("GRPO, short", "grpo", HALF, None, "GRPO"),
         cell("GRPO, 2 completions, no KL", "grpo --fresh 2 --beta 0", "--steps 128 --eval_every 16", None, ""),
@@ -211,10 +211,17 @@ def tuned(done: dict[str, dict], plan: Plan, flags: tuple[str, ...], rate: float
     return None if None in runs else float(np.mean([e[3] for r in runs for e in r["evals"][1:]]))
 
 
-def best_rate(done: dict[str, dict], plan: Plan, flags: tuple[str, ...]) -> float | None:
-    """The learning rate of a method; None while a tuning run is missing."""
-    scores = {rate: tuned(done, plan, flags, rate) for rate in plan.rates}
-    return None if None in scores.values() else max(scores, key=scores.get)
+def climb(done: dict[str, dict], plan: Plan, flags: tuple[str, ...]) -> tuple[float | None, float | None]:
+    """(the learning rate of a method, None) or, while a tuning run is missing, (None, the rate to try): upward through the grid until one does worse."""
+    scores: list[float] = []
+    for rate in plan.rates:
+        score = tuned(done, plan, flags, rate)
+        if score is None:
+            return None, rate
+        if scores and score < scores[-1]:
+            break
+        scores.append(score)
+    return plan.rates[len(scores) - 1], None
 
 
 # ---------------------------------------------------------------------------------------------- statistics
@@ -285,7 +292,7 @@ class Findings:
 
     def __init__(self, plan: Plan):
         self.plan, self.done = plan, read_results(plan.results)
-        self.rates = {c.name: rate for c in plan.methods if not c.like and (rate := best_rate(self.done, plan, c.flags))}
+        self.rates = {c.name: rate for c in plan.methods if not c.like and (rate := climb(self.done, plan, c.flags)[0])}
 
     def rate(self, cell: Cell) -> float | None:
         return self.rates.get(cell.like or cell.name)
@@ -308,9 +315,9 @@ def rates_table(found: Findings) -> str:
     rows = []
     for cell in (c for c in found.plan.methods if c.name in found.rates):
         scores = {rate: tuned(found.done, found.plan, cell.flags, rate) for rate in found.plan.rates}
-        rows.append([cell.name, *(f"**{v:.3f}**" if rate == found.rates[cell.name] else f"{v:.3f}" for rate, v in scores.items())])
+        rows.append([cell.name, *("" if v is None else f"**{v:.3f}**" if rate == found.rates[cell.name] else f"{v:.3f}" for rate, v in scores.items())])
     seeds = ", ".join(map(str, found.plan.tuning))
-    return table("Learning rates", f"Mean accuracy over all evaluations of seeds {seeds}; below each method runs at its best one.",
+    return table("Learning rates", f"Mean accuracy over all evaluations of seeds {seeds}. Each method climbs until a rate does worse, and runs at its best one.",
                  ["method", *(f"{rate:g}" for rate in found.plan.rates)], rows)
 
 
@@ -511,7 +518,8 @@ def main() -> None:
             toy.build(plan.work / "toy", stage, "train", 256)
             toy.build(plan.work / "toy", stage, "heldout", 40 if args.quick else 160)
         methods = [c for c in plan.methods if not c.like and (c in cells or c.name in {other.like for other in cells})]
-        run_all(plan, [(c.flags, rate, s) for c in methods for rate in plan.rates for s in plan.tuning])
+        while jobs := [(c.flags, rate, s) for c in methods if (rate := climb(read_results(plan.results), plan, c.flags)[1]) for s in plan.tuning]:
+            run_all(plan, jobs)
         found = Findings(plan)
         run_all(plan, [(c.flags, found.rate(c), s) for s in plan.seeds for c in cells])
     report(plan, page, folder)
