@@ -317,7 +317,7 @@ def rates_table(found: Findings) -> str:
         scores = {rate: tuned(found.done, found.plan, cell.flags, rate) for rate in found.plan.rates}
         rows.append([cell.name, *("" if v is None else f"**{v:.3f}**" if rate == found.rates[cell.name] else f"{v:.3f}" for rate, v in scores.items())])
     seeds = ", ".join(map(str, found.plan.tuning))
-    return table("Learning rates", f"Mean accuracy over all evaluations of seeds {seeds}. Each method climbs until a rate does worse, and runs at its best one.",
+    return table("Learning rates", f"Mean accuracy over all evaluations of seeds {seeds}. A method climbs until a rate does worse, and runs at its best.",
                  ["method", *(f"{rate:g}" for rate in found.plan.rates)], rows)
 
 
