@@ -23,7 +23,6 @@ This module imports nothing of ours.
 """
 import heapq
 import json
-import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -87,16 +86,14 @@ class ReplayBuffer:
     """The stratified buffer of one rank. Prompts belong to ranks by id, so a history never spans two.
 
     capacity: completions in all; window: rewards in Rbar(q); patience: unhinted visits without success before a hint (0: this rule off);
-    hint_kl: the KL below which a failing prompt of the hard tier gets its hint (0: this rule off). prior: how many rewards of the mean of all prompts are added
-    to a prompt's own in `reference`.
+    hint_kl: the KL below which a failing prompt of the hard tier gets its hint (0: this rule off).
     """
 
-    def __init__(self, capacity: int = 10_000, window: int = 20, patience: int = 3, hint_kl: float = 0.0, seed: int = 0, prior: float = 0.0):
-        if capacity < 1 or window < 1 or patience < 0 or hint_kl < 0 or prior < 0:
-            raise ValueError(f"capacity {capacity} and window {window} must be positive, patience {patience}, hint_kl {hint_kl} and prior {prior} not negative")
+    def __init__(self, capacity: int = 10_000, window: int = 20, patience: int = 3, hint_kl: float = 0.0, seed: int = 0):
+        if capacity < 1 or window < 1 or patience < 0 or hint_kl < 0:
+            raise ValueError(f"capacity {capacity} and window {window} must be positive, patience {patience} and hint_kl {hint_kl} not negative")
         self.room = {tier: round(capacity * share) for tier, share in SHARES.items()}
-        self.window, self.patience, self.hint_kl, self.prior = window, patience, hint_kl, prior
-        self.mean, self.spread = 0.0, 0.0             # of the rewards in all windows, on all ranks, as of the last `refresh`
+        self.window, self.patience, self.hint_kl = window, patience, hint_kl
         self.prompts: dict[str, PromptHistory] = {}   # every prompt seen
         self.stored: dict[str, PromptHistory] = {}    # those with entries
         self.inserted = 0
@@ -111,27 +108,13 @@ class ReplayBuffer:
         """Rbar(q): mean of the last `window` fresh unhinted rewards; None for a prompt never seen unhinted."""
         return self.prompts[prompt_id].rbar if prompt_id in self.prompts else None
 
-    def reference(self, prompt_id: str) -> float:
-        """b(q) = (sum of the n rewards in the prompt's window + prior x their mean over all prompts) / (n + prior): the estimate of a prompt's mean reward that
-        few rewards of its own and many of other prompts allow."""
-        rewards = self.prompts[prompt_id].rewards if prompt_id in self.prompts else ()
-        return (sum(rewards) + self.prior * self.mean) / (len(rewards) + self.prior)
-
-    def reward_sums(self) -> tuple[int, float, float]:
-        """Number, sum and sum of squares of the rewards in this rank's windows: what `refresh` wants of every rank, added up."""
-        rewards = [r for h in self.prompts.values() for r in h.rewards]
-        return len(rewards), sum(rewards), sum(r * r for r in rewards)
-
     def all_vcrs(self) -> list[float]:
         """This rank's Rbar values, in no particular order: what `refresh` wants from every rank."""
         return [h.rbar for h in self.prompts.values() if h.rbar is not None]
 
-    def refresh(self, values: list[float] | None = None, sums: tuple[int, float, float] | None = None) -> None:
-        """Recompute the tier thresholds from `values`, the Rbar of all prompts on all ranks, and the mean and spread of all rewards from `sums` (default of
-        both: this rank's); move the prompts, and evict what a tier no longer holds."""
-        n, total, squares = self.reward_sums() if sums is None else sums
-        if n:
-            self.mean, self.spread = total / n, math.sqrt(max(0.0, squares / n - (total / n) ** 2))
+    def refresh(self, values: list[float] | None = None) -> None:
+        """Recompute the tier thresholds from `values`, the Rbar of all prompts on all ranks (default: this rank's), move the prompts, and
+        evict what a tier no longer holds."""
         self.ranking = np.sort(np.asarray(self.all_vcrs() if values is None else values, dtype=np.float64))
         for history, tier in zip(self.prompts.values(), self._tiers([h.rbar for h in self.prompts.values()]), strict=True):
             history.tier = tier
@@ -278,7 +261,7 @@ class ReplayBuffer:
         number = {prompt_id: i for i, prompt_id in enumerate(self.prompts)}
         rows = [(number[prompt_id], e) for prompt_id, h in self.stored.items() for e in h.entries]   # the order of `stored` is part of the state
         return {"ids": list(self.prompts), "inserted": self.inserted, "rng": json.dumps(self.rng.bit_generator.state),
-                "mean": self.mean, "spread": self.spread, "ranking": torch.from_numpy(self.ranking.copy()),
+                "ranking": torch.from_numpy(self.ranking.copy()),
                 "histories": [{"rewards": list(h.rewards), "failed_visits": h.failed_visits, "hint_on": h.hint_on, "hint_next": h.hint_next,
                                "kl": h.kl, "tier": h.tier} for h in self.prompts.values()],
                 "entries": [{"prompt": i, "reward": e.reward, "accuracy": e.accuracy, "step": e.step, "hinted": e.hinted, "parts": e.parts,
@@ -309,7 +292,6 @@ class ReplayBuffer:
     def load_state_dict(self, state: dict) -> None:
         """Continue exactly where `state_dict` was taken: the same draws follow."""
         self.inserted, self.ranking = state["inserted"], state["ranking"].numpy().copy()
-        self.mean, self.spread = state["mean"], state["spread"]
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.prompts = {prompt_id: PromptHistory(deque(h["rewards"], maxlen=self.window), [], h["failed_visits"], h["hint_on"], h["hint_next"],
                                                  h["kl"], h["tier"])

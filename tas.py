@@ -2,7 +2,6 @@
 
     group_advantages     A_i = (R_i - mean R) / (std R + 1e-4)                       fresh completions of one prompt (GRPO)
     replay_advantages    A_i = (R_i - Rbar(q)) / (std R + 1e-4)                      replayed ones, against the prompt's history (VCRS)
-    shrunk_advantages    A_i = (R_i - b(q)) / (std of all R + 1e-4)                  both, against a history shrunk toward that of all prompts
     temporal_weights     w_t = 1 + lambda (2 t/(L-1) - 1)^2                          a U over the completion: plan and answer weigh more
     importance_ratio     r_t = pi_theta / pi_behaviour                               per token, or one per completion (GSPO)
     clipped_is_loss      -min(r A, clip(r, 1-eps, 1+eps) A) + beta KL_k3             PPO's clip, CISPO's, or truncated ratios
@@ -48,16 +47,6 @@ def replay_advantages(rewards: Tensor, baseline: Tensor | float, shift: float = 
     if spread <= 1e-6:                                   # all alike up to rounding: the group cannot tell good from bad
         return torch.zeros_like(rewards)
     return (rewards - baseline) / (spread + STD_EPS) + shift                             # (G,)
-
-
-def shrunk_advantages(rewards: Tensor, reference: float, spread: float) -> Tensor:
-    """(G,) rewards, the prompt's shrunk reference b(q) and the standard deviation of all prompts' rewards (ReplayBuffer.reference, .spread) -> (G,)
-    advantages. A group of equal rewards has an advantage, too: better or worse than expected. Not of AVATAR; a shrinkage baseline (arXiv 2511.03710).
-
-    >>> shrunk_advantages(torch.tensor([1.0, 1.0]), 0.875, 0.25)        # 0.125 / 0.2501
-    tensor([0.4998, 0.4998])
-    """
-    return (rewards - reference) / (spread + STD_EPS)    # (G,)
 
 
 def temporal_weights(mask: Tensor, lam: float = 0.3, shape: str = "u", normalize: bool = False) -> Tensor:

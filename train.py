@@ -28,7 +28,8 @@ How this differs from the paper and its released trainer (the modules list their
  6. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted and named in bad_media.jsonl or
     dropped.jsonl; nothing is cut.
  7. --method avatar is what the tries of bench/STUDY.md point to, not yet a whole study: 2 fresh completions per prompt instead of 4, two replayed groups
-    per prompt instead of one, drawn uniformly instead of by tier, 0.2 added to their advantages, truncated ratios instead of PPO's clip, no KL term.
+    per prompt instead of one, from 256 stored completions on, drawn uniformly instead of by tier, 0.2 added to their advantages, truncated ratios instead of
+    PPO's clip, the loss a mean over tokens, no KL term.
  8. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the warm-up only.
 """
 import hashlib
@@ -71,14 +72,14 @@ from tas import (
     importance_ratio,
     kl_to_behaviour,
     replay_advantages,
-    shrunk_advantages,
     temporal_weights,
     too_stale,
 )
 
 # ---------------------------------------------------------------------------------------------- flags
-PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_draw": "tiers", "replay_shift": 0.0, "clip": "ppo", "tas_shape": "u"}
-OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_draw": "uniform", "replay_shift": 0.2, "clip": "truncated", "tas_shape": "u", "beta": 0.0}
+PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_draw": "tiers", "replay_shift": 0.0, "clip": "ppo", "loss_norm": "sequence", "tas_shape": "u"}
+OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_min": 256, "replay_draw": "uniform", "replay_shift": 0.2, "clip": "truncated",
+        "loss_norm": "token", "tas_shape": "u", "beta": 0.0}
 GRPO = PAPER | {"fresh": 8, "replayed": 0, "tas_shape": "uniform"}
 METHODS = {"avatar": OURS, "avatar_paper": PAPER, "grpo": GRPO, "tas_only": GRPO | {"tas_shape": "u"}, "replay_only": OURS | {"tas_shape": "uniform"}}
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
@@ -123,7 +124,8 @@ class Config:
     clip: str | None = flag(None, "ppo (avatar_paper, grpo); cispo: clip the ratio as a weight; truncated: as a weight, from above only (avatar)", known=CLIPS)
     clip_eps: float = flag(0.2, "epsilon of the clipped ratio", 0, 1)
     clip_eps_high: float = flag(0.0, "epsilon of the upper bound when it differs (DAPO's clip-higher: 0.28); 0 = clip_eps", 0)
-    loss_norm: str = flag("sequence", "mean over: completions, of their token means (sequence), or all tokens of a half of the loss (token)", known=NORMS)
+    loss_norm: str | None = flag(None, "mean over: completions, of their token means (sequence), where tokens of short ones weigh more; or all tokens of "
+                                 "a half of the loss (token: avatar)", known=NORMS)
     beta: float | None = flag(None, "weight of the KL to the stage's starting weights; 0 = off, no reference pass (avatar)", 0)
     train_type: str | None = flag(None, "lora: adapters; full: all weights, optimiser state sharded; fsdp: weights sharded, too (FSDP2)",
                                   known=("lora", "full", "fsdp"))
@@ -155,12 +157,10 @@ class Config:
     max_completion_tokens: int | None = flag(None, "longest completion, EOS included", 1)
     format_penalty: float = flag(0.0, "format reward of a badly formed completion: 0, or -1")
     capacity: int = flag(10_000, "completions the buffer holds: 40 / 35 / 25 % hard / medium / easy", 1)
-    replay_min: int | None = flag(None, "replay starts when the buffer holds this many completions", 1)
+    replay_min: int | None = flag(None, "replay starts when the buffer holds this many completions (avatar 256, avatar_paper 64)", 1)
     replay_max_age: int = flag(0, "completions older than this many steps are dropped from the buffer; 0 = kept", 0)
     stale_bound: float = flag(0.0, "a replayed completion with A < 0 and mean log(pi_behaviour / pi_theta) above this is left out; 0 = off", 0)
     vcrs_window: int = flag(20, "fresh unhinted rewards in a prompt's moving average Rbar(q)", 1)
-    vcrs_prior: float = flag(0.0, "rewards stand against Rbar(q) with this many rewards of the mean prompt added, and groups of equal rewards have "
-                             "advantages, too; 0 = off: group mean and Rbar(q)", 0)
     hint_patience: int = flag(3, "visits without success before a prompt gets its hint; 0 = this rule off", 0)
     hint_kl: float = flag(1e-3, "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per token is below; 0 = this rule off", 0)
     fps: float = flag(2.0, "video frames sampled per second", 1e-3)
@@ -373,18 +373,12 @@ def sample_groups(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: li
     sampled = generate(policy, prompts, features, cfg.fresh, cfg.max_completion_tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph)
     for prompt, done, parts in zip(prompts, sampled, score(cfg, prompts, sampled, judge), strict=True):
         rewards = [p["reward"] for p in parts]
-        buffer.add(prompt.sample.id, [Entry(np.array(c.tokens, np.int32), np.array(c.logps, np.float32), p["reward"], p["accuracy"], step,
-                                            prompt.hinted, p) for c, p in zip(done, parts, strict=True)])
-        advantages = None if prompt.hinted else shrunk(buffer, prompt.sample.id, torch.tensor(rewards))         # hinted rewards are in no reference
-        advantages = group_advantages(torch.tensor(rewards)) if advantages is None else advantages              # (G,)
+        advantages = group_advantages(torch.tensor(rewards))                                        # (G,)
         groups.append(Group(prompt, [c.tokens for c in done], [c.logps for c in done], rewards, advantages, False, [step] * len(done)))
         examples += [example(prompt, c, p, a) for c, p, a in zip(done, parts, advantages.tolist(), strict=True)]
+        buffer.add(prompt.sample.id, [Entry(np.array(c.tokens, np.int32), np.array(c.logps, np.float32), p["reward"], p["accuracy"], step,
+                                            prompt.hinted, p) for c, p in zip(done, parts, strict=True)])
     return groups, examples
-
-
-def shrunk(buffer: ReplayBuffer, prompt_id: str, rewards: torch.Tensor) -> torch.Tensor | None:
-    """(G,) advantages against the prompt's shrunk reference (--vcrs_prior); None when that is off, or no two rewards differ yet."""
-    return shrunk_advantages(rewards, buffer.reference(prompt_id), buffer.spread) if buffer.prior and buffer.spread else None
 
 
 def rollout_step(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: list[Prompt], step: int, generator: torch.Generator,
@@ -400,8 +394,7 @@ def rollout_step(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: lis
         groups, examples = useful + again, examples + more_examples
     if cfg.replay_max_age:
         buffer.expire(step - cfg.replay_max_age)
-    vcrs, sums = zip(*gather((buffer.all_vcrs(), buffer.reward_sums())), strict=True)               # tiers and references are global
-    buffer.refresh([v for part in vcrs for v in part], tuple(map(sum, zip(*sums, strict=True))))
+    buffer.refresh([v for part in gather(buffer.all_vcrs()) for v in part])                         # tiers are global
     return groups, examples
 
 
@@ -417,9 +410,8 @@ def replay_step(cfg: Config, make: PromptMaker, buffer: ReplayBuffer, by_id: dic
         prompt_id, entries = drawn
         taken.add(prompt_id)
         rewards = torch.tensor([e.reward for e in entries])
-        baseline, advantages = buffer.vcrs(prompt_id) if cfg.replay_baseline == "vcrs" else None, shrunk(buffer, prompt_id, rewards)
-        if advantages is None:
-            advantages = replay_advantages(rewards, rewards.mean() if baseline is None else baseline, cfg.replay_shift)          # (G,)
+        baseline = buffer.vcrs(prompt_id) if cfg.replay_baseline == "vcrs" else None
+        advantages = replay_advantages(rewards, rewards.mean() if baseline is None else baseline, cfg.replay_shift)          # (G,)
         for hinted in (False, True):
             some = [i for i, e in enumerate(entries) if e.hinted == hinted]
             prompt = make.each([by_id[prompt_id]], [hinted])[0] if some else None
@@ -605,7 +597,7 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
     learner, reference = prepare(cfg, policy, saved)
     trained = Trained(*learner.named_trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, weight_decay=0.0)
     seed = streams(cfg, rank, saved)
-    buffer = ReplayBuffer(cfg.capacity, cfg.vcrs_window, cfg.hint_patience, cfg.hint_kl, seed, cfg.vcrs_prior)
+    buffer = ReplayBuffer(cfg.capacity, cfg.vcrs_window, cfg.hint_patience, cfg.hint_kl, seed=seed)
     cursor, by_id = Cursor(mine, seed), {s.id: s for s in mine}
     generator = torch.Generator(policy.device).manual_seed(seed)
     per_rank, judge = cfg.prompts_per_step // world, make_judge(cfg, mine + held, policy.device)

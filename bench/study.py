@@ -65,11 +65,12 @@ def variants(*rows: tuple, length: str = "--steps 32 --eval_every 8") -> list[Ce
 
 
 # 8 fresh completions of each prompt: 10,240 in 80 steps; the paper's 4: 4,096 in 64; 2: 2,048 in 64. Dynamic sampling draws up to three times per step.
-# Two rows keep the comparison honest. A run's learning rate falls to its end, so a short run is not the beginning of a long one: the short GRPO shows what
-# that alone gives. And AVATAR asks for 2 completions, without a KL term: the GRPO that does so, too, shows what that alone gives.
+# Three rows keep the comparison honest. A run's learning rate falls to its end, so a short run is not the beginning of a long one: the short GRPO shows what
+# that alone gives. And AVATAR asks for 2 completions, averages over tokens and has no KL term: two more GRPOs show what these alone give.
 LONG, HALF, SHORT = "--steps 80 --eval_every 5", "--steps 40 --eval_every 5", "--steps 64 --eval_every 8"
 MAIN = [cell("GRPO", "grpo", LONG, 45.4, ""), cell("GRPO, short", "grpo", HALF, None, "GRPO"),
-        cell("GRPO, 2 completions, no KL", "grpo --fresh 2 --beta 0", "--steps 128 --eval_every 16", None, ""),
+        cell("GRPO, token mean", "grpo --loss_norm token", LONG, None, ""),
+        cell("GRPO, token mean, 2 completions, no KL", "grpo --loss_norm token --fresh 2 --beta 0", "--steps 128 --eval_every 16", None, ""),
         cell("GRPO, dynamic sampling", "grpo --dynamic_sampling 2", HALF, None, ""), cell("TAS only", "tas_only", LONG, 45.1, ""),
         cell("AVATAR as in the paper", "avatar_paper", SHORT, 49.1, ""),
         *variants(("replay only", "replay_only", 47.8, ""), ("AVATAR", "avatar", 49.1, ""), ("AVATAR, no hints", "avatar --hint_patience 0 --hint_kl 0"),
@@ -87,6 +88,8 @@ PARTS: dict[str, tuple[str, list[Cell]]] = {
     "baseline of replay": ("VCRS", variants(("VCRS", "avatar"), ("group mean", "avatar --replay_baseline group"))),
     "draws": ("by tier", variants(("by tier", "avatar --replay_draw tiers"), ("uniform", "avatar"))),
     "shift of replay": ("0.2", variants(*((x, "avatar" if x == "0.2" else f"avatar --replay_shift {x}") for x in ("0", "0.2", "0.4")))),
+    "start of replay": ("256", variants(*((x, "avatar" if x == "256" else f"avatar --replay_min {x}") for x in ("64", "256")))),
+    "mean of the loss": ("tokens", variants(("tokens", "avatar"), ("completions", "avatar --loss_norm sequence"))),
     "ratios": ("truncated", variants(("truncated", "avatar"), ("clipped", "avatar --clip ppo"), ("CISPO", "avatar --clip cispo"))),
     "hints": ("both rules", variants(("both rules", "avatar"), ("visits", "avatar --hint_kl 0"), ("KL", "avatar --hint_patience 0"),
                                      ("none", "avatar --hint_patience 0 --hint_kl 0"), length=FEW)),

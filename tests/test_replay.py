@@ -33,23 +33,6 @@ def test_vcrs_is_the_mean_of_the_last_20_fresh_unhinted_rewards():
     assert buffer.vcrs("q") == pytest.approx(0.5)
 
 
-def test_a_reference_is_shrunk_toward_the_mean_of_all_prompts():
-    """Rewards 1, 1, 0 and 0.5, 0.5 (a hinted 0 does not count): mean 0.6, variance (2 x 0.16 + 0.36 + 2 x 0.01) / 5 = 0.14. With 3 rewards of the mean
-    prompt added: (2 + 1.8) / 6, (1 + 1.8) / 5, and the mean for a prompt never seen. Sums of two ranks add up to those of one."""
-    buffer = filled({"a": [1.0, 1.0, 0.0], "b": [0.5, 0.5]}, prior=3)
-    buffer.add("b", [entry(0.0, hinted=True)])
-    buffer.refresh()
-    assert (buffer.mean, buffer.spread) == (pytest.approx(0.6), pytest.approx(0.14**0.5))
-    assert [buffer.reference(q) for q in ("a", "b", "c")] == pytest.approx([3.8 / 6, 2.8 / 5, 0.6])
-    ranks = [filled(part, prior=3) for part in ({"a": [1.0, 1.0, 0.0]}, {"b": [0.5, 0.5]})]
-    for rank in ranks:
-        rank.refresh(sums=tuple(map(sum, zip(*(r.reward_sums() for r in ranks), strict=True))))
-        assert (rank.mean, rank.spread) == (pytest.approx(0.6), pytest.approx(0.14**0.5))
-    twin = ReplayBuffer(prior=3)
-    twin.load_state_dict(buffer.state_dict())
-    assert (twin.mean, twin.spread, twin.reference("a")) == (buffer.mean, buffer.spread, buffer.reference("a"))
-
-
 def test_tiers_are_the_bottom_40_next_35_top_25_percent():
     buffer = filled({f"q{i:02d}": [i / 20] * 2 for i in range(20)})
     assert Counter(buffer.tier(f"q{i:02d}") for i in range(20)) == {"hard": 8, "medium": 7, "easy": 5}

@@ -106,19 +106,6 @@ def test_options_of_the_loss_and_the_buffer_run(tmp_path, flags):
         assert [r["replayed"] for r in steps] == [0, 8, 16]                            # of the 2, then 4 prompts of earlier steps
 
 
-def test_a_shrunk_reference_gives_equal_rewards_advantages(cfg, make, samples):
-    """Rewards 1 and 1 of one prompt, 0 and 0 of another: mean 0.5, std 0.5. With 2 rewards of the mean prompt added the references are (2 + 1) / 4 and 1 / 4,
-    so A = 0.25 / 0.5 and -0.25 / 0.5. Off without a prior, and before rewards differ."""
-    buffer = ReplayBuffer(prior=2)
-    assert train.shrunk(buffer, "new", torch.tensor([1.0, 0.0])) is None and train.shrunk(ReplayBuffer(), "new", torch.ones(2)) is None
-    for s, reward in zip(samples[:2], (1.0, 0.0), strict=True):
-        buffer.add(s.id, [Entry(np.array([5, 6], np.int32), np.zeros(2, np.float32), reward, reward, 0)] * 2)
-    buffer.refresh()
-    assert train.shrunk(buffer, samples[0].id, torch.ones(2)).tolist() == pytest.approx([0.5, 0.5], abs=1e-3)
-    groups = train.replay_step(replace(cfg, replayed=2), make, buffer, {s.id: s for s in samples}, 2, step=1)
-    assert {g.prompt.sample.id: [round(a, 3) for a in g.advantages.tolist()] for g in groups} == {samples[0].id: [0.5, 0.5], samples[1].id: [-0.5, -0.5]}
-
-
 @pytest.mark.parametrize(("baseline", "expected"), [("vcrs", [1.0, 0.5]), ("group", [0.25, -0.25])])
 def test_replayed_rewards_stand_against_the_history_or_their_own_group(cfg, make, samples, baseline, expected):
     """Rewards 1.0 and 0.5 are replayed, of a prompt whose last four rewards are 0: Rbar(q) = 0; their own mean is 0.75. std: 0.35355."""
