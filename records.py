@@ -394,8 +394,8 @@ def load_samples(path: str | Path, media_root: str | Path | None = None, stage: 
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that is whole or absent at any moment: under another name, synced to the disk, then renamed."""
-    part = path.with_name(path.name + ".part")
+    """Write a file that is whole or absent at any moment: under a name of this process's own, synced to the disk, then renamed."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()

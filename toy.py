@@ -148,9 +148,9 @@ def render_sound(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_clip(path: Path, scene: Scene, rng: np.random.Generator) -> None:
-    """Render `scene` to an H.264 + AAC mp4 at `path`; written to a temporary name first, so a clip is whole or absent."""
+    """Render `scene` to an H.264 + AAC mp4 at `path`; written to a name of this process's own first, so a clip is whole or absent."""
     frames, sound = render_frames(scene), render_sound(scene, rng)
-    partial = path.with_suffix(".part")
+    partial = path.with_suffix(f".{os.getpid()}.part")
     with av.open(str(partial), "w", format="mp4") as box:
         video = box.add_stream("libx264", rate=VIDEO_FPS, options={"crf": "18", "preset": "veryfast"})
         video.width, video.height, video.pix_fmt, video.thread_count = 3 * CELL, CELL, "yuv420p", 1

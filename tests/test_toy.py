@@ -1,5 +1,8 @@
 """toy.py: the clips say what the scene says, the questions' answers follow from it, the splits do not meet."""
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -90,6 +93,14 @@ def test_world_is_deterministic_and_cached(tmp_path):
     before = (a.parent / clip).stat().st_mtime_ns
     toy.build(tmp_path / "a", 2, "train", 3, progress=False)
     assert (a.parent / clip).stat().st_mtime_ns == before
+
+
+def test_processes_may_build_the_same_world_at_once(tmp_path):
+    """Four processes write the same files over and over: none finds its unfinished ones gone, and what is left is whole."""
+    code = f"import toy\nfor _ in range(40): toy.build({str(tmp_path)!r}, 2, 'train', 1, progress=False)"
+    running = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=Path(toy.__file__).parent) for _ in range(4)]
+    assert [(one.communicate(timeout=120)[1], one.returncode) for one in running] == [("", 0)] * 4
+    assert len(load_samples(next(tmp_path.rglob("*.jsonl")))) == 2 and not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
