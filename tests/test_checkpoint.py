@@ -181,7 +181,8 @@ def test_changed_flags_are_listed(finished, tmp_path, capsys):
     shutil.copytree(finished, out, symlinks=True)
     train.main(flags(tmp_path, out, "--resume", "--lr", "1e-4", steps=5))
     said = capsys.readouterr().out
-    assert f"--lr {train.DEFAULTS['tiny']['lr']} -> 0.0001" in said and "--steps 4 -> 5" in said and "--out" not in said.split("changed flags")[1].splitlines()[0]
+    changed = said.split("changed flags")[1].splitlines()[0]
+    assert f"--lr {train.DEFAULTS['tiny']['lr']} -> 0.0001" in changed and "--steps 4 -> 5" in changed and "--out" not in changed
 
 
 def test_beginning_anew_must_be_asked_for(finished, tmp_path):
