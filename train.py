@@ -77,16 +77,17 @@ from tas import (
 )
 
 # ---------------------------------------------------------------------------------------------- flags
-PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_draw": "tiers", "replay_shift": 0.0, "clip": "ppo", "loss_norm": "sequence", "tas_shape": "u"}
+PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_min": 64, "replay_draw": "tiers", "replay_shift": 0.0, "clip": "ppo", "loss_norm": "sequence",
+         "tas_shape": "u"}
 OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_min": 256, "replay_draw": "uniform", "replay_shift": 0.2, "clip": "truncated",
         "loss_norm": "token", "tas_shape": "u", "beta": 0.0}
 GRPO = PAPER | {"fresh": 8, "replayed": 0, "tas_shape": "uniform"}
 METHODS = {"avatar": OURS, "avatar_paper": PAPER, "grpo": GRPO, "tas_only": GRPO | {"tas_shape": "u"}, "replay_only": OURS | {"tas_shape": "uniform"}}
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
 DEFAULTS = {
-    "real": {"train_type": "lora", "steps": 0, "beta": 0.1, "lr": 5e-7, "train_towers": False, "max_completion_tokens": 2048, "replay_min": 64,
+    "real": {"train_type": "lora", "steps": 0, "beta": 0.1, "lr": 5e-7, "train_towers": False, "max_completion_tokens": 2048,
              "max_pixels": 50_176, "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8, "tower_lr": 1.0},
-    "tiny": {"train_type": "full", "steps": 48, "beta": 0.02, "lr": 4e-4, "train_towers": False, "max_completion_tokens": 112, "replay_min": 64,
+    "tiny": {"train_type": "full", "steps": 48, "beta": 0.02, "lr": 4e-4, "train_towers": False, "max_completion_tokens": 112,
              "max_pixels": 84 * 28, "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 16, "tower_lr": 0.1},
     "tiny stage 0": {"steps": 1150, "lr": 2e-3, "train_towers": True, "eval_every": 250, "toy_clips": 5000, "prompts_per_step": 64, "tower_lr": 1.0},
 }
