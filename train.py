@@ -12,7 +12,7 @@ One step (--method avatar; in brackets the paper's numbers, --method avatar_pape
     1 rollout      2 (4) fresh completions of each of B prompts, behaviour log-probs recorded while sampling        rollout.py
     2 reward       format, accuracy, self, judge by the stage's table                                               rewards.py
     3 insert       fresh groups into the stratified buffer; Rbar(q), tiers and hint states move                     replay.py
-    4 draw         2 B (B) replayed groups: one stored prompt each, up to 6 (4) completions of earlier steps        replay.py
+    4 draw         B replayed groups: one stored prompt each, up to 6 (4) completions of earlier steps              replay.py
     5 advantage    fresh: GRPO's; replayed: against Rbar(q); then TAS weights over the completion's tokens          tas.py
     6 update       clipped importance-sampled loss, J = J_on + alpha J_off, one optimiser step                      model.py, tas.py, optim.py
 
@@ -27,8 +27,8 @@ How this differs from the paper and its released trainer (the modules list their
  5. One update per rollout, so a fresh completion's ratio is 1 up to rounding; clipping acts on the replayed half.
  6. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted and named in bad_media.jsonl or
     dropped.jsonl; nothing is cut.
- 7. --method avatar is what the tries of bench/STUDY.md point to, not yet a whole study: 2 fresh completions per prompt instead of 4, two replayed groups
-    per prompt instead of one, from 256 stored completions on, drawn uniformly instead of by tier, 0.2 added to their advantages, truncated ratios instead of
+ 7. --method avatar is what the tries of bench/STUDY.md point to, not yet a whole study: 2 fresh and 6 replayed completions per group instead of 4 and 4,
+    replay from 256 stored completions on, drawn uniformly instead of by tier, 0.2 added to their advantages, truncated ratios instead of
     PPO's clip, the loss a mean over tokens, no KL term.
  8. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the warm-up only.
 """
@@ -79,7 +79,7 @@ from tas import (
 # ---------------------------------------------------------------------------------------------- flags
 PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_min": 64, "replay_draw": "tiers", "replay_shift": 0.0, "clip": "ppo", "loss_norm": "sequence",
          "tas_shape": "u"}
-OURS = {"fresh": 2, "replayed": 6, "replay_groups": 2, "replay_min": 256, "replay_draw": "uniform", "replay_shift": 0.2, "clip": "truncated",
+OURS = {"fresh": 2, "replayed": 6, "replay_groups": 1, "replay_min": 256, "replay_draw": "uniform", "replay_shift": 0.2, "clip": "truncated",
         "loss_norm": "token", "tas_shape": "u", "beta": 0.0}
 GRPO = PAPER | {"fresh": 8, "replayed": 0, "tas_shape": "uniform"}
 METHODS = {"avatar": OURS, "avatar_paper": PAPER, "grpo": GRPO, "tas_only": GRPO | {"tas_shape": "u"}, "replay_only": OURS | {"tas_shape": "uniform"}}
@@ -109,7 +109,7 @@ class Config:
     prompts_per_step: int | None = flag(None, "B: prompts with fresh completions per step (stage 0: traces), over all processes", 1)
     fresh: int | None = flag(None, "fresh completions per prompt (avatar 2, avatar_paper 4, grpo 8)", 1)
     replayed: int | None = flag(None, "replayed completions per replayed group (avatar 6, avatar_paper 4, grpo 0 = no replay)", 0)
-    replay_groups: int | None = flag(None, "replayed groups per prompt with fresh completions (avatar 2, avatar_paper 1)", 1)
+    replay_groups: int | None = flag(None, "replayed groups per prompt with fresh completions (1)", 1)
     replay_draw: str | None = flag(None, "which prompts are replayed: drawn by tiers (avatar_paper), or uniform, all alike likely (avatar)",
                                    known=("tiers", "uniform"))
     replay_baseline: str = flag("vcrs", "what replayed rewards stand against: vcrs, the prompt's Rbar(q), or group, the mean of the replayed group",

@@ -84,6 +84,7 @@ PARTS: dict[str, tuple[str, list[Cell]]] = {
     "shapes": ("u", variants(*((s, "avatar" if s == "u" else f"avatar --tas_shape {s}", SHAPING[s]) for s in SHAPES))),
     "shapes of equal size": ("u", variants(*((s, f"avatar --tas_shape {s} --tas_normalize true", SHAPING[s]) for s in SHAPES))),
     "fresh and replayed": ("4:4", variants(*((f"{n}:{8 - n}", "avatar" if n == 2 else f"avatar --fresh {n} --replayed {8 - n}") for n in (8, 6, 4, 2)))),
+    "groups replayed per prompt": ("1", variants(*((x, "avatar" if x == "1" else f"avatar --replay_groups {x}") for x in ("1", "2")))),
     "lambda": ("0.3", variants(*((str(x), "avatar" if x == 0.3 else f"avatar --tas_lambda {x}") for x in (0.1, 0.3, 0.5, 0.7, 0.9)))),
     "baseline of replay": ("VCRS", variants(("VCRS", "avatar"), ("group mean", "avatar --replay_baseline group"))),
     "draws": ("by tier", variants(("by tier", "avatar --replay_draw tiers"), ("uniform", "avatar"))),
