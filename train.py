@@ -1,7 +1,7 @@
 """train.py: AVATAR, top to bottom.
 
     python train.py                                       # the bundled tiny model on the toy world, stage 2: minutes on two CPU cores
-    python train.py --method grpo                         # the baseline in the same loop: 8 fresh completions, no replay, uniform weights
+    python train.py --method grpo                         # the baseline in the same loop: 8 fresh completions, no replay, no hints, uniform weights
     python train.py --method avatar_paper                 # AVATAR with the paper's own numbers
     python train.py --stage 0,1,2,3                       # the curriculum: each stage from the last one's checkpoint
     python train.py --stage 0                             # supervised cold start: makes the tiny model from random weights
@@ -77,11 +77,11 @@ from tas import (
 )
 
 # ---------------------------------------------------------------------------------------------- flags
-PAPER = {"fresh": 4, "replayed": 4, "replay_groups": 1, "replay_min": 64, "replay_draw": "tiers", "replay_shift": 0.0, "clip": "ppo", "loss_norm": "sequence",
-         "tas_shape": "u"}
-OURS = {"fresh": 2, "replayed": 6, "replay_groups": 1, "replay_min": 256, "replay_draw": "uniform", "replay_shift": 0.2, "clip": "truncated",
-        "loss_norm": "token", "tas_shape": "u", "beta": 0.0}
-GRPO = PAPER | {"fresh": 8, "replayed": 0, "tas_shape": "uniform"}
+PAPER = {"fresh": 4, "replayed": 4, "replay_min": 64, "replay_draw": "tiers", "replay_shift": 0.0, "clip": "ppo", "loss_norm": "sequence", "tas_shape": "u",
+         "hint_patience": 3, "hint_kl": 1e-3}
+OURS = PAPER | {"fresh": 2, "replayed": 6, "replay_min": 256, "replay_draw": "uniform", "replay_shift": 0.2, "clip": "truncated", "loss_norm": "token",
+                "beta": 0.0}
+GRPO = PAPER | {"fresh": 8, "replayed": 0, "tas_shape": "uniform", "hint_patience": 0, "hint_kl": 0.0}
 METHODS = {"avatar": OURS, "avatar_paper": PAPER, "grpo": GRPO, "tas_only": GRPO | {"tas_shape": "u"}, "replay_only": OURS | {"tas_shape": "uniform"}}
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
 DEFAULTS = {
@@ -109,7 +109,7 @@ class Config:
     prompts_per_step: int | None = flag(None, "B: prompts with fresh completions per step (stage 0: traces), over all processes", 1)
     fresh: int | None = flag(None, "fresh completions per prompt (avatar 2, avatar_paper 4, grpo 8)", 1)
     replayed: int | None = flag(None, "replayed completions per replayed group (avatar 6, avatar_paper 4, grpo 0 = no replay)", 0)
-    replay_groups: int | None = flag(None, "replayed groups per prompt with fresh completions (1)", 1)
+    replay_groups: int = flag(1, "replayed groups per prompt with fresh completions", 1)
     replay_draw: str | None = flag(None, "which prompts are replayed: drawn by tiers (avatar_paper), or uniform, all alike likely (avatar)",
                                    known=("tiers", "uniform"))
     replay_baseline: str = flag("vcrs", "what replayed rewards stand against: vcrs, the prompt's Rbar(q), or group, the mean of the replayed group",
@@ -162,8 +162,9 @@ class Config:
     replay_max_age: int = flag(0, "completions older than this many steps are dropped from the buffer; 0 = kept", 0)
     stale_bound: float = flag(0.0, "a replayed completion with A < 0 and mean log(pi_behaviour / pi_theta) above this is left out; 0 = off", 0)
     vcrs_window: int = flag(20, "fresh unhinted rewards in a prompt's moving average Rbar(q)", 1)
-    hint_patience: int = flag(3, "visits without success before a prompt gets its hint; 0 = this rule off", 0)
-    hint_kl: float = flag(1e-3, "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per token is below; 0 = this rule off", 0)
+    hint_patience: int | None = flag(None, "visits without success before a prompt gets its hint (3; grpo and tas_only 0); 0 = this rule off", 0)
+    hint_kl: float | None = flag(None, "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per token is below (1e-3; "
+                                 "grpo and tas_only 0); 0 = this rule off", 0)
     fps: float = flag(2.0, "video frames sampled per second", 1e-3)
     max_frames: int = flag(16, "most frames per video", 2)
     max_pixels: int | None = flag(None, "most pixels per frame", MIN_PIXELS)

@@ -70,11 +70,11 @@ def test_avatar_run_leaves_its_outputs(tmp_path):
     assert all(set(e.parts) >= {"format", "accuracy", "self", "judge"} for h in buffer.prompts.values() for e in h.entries)
 
 
-def test_our_preset_asks_for_two_completions_and_replays_twice_as_many_groups(tmp_path):
+def test_our_preset_asks_for_two_completions_and_replays_as_many_groups(tmp_path):
     train.run(train.parse(small(tmp_path, "--method", "avatar", "--replay_min", "4", "--eval_every", "0", "--steps", "4")))
     steps, _ = rows_of(tmp_path / "run")
     assert [r["generated"] for r in steps] == [4, 8, 12, 16]
-    assert [r["replayed"] for r in steps] == [0, 4, 8, 8] and all(r["kl"] is None for r in steps)                     # of 2, then 4 prompts seen before, 2 each
+    assert [r["replayed"] for r in steps] == [0, 4, 4, 4] and all(r["kl"] is None for r in steps)                     # two prompts seen before, 2 each
 
 
 def test_grpo_is_the_same_loop_without_replay(tmp_path):
@@ -466,6 +466,13 @@ def test_the_papers_preset_has_the_methods_numbers():
     assert (cfg.capacity, cfg.replay_min, cfg.vcrs_window, cfg.hint_patience, cfg.lr, cfg.warmup) == (10_000, 64, 20, 3, 5e-7, 0.05)
     assert (cfg.is_level, cfg.clip, cfg.clip_eps_high, cfg.loss_norm, cfg.stale_bound, cfg.replay_max_age) == ("token", "ppo", 0.0, "sequence", 0.0, 0)
     assert (cfg.temperature, cfg.max_completion_tokens, cfg.max_frames, cfg.max_pixels) == (1.0, 2048, 16, 50_176)
+
+
+@pytest.mark.parametrize("method", ["grpo", "tas_only"])
+def test_a_baseline_has_neither_replay_nor_hints(method):
+    cfg = train.parse(["--method", method])
+    assert (cfg.fresh, cfg.replayed, cfg.hint_patience, cfg.hint_kl, cfg.loss_norm, cfg.beta) == (8, 0, 0, 0, "sequence", 0.02)
+    assert train.parse(["--method", method, "--hint_patience", "2"]).hint_patience == 2
 
 
 def test_prompts_are_split_over_ranks_for_good():
