@@ -87,7 +87,7 @@ METHODS = {"avatar": OURS, "avatar_paper": PAPER, "grpo": GRPO, "tas_only": GRPO
 DEFAULTS = {
     "real": {"train_type": "lora", "steps": 0, "beta": 0.1, "lr": 5e-7, "train_towers": False, "max_completion_tokens": 2048,
              "max_pixels": 50_176, "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8, "tower_lr": 1.0},
-    "tiny": {"train_type": "full", "steps": 48, "beta": 0.02, "lr": 4e-4, "train_towers": False, "max_completion_tokens": 112,
+    "tiny": {"train_type": "full", "steps": 48, "beta": 0.02, "lr": 2e-4, "train_towers": False, "max_completion_tokens": 112,
              "max_pixels": 84 * 28, "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 16, "tower_lr": 0.1},
     "tiny stage 0": {"steps": 1150, "lr": 2e-3, "train_towers": True, "eval_every": 250, "toy_clips": 5000, "prompts_per_step": 64, "tower_lr": 1.0},
 }
