@@ -77,6 +77,7 @@ MAIN = [cell("GRPO", "grpo", LONG, 45.4, ""), cell("GRPO, short", "grpo", HALF),
         cell("AVATAR as in the paper", "avatar_paper", SHORT, 49.1, ""),
         *variants(("replay only", "replay_only", 47.8, ""), ("AVATAR", "avatar", 49.1, ""), ("AVATAR at GRPO's rate", "avatar"),
                   ("AVATAR, no hints", "avatar --hint_patience 0 --hint_kl 0", None, "AVATAR"), length=SHORT)]
+CONTROLS = {"GRPO, short", "GRPO, token mean", "GRPO, token mean, 2 completions, no KL"}       # in a picture of their own
 QUICK = [cell("GRPO", "grpo", "--steps 32 --eval_every 4", None, ""), cell("AVATAR", "avatar", "--steps 24 --eval_every 4", None, "")]
 SHAPING = {"u": 49.1, "uniform": 47.8, "decay": 48.3, "incline": 48.5, "inverse": 46.5}
 FEW = "--steps 32 --eval_every 8 --toy_clips 24"             # so few prompts are seen often enough to get their hints
@@ -412,34 +413,59 @@ def length_table(found: Findings) -> str:
                  ["tokens", "gain", "questions", "verdict"], rows)
 
 
-def pictures(found: Findings, folder: Path) -> None:
-    """study-curves.png: accuracy and reward against completions and CPU-seconds; study-advantages.png: GRPO's and AVATAR's advantages, and the share of groups
-    without any over time; study-tiers.png: what AVATAR's buffer holds; study-lengths.png: the U's gain by length; study-tas.png: the U over a completion."""
-    runs = found.main()
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
-    for name, some in runs.items():
-        for ax, column in ((axes[0], 1), (axes[1], 2)):
-            x = np.linspace(0, min(r["evals"][-1][column] for r in some), 101)
-            band(ax, x, [np.interp(x, [e[column] for e in r["evals"]], [e[3] for e in r["evals"]]) for r in some], name)
-        x = np.linspace(some[0]["generated"][0], min(r["generated"][-1] for r in some), 101)
-        band(axes[2], x, [np.interp(x, r["generated"], smooth(r["reward"])) for r in some], name)
-    for ax, title, label in zip(axes, ("held-out accuracy", "held-out accuracy", "reward of fresh completions"),
-                                ("fresh completions", "CPU-seconds of training", "fresh completions"), strict=True):
-        ax.set(title=title, xlabel=label)
-    axes[0].legend(fontsize=8)
-    figure.savefig(folder / "study-curves.png", dpi=90)
+def pictures(found: Findings, saved: dict[str, dict[str, list[dict]]], folder: Path) -> dict[str, str]:
+    """study-curves.png: accuracy and reward against completions and CPU-seconds; study-controls.png: the same of the rows that keep the comparison honest;
+    study-savings.png: the savings with their intervals; study-advantages.png: GRPO's and AVATAR's advantages, and the share of groups without any over time;
+    study-tiers.png: what AVATAR's buffer holds; study-lengths.png: the U's gain by length; study-tas.png: the U over a completion. Returns the captions."""
+    runs, captions = found.main(), {}
+    main = {name: some for name, some in runs.items() if name not in CONTROLS}
+    controls = {name: some for name, some in runs.items() if name in {"GRPO", "AVATAR at GRPO's rate"} | CONTROLS}
+    for file, shown in (("study-curves.png", main), ("study-controls.png", controls)) if runs.keys() & CONTROLS else (("study-curves.png", main),):
+        figure, axes = plt.subplots(1, 3, figsize=(18, 6), layout="constrained")
+        for name, some in shown.items():
+            for ax, column in ((axes[0], 1), (axes[1], 2)):
+                x = np.geomspace(max(r["evals"][1][column] for r in some) / 2, min(r["evals"][-1][column] for r in some), 201)
+                band(ax, x, [np.interp(x, [e[column] for e in r["evals"]], [e[3] for e in r["evals"]]) for r in some], name)
+            x = np.linspace(some[0]["generated"][0], min(r["generated"][-1] for r in some), 101)
+            band(axes[2], x, [np.interp(x, r["generated"], smooth(r["reward"])) for r in some], name)
+        for ax, title, label in zip(axes, ("held-out accuracy", "held-out accuracy", "reward of fresh completions"),
+                                    ("fresh completions", "CPU-seconds of training", "fresh completions"), strict=True):
+            ax.set(title=title, xlabel=label, xscale="log")
+            ax.grid(alpha=0.3)
+        axes[0].legend(fontsize=9)
+        figure.savefig(folder / file, dpi=80)
+        kind = "the methods" if shown is main else "the rows that keep the comparison honest"
+        captions[file] = f"Accuracy and reward of {kind}, mean and one standard error over seeds. On a log axis a saving is a distance to the left"
+
+    if names := [name for name in main if name in saved["completions"]]:
+        figure, axes = plt.subplots(1, 2, figsize=(15, 5), layout="constrained")
+        for ax, (axis, each) in zip(axes, saved.items(), strict=True):
+            for i, name in enumerate(names):
+                at = [k + (i - (len(names) - 1) / 2) * 0.8 / len(names) for k in range(len(TARGETS) + 1)]
+                bars = [[s["ratio"] - s["low"] for s in each[name]], [s["high"] - s["ratio"] for s in each[name]]]
+                ax.errorbar(at, [s["ratio"] for s in each[name]], np.maximum(bars, 0), fmt="o", capsize=3, color=style(name)["color"], label=name)
+            ax.set_xticks(range(len(TARGETS) + 1), [*(f"{t:.2f}" for t in TARGETS), "GRPO's best"])
+            goal = {"completions": 5, "cpu": 2}[axis]
+            ax.axhline(1, color="black", linewidth=0.8)
+            ax.axhline(goal, color="black", linewidth=0.8, linestyle="--")
+            ax.set(title={"completions": "fresh completions, GRPO / method", "cpu": "CPU-seconds, GRPO / method"}[axis], xlabel="held-out accuracy to reach",
+                   ylim=(0, None))
+        axes[0].legend(fontsize=9)
+        figure.savefig(folder / "study-savings.png", dpi=80)
+        captions["study-savings.png"] = "How many times as much GRPO needs, 95 % intervals (0: not reached; dashed: the goals, 5 and 2)"
 
     pair = [name for name in ("GRPO", "AVATAR") if name in runs]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for name in pair:
         counts = np.sum([np.array(kind) for r in runs[name] for kind in r["advantages"].values()], axis=0)
-        axes[0].stairs(counts / counts.sum(), BINS, label=name, linewidth=2)
+        axes[0].stairs(counts / counts.sum(), BINS, label=name, linewidth=2, color=style(name)["color"])
         x = np.linspace(runs[name][0]["generated"][0], runs[name][0]["generated"][-1], 101)
         band(axes[1], x, [np.interp(x, r["generated"], smooth(r["zero"])) for r in runs[name]], name)
     axes[0].set(title="advantages of all trained completions", xlabel="A", ylabel="share")
     axes[1].set(title="share of groups without advantage", xlabel="fresh completions", ylim=(0, 1))
     axes[0].legend()
     figure.savefig(folder / "study-advantages.png", dpi=90)
+    captions["study-advantages.png"] = "Advantages, and the share of groups without any"
 
     if "AVATAR" in runs:
         figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
@@ -448,6 +474,7 @@ def pictures(found: Findings, folder: Path) -> None:
         ax.set(title="completions in AVATAR's buffer", xlabel="fresh completions")
         ax.legend(loc="upper left")
         figure.savefig(folder / "study-tiers.png", dpi=90)
+        captions["study-tiers.png"] = "What AVATAR's buffer holds"
 
     if gains := gains_by_length(found):
         figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
@@ -455,6 +482,7 @@ def pictures(found: Findings, folder: Path) -> None:
         ax.axhline(0, color="black", linewidth=0.8)
         ax.set(title="gain of the U over uniform weights", xlabel="tokens of reasoning", ylabel="accuracy")
         figure.savefig(folder / "study-lengths.png", dpi=90)
+        captions["study-lengths.png"] = "Gain of the U by length of the reasoning"
 
     if "AVATAR" in runs:
         tokenizer = load_tokenizer_and_config(DEFAULT_MODEL)[0]
@@ -468,14 +496,23 @@ def pictures(found: Findings, folder: Path) -> None:
         ax.set_xticks(range(len(ids)), [tokenizer.decode([i]) for i in ids], rotation=90, fontsize=8)
         ax.legend()
         figure.savefig(folder / "study-tas.png", dpi=90)
+        captions["study-tas.png"] = "The weights of Temporal Advantage Shaping over a completion"
     plt.close("all")
+    return captions
+
+
+def style(name: str) -> dict:
+    """Colour and line of a method, the same in every picture; dashed: it has another method's learning rate."""
+    first, controls = [c.name for c in MAIN if c.name not in CONTROLS], [c.name for c in MAIN if c.name in CONTROLS]
+    number = first.index(name) if name in first else 7 + controls.index(name)
+    return {"color": f"C{number}", "linestyle": "--" if any(c.like for c in MAIN if c.name == name) else "-"}
 
 
 def band(ax, x: np.ndarray, curves: list[np.ndarray], name: str) -> None:
     """The mean of curves over seeds, and one standard error on each side."""
     mean, error = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=1) / math.sqrt(len(curves)) if len(curves) > 1 else np.zeros(len(x))
-    line, = ax.plot(x, mean, label=name)
-    ax.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.2)
+    ax.plot(x, mean, label=name, **style(name))
+    ax.fill_between(x, mean - error, mean + error, color=style(name)["color"], alpha=0.15)
 
 
 def smooth(values: list[float], width: int = 5) -> np.ndarray:
@@ -485,7 +522,7 @@ def smooth(values: list[float], width: int = 5) -> np.ndarray:
 
 
 def report(plan: Plan, page: Path, folder: Path) -> None:
-    """Write the tables between the two marks of `page`, made when there is none, and the pictures and the savings (study.json) into `folder`."""
+    """Write tables and links to the pictures between the two marks of `page`, made when there is none; pictures and savings (study.json) into `folder`."""
     found = Findings(plan)
     saved = {axis: savings(found, axis) for axis in ("completions", "cpu")}
     parts = [rates_table(found), budget_table(found), savings_table(saved["completions"], "fresh completions"),
@@ -495,8 +532,8 @@ def report(plan: Plan, page: Path, folder: Path) -> None:
     text = page.read_text() if page.is_file() else f"# The study\n\n{begin}\n{end}\n"
     before, after = text.split(begin)[0], text.split(end)[-1]
     folder.mkdir(parents=True, exist_ok=True)
-    page.write_text(f"{before}{begin}\n\n" + "\n".join(p for p in parts if p) + f"\n{end}{after}")
-    pictures(found, folder)
+    shown = [f"{caption}:\n\n![{Path(file).stem}]({os.path.relpath(folder / file, page.parent)})\n" for file, caption in pictures(found, saved, folder).items()]
+    page.write_text(f"{before}{begin}\n\n" + "\n".join([*(p for p in parts if p), "## Pictures\n", *shown]) + f"\n{end}{after}")
     numbers = {"learning_rates": found.rates, "accuracy": {name: interval([final(r) for r in runs]) for name, runs in found.main().items()},
                **{f"{axis}_to_targets": {name: [{k: v if math.isfinite(v) else None for k, v in s.items()} for s in each] for name, each in some.items()}
                   for axis, some in saved.items()}}

@@ -125,7 +125,7 @@ def test_a_study_is_run_and_goes_on(tmp_path):
     report(plan, tmp_path / "page.md", tmp_path / "pictures")
     text = (tmp_path / "page.md").read_text()
     assert "above" in text and "below" in text and "was here before" not in text and "| AVATAR | 0.0001 | 1 | 3 | 24 |" in text
-    assert sorted(f.name for f in (tmp_path / "pictures").iterdir()) == ["study-advantages.png", "study-curves.png", "study-tas.png",
+    assert sorted(f.name for f in (tmp_path / "pictures").iterdir()) == ["study-advantages.png", "study-curves.png", "study-savings.png", "study-tas.png",
                                                                                "study-tiers.png", "study.json"]
     assert json.loads((tmp_path / "pictures" / "study.json").read_text())["learning_rates"] == {"GRPO": 1e-4, "AVATAR": 1e-4}
     with pytest.raises(RuntimeError, match="1 of 1 runs failed"):
