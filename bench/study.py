@@ -358,9 +358,12 @@ def cells_table(found: Findings, part: str) -> str:
         difference, wide = interval(both)
         paper = None if None in (cell.paper, first.paper) else cell.paper - first.paper
         said = [f"{difference:+.3f} ± {wide:.3f}", "" if paper is None else f"{paper:+.1f}", verdict(difference, wide, paper)]
-        rows.append([cell.name, str(len(runs)), f"{mean:.3f} ± {half:.3f}", *(["", "", ""] if cell is first else said)])
-    return table(part.capitalize(), f"Held-out accuracy, and its difference from {reference} seed by seed, with 95 % intervals.",
-                 ["cell", "seeds", "accuracy", f"less {reference}", "in the paper (points, OmniBench)", "verdict"], rows)
+        spent, needed = np.mean([r["evals"][-1][1] for r in runs]), reached(*mean_curve(runs, "completions"), 0.7)
+        rows.append([cell.name, str(len(runs)), f"{spent:,.0f}", "not reached" if math.isinf(needed) else f"{needed:,.0f}", f"{mean:.3f} ± {half:.3f}",
+                     *(["", "", ""] if cell is first else said)])
+    head = ["cell", "seeds", "fresh completions", "of them to 0.70", "accuracy", f"less {reference}", "in the paper (points, OmniBench)", "verdict"]
+    return table(part.capitalize(), f"Held-out accuracy, and its difference from {reference} seed by seed, with 95 % intervals. No difference: the interval "
+                 "holds 0.", head, rows)
 
 
 def budget_table(found: Findings) -> str:
