@@ -27,9 +27,9 @@ How this differs from the paper and its released trainer (the modules list their
  5. One update per rollout, so a fresh completion's ratio is 1 up to rounding; clipping acts on the replayed half.
  6. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted and named in bad_media.jsonl or
     dropped.jsonl; nothing is cut.
- 7. --method avatar is what the tries of bench/STUDY.md point to, not yet a whole study: 2 fresh and 6 replayed completions per group instead of 4 and 4,
-    replay from 256 stored completions on, drawn uniformly instead of by tier, 0.2 added to their advantages, truncated ratios instead of
-    PPO's clip, the loss a mean over tokens, no KL term.
+ 7. --method avatar is what the tries of bench/STUDY.md point to: 2 fresh and up to 6 replayed completions per group (all that are stored of a
+    prompt in its first three visits) instead of 4 and 4, replay from 256 stored completions on, drawn uniformly instead of by tier, 0.2
+    added to their advantages, truncated ratios instead of PPO's clip, the loss a mean over tokens, no KL term.
  8. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the warm-up only.
 """
 import hashlib
@@ -108,7 +108,8 @@ class Config:
     steps: int | None = flag(None, "optimiser steps; 0: one pass over the data", 0)
     prompts_per_step: int | None = flag(None, "B: prompts with fresh completions per step (stage 0: traces), over all processes", 1)
     fresh: int | None = flag(None, "fresh completions per prompt (avatar 2, avatar_paper 4, grpo 8)", 1)
-    replayed: int | None = flag(None, "replayed completions per replayed group (avatar 6, avatar_paper 4, grpo 0 = no replay)", 0)
+    replayed: int | None = flag(None, "replayed completions per replayed group, or all of its prompt where fewer are stored "
+                               "(avatar 6, avatar_paper 4, grpo 0 = no replay)", 0)
     replay_groups: int = flag(1, "replayed groups per prompt with fresh completions", 1)
     replay_draw: str | None = flag(None, "which prompts are replayed: drawn by tiers (avatar_paper), or uniform, all alike likely (avatar)",
                                    known=("tiers", "uniform"))

@@ -66,21 +66,21 @@ def variants(*rows: tuple, length: str = "--steps 32 --eval_every 8") -> list[Ce
 
 
 # 8 fresh completions of each prompt: 10,240 in 80 steps; the paper's 4: 4,096 in 64; 2: 2,048 in 64. Dynamic sampling draws up to three times per step.
-# Four rows keep the comparison honest. A run's learning rate falls to its end, so a short run is not the beginning of a long one: the short GRPO shows what
-# that alone gives. AVATAR asks for 2 completions, averages over tokens and has no KL term: two more GRPOs show what these alone give. And learning rates
+# Three rows keep the comparison honest. A run's learning rate falls to its end, so a short run is not the beginning of a long one: the short GRPO shows what
+# that alone gives. AVATAR asks for 2 completions, averages over tokens and has no KL term: another GRPO shows what these alone give. And learning rates
 # found on two seeds are uncertain: one row has AVATAR at the rate that GRPO found.
 LONG, HALF, SHORT = "--steps 80 --eval_every 5", "--steps 40 --eval_every 5", "--steps 64 --eval_every 8"
 MAIN = [cell("GRPO", "grpo", LONG, 45.4, ""), cell("GRPO, short", "grpo", HALF),
-        cell("GRPO, token mean", "grpo --loss_norm token", LONG, None, ""),
         cell("GRPO, token mean, 2 completions, no KL", "grpo --loss_norm token --fresh 2 --beta 0", "--steps 128 --eval_every 16", None, ""),
         cell("GRPO, dynamic sampling", "grpo --dynamic_sampling 2", HALF, None, ""), cell("TAS only", "tas_only", LONG, 45.1, ""),
         cell("AVATAR as in the paper", "avatar_paper", SHORT, 49.1, ""),
         *variants(("replay only", "replay_only", 47.8, ""), ("AVATAR", "avatar", 49.1, ""), ("AVATAR at GRPO's rate", "avatar"),
                   ("AVATAR, no hints", "avatar --hint_patience 0 --hint_kl 0", None, "AVATAR"), length=SHORT)]
-CONTROLS = {"GRPO, short", "GRPO, token mean", "GRPO, token mean, 2 completions, no KL"}       # in a picture of their own
+CONTROLS = {"GRPO, short", "GRPO, token mean, 2 completions, no KL"}       # in a picture of their own
 QUICK = [cell("GRPO", "grpo", "--steps 32 --eval_every 4", None, ""), cell("AVATAR", "avatar", "--steps 24 --eval_every 4", None, "")]
 SHAPING = {"u": 49.1, "uniform": 47.8, "decay": 48.3, "incline": 48.5, "inverse": 46.5}
-FEW = "--steps 32 --eval_every 8 --toy_clips 24"             # so few prompts are seen often enough to get their hints
+# In 32 steps the 512 questions of 256 clips come once each: no hint is due, and Rbar(q) is the mean of the replayed group. Those of 24 clips come 10 times.
+FEW = "--steps 32 --eval_every 8 --toy_clips 24"
 # Part: (the cell that the others are compared with, all cells). The same flags run once, whatever parts they stand in, so defaults are not spelled out.
 PARTS: dict[str, tuple[str, list[Cell]]] = {
     "methods": ("GRPO", MAIN),
@@ -89,7 +89,7 @@ PARTS: dict[str, tuple[str, list[Cell]]] = {
     "fresh and replayed": ("4:4", variants(*((f"{n}:{8 - n}", "avatar" if n == 2 else f"avatar --fresh {n} --replayed {8 - n}") for n in (8, 6, 4, 2)))),
     "groups replayed per prompt": ("1", variants(*((x, "avatar" if x == "1" else f"avatar --replay_groups {x}") for x in ("1", "2")))),
     "lambda": ("0.3", variants(*((str(x), "avatar" if x == 0.3 else f"avatar --tas_lambda {x}") for x in (0.1, 0.3, 0.5, 0.7, 0.9)))),
-    "baseline of replay": ("VCRS", variants(("VCRS", "avatar"), ("group mean", "avatar --replay_baseline group"))),
+    "baseline of replay": ("VCRS", variants(("VCRS", "avatar"), ("group mean", "avatar --replay_baseline group"), length=FEW)),
     "draws": ("by tier", variants(("by tier", "avatar --replay_draw tiers"), ("uniform", "avatar"))),
     "shift of replay": ("0.2", variants(*((x, "avatar" if x == "0.2" else f"avatar --replay_shift {x}") for x in ("0", "0.2", "0.4")))),
     "start of replay": ("256", variants(*((x, "avatar" if x == "256" else f"avatar --replay_min {x}") for x in ("64", "256")))),
@@ -97,6 +97,11 @@ PARTS: dict[str, tuple[str, list[Cell]]] = {
     "ratios": ("truncated", variants(("truncated", "avatar"), ("clipped", "avatar --clip ppo"), ("CISPO", "avatar --clip cispo"))),
     "hints": ("both rules", variants(("both rules", "avatar"), ("visits", "avatar --hint_kl 0"), ("KL", "avatar --hint_patience 0"),
                                      ("none", "avatar --hint_patience 0 --hint_kl 0"), length=FEW)),
+    "the paper's setting": ("as in the paper", [
+        cell("as in the paper", "avatar_paper", SHORT, SHAPING["u"], "AVATAR as in the paper"),
+        *(cell(name, f"avatar_paper {flags}", SHORT, paper, "AVATAR as in the paper") for name, flags, paper in (
+            ("uniform weights", "--tas_shape uniform", SHAPING["uniform"]), ("group mean instead of VCRS", "--replay_baseline group", None),
+            ("uniform draws", "--replay_draw uniform", None)))]),
 }
 LENGTHS = {c.name: c for c in PARTS["shapes"][1] if c.name in ("u", "uniform")}      # whose last answers are kept, to set gains against length
 CURRICULUM = cell("curriculum", "avatar", "--stage 1,2,3 --steps 48 --eval_every 0")
