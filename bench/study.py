@@ -77,6 +77,7 @@ MAIN = [cell("GRPO", "grpo", LONG, 45.4, ""), cell("GRPO, short", "grpo", HALF),
         *variants(("replay only", "replay_only", 47.8, ""), ("AVATAR", "avatar", 49.1, ""), ("AVATAR at GRPO's rate", "avatar"),
                   ("AVATAR, no hints", "avatar --hint_patience 0 --hint_kl 0", None, "AVATAR"), length=SHORT)]
 CONTROLS = {"GRPO, short", "GRPO, token mean, 2 completions, no KL"}       # in a picture of their own
+STYLES = {c.name: {"color": f"C{i}", "linestyle": "--" if c.like else "-"} for i, c in enumerate(MAIN)}        # dashed: at another method's learning rate
 QUICK = [cell("GRPO", "grpo", "--steps 32 --eval_every 4", None, ""), cell("AVATAR", "avatar", "--steps 24 --eval_every 4", None, "")]
 SHAPING = {"u": 49.1, "uniform": 47.8, "decay": 48.3, "incline": 48.5, "inverse": 46.5}
 # In 32 steps the 512 questions of 256 clips come once each: no hint is due, and Rbar(q) is the mean of the replayed group. Those of 24 clips come 10 times.
@@ -85,7 +86,8 @@ FEW = "--steps 32 --eval_every 8 --toy_clips 24"
 PARTS: dict[str, tuple[str, list[Cell]]] = {
     "methods": ("GRPO", MAIN),
     "shapes": ("u", variants(*((s, "avatar" if s == "u" else f"avatar --tas_shape {s}", SHAPING[s]) for s in SHAPES))),
-    "shapes of equal size": ("u", variants(*((s, f"avatar --tas_shape {s} --tas_normalize true", SHAPING[s]) for s in SHAPES))),
+    "shapes of equal size": ("u", variants(*((s, f"avatar --tas_shape {s}{' --tas_normalize true' if s != 'uniform' else ''}", SHAPING[s])
+                                                for s in SHAPES))),
     "fresh and replayed": ("4:4", variants(*((f"{n}:{8 - n}", "avatar" if n == 2 else f"avatar --fresh {n} --replayed {8 - n}") for n in (8, 6, 4, 2)))),
     "groups replayed per prompt": ("1", variants(*((x, "avatar" if x == "1" else f"avatar --replay_groups {x}") for x in ("1", "2")))),
     "lambda": ("0.3", variants(*((str(x), "avatar" if x == 0.3 else f"avatar --tas_lambda {x}") for x in (0.1, 0.3, 0.5, 0.7, 0.9)))),
@@ -97,11 +99,9 @@ PARTS: dict[str, tuple[str, list[Cell]]] = {
     "ratios": ("truncated", variants(("truncated", "avatar"), ("clipped", "avatar --clip ppo"), ("CISPO", "avatar --clip cispo"))),
     "hints": ("both rules", variants(("both rules", "avatar"), ("visits", "avatar --hint_kl 0"), ("KL", "avatar --hint_patience 0"),
                                      ("none", "avatar --hint_patience 0 --hint_kl 0"), length=FEW)),
-    "the paper's setting": ("as in the paper", [
-        cell("as in the paper", "avatar_paper", SHORT, SHAPING["u"], "AVATAR as in the paper"),
-        *(cell(name, f"avatar_paper {flags}", SHORT, paper, "AVATAR as in the paper") for name, flags, paper in (
-            ("uniform weights", "--tas_shape uniform", SHAPING["uniform"]), ("group mean instead of VCRS", "--replay_baseline group", None),
-            ("uniform draws", "--replay_draw uniform", None)))]),
+    "the paper's setting": ("as in the paper", variants(*((name, f"avatar_paper {flags}", paper, "AVATAR as in the paper") for name, flags, paper in (
+        ("as in the paper", "", SHAPING["u"]), ("uniform weights", "--tas_shape uniform", SHAPING["uniform"]),
+        ("group mean instead of VCRS", "--replay_baseline group", None), ("uniform draws", "--replay_draw uniform", None))), length=SHORT)),
 }
 LENGTHS = {c.name: c for c in PARTS["shapes"][1] if c.name in ("u", "uniform")}      # whose last answers are kept, to set gains against length
 CURRICULUM = cell("curriculum", "avatar", "--stage 1,2,3 --steps 48 --eval_every 0")
@@ -323,6 +323,10 @@ def table(title: str, text: str, head: list[str], rows: list[list[str]]) -> str:
     return f"## {title}\n\n{text}\n\n{lines}\n" if rows else ""
 
 
+def count(x: float) -> str:
+    return "not reached" if math.isinf(x) else f"{x:,.0f}"
+
+
 def rates_table(found: Findings) -> str:
     rows = []
     for cell in (c for c in found.plan.methods if c.name in found.rates):
@@ -344,7 +348,7 @@ def savings_table(found: dict[str, list[dict]], unit: str) -> str:
     for name, each in found.items():
         for i, s in enumerate(each):
             rows.append([name, f"{s['target']:.3f}" + (" (GRPO's best)" if i == len(TARGETS) else ""), f"{s['base']:,.0f}",
-                         "not reached" if math.isinf(s["ours"]) else f"{s['ours']:,.0f}", f"{s['ratio']:.2f} [{s['low']:.2f}, {s['high']:.2f}]"])
+                         count(s["ours"]), f"{s['ratio']:.2f} [{s['low']:.2f}, {s['high']:.2f}]"])
     return table(f"{unit[0].upper()}{unit[1:]} to a target", f"How many {unit} the mean curve needs, and how many times as many GRPO needs, with the 95 % "
                  "interval over seeds (0: not reached). Where GRPO does not reach a target itself, all that it had is counted.",
                  ["method", "held-out accuracy", "GRPO", "method", "GRPO / method"], rows)
@@ -364,7 +368,7 @@ def cells_table(found: Findings, part: str) -> str:
         paper = None if None in (cell.paper, first.paper) else cell.paper - first.paper
         said = [f"{difference:+.3f} ± {wide:.3f}", "" if paper is None else f"{paper:+.1f}", verdict(difference, wide, paper)]
         spent, needed = np.mean([r["evals"][-1][1] for r in runs]), reached(*mean_curve(runs, "completions"), 0.7)
-        rows.append([cell.name, str(len(runs)), f"{spent:,.0f}", "not reached" if math.isinf(needed) else f"{needed:,.0f}", f"{mean:.3f} ± {half:.3f}",
+        rows.append([cell.name, str(len(runs)), f"{spent:,.0f}", count(needed), f"{mean:.3f} ± {half:.3f}",
                      *(["", "", ""] if cell is first else said)])
     head = ["cell", "seeds", "fresh completions", "of them to 0.70", "accuracy", f"less {reference}", "in the paper (points, OmniBench)", "verdict"]
     return table(part.capitalize(), f"Held-out accuracy, and its difference from {reference} seed by seed, with 95 % intervals. No difference: the interval "
@@ -421,106 +425,119 @@ def length_table(found: Findings) -> str:
                  ["tokens", "gain", "questions", "verdict"], rows)
 
 
-def pictures(found: Findings, saved: dict[str, dict[str, list[dict]]], folder: Path) -> dict[str, str]:
-    """study-curves.png: accuracy and reward against completions and CPU-seconds; study-controls.png: the same of the rows that keep the comparison honest;
-    study-savings.png: the savings with their intervals; study-advantages.png: GRPO's and AVATAR's advantages, and the share of groups without any over time;
-    study-tiers.png: what AVATAR's buffer holds; study-lengths.png: the U's gain by length; study-tas.png: the U over a completion. Returns the captions."""
-    runs, captions = found.main(), {}
-    main = {name: some for name, some in runs.items() if name not in CONTROLS}
-    controls = {name: some for name, some in runs.items() if name in {"GRPO", "AVATAR at GRPO's rate"} | CONTROLS}
-    for file, shown in (("study-curves.png", main), ("study-controls.png", controls)) if runs.keys() & CONTROLS else (("study-curves.png", main),):
-        figure, axes = plt.subplots(1, 3, figsize=(18, 6), layout="constrained")
-        for name, some in shown.items():
-            for ax, column in ((axes[0], 1), (axes[1], 2)):
-                x = np.geomspace(max(r["evals"][1][column] for r in some) / 2, min(r["evals"][-1][column] for r in some), 201)
-                band(ax, x, [np.interp(x, [e[column] for e in r["evals"]], [e[3] for e in r["evals"]]) for r in some], name)
-            x = np.linspace(some[0]["generated"][0], min(r["generated"][-1] for r in some), 101)
-            band(axes[2], x, [np.interp(x, r["generated"], smooth(r["reward"])) for r in some], name)
-        for ax, title, label in zip(axes, ("held-out accuracy", "held-out accuracy", "reward of fresh completions"),
-                                    ("fresh completions", "CPU-seconds of training", "fresh completions"), strict=True):
-            ax.set(title=title, xlabel=label, xscale="log")
-            ax.grid(alpha=0.3)
-        axes[0].legend(fontsize=9)
-        figure.savefig(folder / file, dpi=80)
-        kind = "the methods" if shown is main else "the rows that keep the comparison honest"
-        captions[file] = f"Accuracy and reward of {kind}, mean and one standard error over seeds. On a log axis a saving is a distance to the left"
+def curves_picture(runs: dict[str, list[dict]]):
+    """Accuracy against completions and CPU-seconds, and reward against completions: on a log axis a saving is a distance to the left."""
+    figure, axes = plt.subplots(1, 3, figsize=(18, 6), layout="constrained")
+    for name, some in runs.items():
+        for ax, column in ((axes[0], 1), (axes[1], 2)):
+            x = np.geomspace(max(r["evals"][1][column] for r in some) / 2, min(r["evals"][-1][column] for r in some), 201)
+            band(ax, x, [np.interp(x, [e[column] for e in r["evals"]], [e[3] for e in r["evals"]]) for r in some], name)
+        band(axes[2], *over_steps(some, "reward"), name)
+    for ax, title, label in zip(axes, ("held-out accuracy", "held-out accuracy", "reward of fresh completions"),
+                                ("fresh completions", "CPU-seconds of training", "fresh completions"), strict=True):
+        ax.set(title=title, xlabel=label, xscale="log")
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=9)
+    return figure
 
-    if names := [name for name in main if name in saved["completions"]]:
-        figure, axes = plt.subplots(1, 2, figsize=(15, 5), layout="constrained")
-        for ax, (axis, each) in zip(axes, saved.items(), strict=True):
-            for i, name in enumerate(names):
-                at = [k + (i - (len(names) - 1) / 2) * 0.8 / len(names) for k in range(len(TARGETS) + 1)]
-                bars = [[s["ratio"] - s["low"] for s in each[name]], [s["high"] - s["ratio"] for s in each[name]]]
-                ax.errorbar(at, [s["ratio"] for s in each[name]], np.maximum(bars, 0), fmt="o", capsize=3, color=style(name)["color"], label=name)
-            ax.set_xticks(range(len(TARGETS) + 1), [*(f"{t:.2f}" for t in TARGETS), "GRPO's best"])
-            goal = {"completions": 5, "cpu": 2}[axis]
-            ax.axhline(1, color="black", linewidth=0.8)
-            ax.axhline(goal, color="black", linewidth=0.8, linestyle="--")
-            ax.set(title={"completions": "fresh completions, GRPO / method", "cpu": "CPU-seconds, GRPO / method"}[axis], xlabel="held-out accuracy to reach",
-                   ylim=(0, None))
-        axes[0].legend(fontsize=9)
-        figure.savefig(folder / "study-savings.png", dpi=80)
-        captions["study-savings.png"] = "How many times as much GRPO needs, 95 % intervals (0: not reached; dashed: the goals, 5 and 2)"
 
-    pair = [name for name in ("GRPO", "AVATAR") if name in runs]
+def savings_picture(saved: dict[str, dict[str, list[dict]]], names: list[str]):
+    """How many times as much GRPO needs to every target, with intervals, beside the goals: a fifth of the completions, half of the CPU-seconds."""
+    figure, axes = plt.subplots(1, 2, figsize=(15, 5), layout="constrained")
+    for ax, axis, what, goal in ((axes[0], "completions", "fresh completions", 5), (axes[1], "cpu", "CPU-seconds", 2)):
+        for i, name in enumerate(names):
+            at = np.arange(len(TARGETS) + 1) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
+            ratio, low, high = (np.array([s[key] for s in saved[axis][name]]) for key in ("ratio", "low", "high"))
+            ax.errorbar(at, ratio, np.maximum([ratio - low, high - ratio], 0), fmt="o", capsize=3, color=STYLES[name]["color"], label=name)
+        ax.set_xticks(range(len(TARGETS) + 1), [*(f"{t:.2f}" for t in TARGETS), "GRPO's best"])
+        ax.axhline(1, color="black", linewidth=0.8)
+        ax.axhline(goal, color="black", linewidth=0.8, linestyle="--")
+        ax.set(title=f"{what}, GRPO / method", xlabel="held-out accuracy to reach", ylim=(0, None))
+    axes[0].legend(fontsize=9)
+    return figure
+
+
+def advantages_picture(runs: dict[str, list[dict]]):
+    """The histogram of all advantages trained on, and the share of groups without any over time."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name in pair:
-        counts = np.sum([np.array(kind) for r in runs[name] for kind in r["advantages"].values()], axis=0)
-        axes[0].stairs(counts / counts.sum(), BINS, label=name, linewidth=2, color=style(name)["color"])
-        x = np.linspace(runs[name][0]["generated"][0], runs[name][0]["generated"][-1], 101)
-        band(axes[1], x, [np.interp(x, r["generated"], smooth(r["zero"])) for r in runs[name]], name)
+    for name, some in runs.items():
+        counts = np.sum([np.array(kind) for r in some for kind in r["advantages"].values()], axis=0)
+        axes[0].stairs(counts / counts.sum(), BINS, label=name, linewidth=2, color=STYLES[name]["color"])
+        band(axes[1], *over_steps(some, "zero"), name)
     axes[0].set(title="advantages of all trained completions", xlabel="A", ylabel="share")
     axes[1].set(title="share of groups without advantage", xlabel="fresh completions", ylim=(0, 1))
     axes[0].legend()
-    figure.savefig(folder / "study-advantages.png", dpi=90)
-    captions["study-advantages.png"] = "Advantages, and the share of groups without any"
+    return figure
 
-    if "AVATAR" in runs:
-        figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-        held = np.mean([r["tiers"] for r in runs["AVATAR"]], axis=0)
-        ax.stackplot(runs["AVATAR"][0]["generated"][::4], held.T, labels=("hard", "medium", "easy"), alpha=0.8)
-        ax.set(title="completions in AVATAR's buffer", xlabel="fresh completions")
-        ax.legend(loc="upper left")
-        figure.savefig(folder / "study-tiers.png", dpi=90)
-        captions["study-tiers.png"] = "What AVATAR's buffer holds"
 
+def tiers_picture(runs: list[dict]):
+    figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    ax.stackplot(runs[0]["generated"][::4], np.mean([r["tiers"] for r in runs], axis=0).T, labels=("hard", "medium", "easy"), alpha=0.8)
+    ax.set(title="completions in AVATAR's buffer", xlabel="fresh completions")
+    ax.legend(loc="upper left")
+    return figure
+
+
+def lengths_picture(gains: list[tuple[str, float, float, int]]):
+    figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    ax.bar([g[0] for g in gains], [g[1] for g in gains], yerr=[0 if math.isinf(g[2]) else g[2] for g in gains], capsize=4)
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set(title="gain of the U over uniform weights", xlabel="tokens of reasoning", ylabel="accuracy")
+    return figure
+
+
+def weights_picture(completion: str):
+    """The temporal weights of every shape over the tokens of one completion."""
+    tokenizer = load_tokenizer_and_config(DEFAULT_MODEL)[0]
+    ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    weights = {shape: temporal_weights(torch.ones(1, len(ids), dtype=torch.bool), 0.3, shape)[0].tolist() for shape in SHAPES}
+    figure, ax = plt.subplots(figsize=(15, 4), layout="constrained")
+    ax.bar(range(len(ids)), weights["u"], color="lightsteelblue", label="u")
+    for shape in SHAPES[1:]:
+        ax.plot(range(len(ids)), weights[shape], label=shape)
+    ax.set(title="weights of the advantage over the tokens of a held-out completion, lambda 0.3", ylim=(0.95, 1.35), xlim=(-1, len(ids)))
+    ax.set_xticks(range(len(ids)), [tokenizer.decode([i]) for i in ids], rotation=90, fontsize=8)
+    ax.legend()
+    return figure
+
+
+def pictures(found: Findings, saved: dict[str, dict[str, list[dict]]], folder: Path) -> dict[str, str]:
+    """Draw what there are results for into `folder`. Returns {file: caption}."""
+    runs = found.main()
+    methods = {name: some for name, some in runs.items() if name not in CONTROLS}
+    controls = {name: some for name, some in runs.items() if name in {"GRPO", "AVATAR at GRPO's rate"} | CONTROLS}
+    lines = "mean and one standard error over seeds. On a log axis a saving is a distance to the left"
+    drawn = [("curves", f"Accuracy and reward of the methods, {lines}", curves_picture(methods))]
+    if runs.keys() & CONTROLS:
+        drawn.append(("controls", f"Accuracy and reward of the rows that keep the comparison honest, {lines}", curves_picture(controls)))
+    if names := [name for name in methods if name in saved["completions"]]:
+        drawn.append(("savings", "How many times as much GRPO needs, 95 % intervals (0: not reached; dashed: the goals, 5 and 2)",
+                      savings_picture(saved, names)))
+    drawn.append(("advantages", "Advantages, and the share of groups without any",
+                  advantages_picture({name: runs[name] for name in ("GRPO", "AVATAR") if name in runs})))
+    if ours := runs.get("AVATAR"):
+        drawn.append(("tiers", "What AVATAR's buffer holds", tiers_picture(ours)))
     if gains := gains_by_length(found):
-        figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-        ax.bar([g[0] for g in gains], [g[1] for g in gains], yerr=[0 if math.isinf(g[2]) else g[2] for g in gains], capsize=4)
-        ax.axhline(0, color="black", linewidth=0.8)
-        ax.set(title="gain of the U over uniform weights", xlabel="tokens of reasoning", ylabel="accuracy")
-        figure.savefig(folder / "study-lengths.png", dpi=90)
-        captions["study-lengths.png"] = "Gain of the U by length of the reasoning"
-
-    if "AVATAR" in runs:
-        tokenizer = load_tokenizer_and_config(DEFAULT_MODEL)[0]
-        ids = [*tokenizer(runs["AVATAR"][0]["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        weights = {shape: temporal_weights(torch.ones(1, len(ids), dtype=torch.bool), 0.3, shape)[0].tolist() for shape in SHAPES}
-        figure, ax = plt.subplots(figsize=(15, 4), layout="constrained")
-        ax.bar(range(len(ids)), weights["u"], color="lightsteelblue", label="u")
-        for shape in SHAPES[1:]:
-            ax.plot(range(len(ids)), weights[shape], label=shape)
-        ax.set(title="weights of the advantage over the tokens of a held-out completion, lambda 0.3", ylim=(0.95, 1.35), xlim=(-1, len(ids)))
-        ax.set_xticks(range(len(ids)), [tokenizer.decode([i]) for i in ids], rotation=90, fontsize=8)
-        ax.legend()
-        figure.savefig(folder / "study-tas.png", dpi=90)
-        captions["study-tas.png"] = "The weights of Temporal Advantage Shaping over a completion"
-    plt.close("all")
-    return captions
+        drawn.append(("lengths", "Gain of the U by length of the reasoning", lengths_picture(gains)))
+    if ours:
+        drawn.append(("tas", "The weights of Temporal Advantage Shaping over a completion", weights_picture(ours[0]["completion"])))
+    for name, _, figure in drawn:
+        figure.savefig(folder / f"study-{name}.png", dpi=80)
+        plt.close(figure)
+    return {f"study-{name}.png": caption for name, caption, _ in drawn}
 
 
-def style(name: str) -> dict:
-    """Colour and line of a method, the same in every picture; dashed: it has another method's learning rate."""
-    first, controls = [c.name for c in MAIN if c.name not in CONTROLS], [c.name for c in MAIN if c.name in CONTROLS]
-    number = first.index(name) if name in first else 7 + controls.index(name)
-    return {"color": f"C{number}", "linestyle": "--" if any(c.like for c in MAIN if c.name == name) else "-"}
+def over_steps(runs: list[dict], key: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(fresh completions, each run's smoothed values of `key` there), up to the end of the shortest run."""
+    x = np.linspace(runs[0]["generated"][0], min(r["generated"][-1] for r in runs), 101)
+    return x, [np.interp(x, r["generated"], smooth(r[key])) for r in runs]
 
 
 def band(ax, x: np.ndarray, curves: list[np.ndarray], name: str) -> None:
     """The mean of curves over seeds, and one standard error on each side."""
     mean, error = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=1) / math.sqrt(len(curves)) if len(curves) > 1 else np.zeros(len(x))
-    ax.plot(x, mean, label=name, **style(name))
-    ax.fill_between(x, mean - error, mean + error, color=style(name)["color"], alpha=0.15)
+    ax.plot(x, mean, label=name, **STYLES[name])
+    ax.fill_between(x, mean - error, mean + error, color=STYLES[name]["color"], alpha=0.15)
 
 
 def smooth(values: list[float], width: int = 5) -> np.ndarray:
