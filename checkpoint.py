@@ -11,6 +11,7 @@ Everything is safetensors, JSON or what torch.load(weights_only=True) reads: loa
 nothing: log lines behind the checkpoint are cut off, and their steps are done again, bit for bit on a CPU in fp32. With another number of processes the
 prompts, their histories and completions, and the optimiser's state are dealt anew; then random streams begin anew, too: the run is as good but not the same.
 """
+
 import contextlib
 import errno
 import json
@@ -50,7 +51,10 @@ class Signals:
     def heard(self):
         """Within, signals are noted instead of obeyed. Where Python cannot hear them (not the main thread) nothing changes."""
         try:
-            before = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+            before = {
+                number: signal.signal(number, self.note)
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+            }
         except ValueError:
             before = {}
         try:
@@ -61,11 +65,16 @@ class Signals:
 
     def note(self, number: int, frame) -> None:
         if number != signal.SIGUSR1:
-            if self.since and time.monotonic() - self.since > 1:         # torchrun's end comes as two signals at once, one for each of its threads
+            if (
+                self.since and time.monotonic() - self.since > 1
+            ):  # torchrun's end comes as two signals at once, one for each of its threads
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             self.since = self.since or time.monotonic()
-        self.asked, self.number = max(self.asked, SAVE if number == signal.SIGUSR1 else STOP), number
+        self.asked, self.number = (
+            max(self.asked, SAVE if number == signal.SIGUSR1 else STOP),
+            number,
+        )
 
     def agreed(self) -> int:
         """The most that any process was asked for since the last call, on all processes."""
@@ -78,8 +87,12 @@ class Signals:
 def random_states(device: torch.device) -> dict:
     """The global random generators of this process: Python's, NumPy's, torch's and the GPU's."""
     name, keys, *rest = np.random.get_state()
-    return {"python": json.dumps(random.getstate()), "numpy": json.dumps([name, keys.tolist(), *rest]), "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
+    return {
+        "python": json.dumps(random.getstate()),
+        "numpy": json.dumps([name, keys.tolist(), *rest]),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
 
 
 def set_random_states(states: dict, device: torch.device) -> None:
@@ -92,7 +105,16 @@ def set_random_states(states: dict, device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def save(out: Path, step: int, policy: Policy, weights: dict[str, torch.Tensor], shared: dict, own: dict, rank: int, keep: int) -> None:
+def save(
+    out: Path,
+    step: int,
+    policy: Policy,
+    weights: dict[str, torch.Tensor],
+    shared: dict,
+    own: dict,
+    rank: int,
+    keep: int,
+) -> None:
     """Write checkpoints/<step>, all processes together; the newest `keep` are kept. Raises DataError on all of them when one cannot write (a full disk):
     what was there before is whole."""
     final = out / "checkpoints" / f"{step:06d}"
@@ -102,14 +124,17 @@ def save(out: Path, step: int, policy: Policy, weights: dict[str, torch.Tensor],
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "trainer").mkdir(parents=True)
         policy.save(partial)
-        save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, partial / "trainer" / "weights.safetensors")
+        save_file(
+            {name: w.detach().cpu().contiguous() for name, w in weights.items()},
+            partial / "trainer" / "weights.safetensors",
+        )
         torch.save(shared, partial / "trainer" / "shared.pt")
 
     def finish():
         for path in sorted(partial.rglob("*"), reverse=True):
             sync(path)
         sync(partial)
-        if final.exists():                                     # the same step of an earlier attempt
+        if final.exists():  # the same step of an earlier attempt
             remove(final, ".before.part")
         partial.rename(final)
         sync(final.parent)
@@ -117,14 +142,21 @@ def save(out: Path, step: int, policy: Policy, weights: dict[str, torch.Tensor],
         for old in complete(out)[:-keep]:
             remove(old)
 
-    for work in (on_main if rank == 0 else None, lambda: torch.save(own, partial / "trainer" / f"rank{rank}.pt"), finish if rank == 0 else None):
+    for work in (
+        on_main if rank == 0 else None,
+        lambda: torch.save(own, partial / "trainer" / f"rank{rank}.pt"),
+        finish if rank == 0 else None,
+    ):
         failed = next((f for f in gather(attempt(work)) if f), None)
         if failed:
             if rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
             last = complete(out)
-            raise DataError(f"{final}: the checkpoint could not be written ({failed}); " + (f"{last[-1]} is whole; " if last else "") +
-                            "free some space on the disk and go on with --resume")
+            raise DataError(
+                f"{final}: the checkpoint could not be written ({failed}); "
+                + (f"{last[-1]} is whole; " if last else "")
+                + "free some space on the disk and go on with --resume"
+            )
 
 
 def attempt(work: Callable[[], None] | None) -> str | None:
@@ -134,7 +166,7 @@ def attempt(work: Callable[[], None] | None) -> str | None:
             work()
     except (OSError, SafetensorError) as error:
         return str(error)
-    except RuntimeError as error:                              # torch.save's writer says it so
+    except RuntimeError as error:  # torch.save's writer says it so
         if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
             raise
         return f"{os.strerror(errno.ENOSPC)}? {str(error).splitlines()[0][:100]}"
@@ -169,7 +201,14 @@ def remove(folder: Path, ending: str = ".part") -> None:
 
 def complete(out: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
-    return sorted((f for f in (out / "checkpoints").glob("*") if f.name.isdigit() and (f / "trainer" / "shared.pt").is_file()), key=lambda f: int(f.name))
+    return sorted(
+        (
+            f
+            for f in (out / "checkpoints").glob("*")
+            if f.name.isdigit() and (f / "trainer" / "shared.pt").is_file()
+        ),
+        key=lambda f: int(f.name),
+    )
 
 
 # ---------------------------------------------------------------------------------------------- going on
@@ -177,6 +216,7 @@ def complete(out: Path) -> list[Path]:
 class Saved:
     """A checkpoint that was read. step: of how many it is the end; own: this process's state, None when the number of processes is another one;
     states: this process's alone, or when there are more or fewer of them now, those of all that wrote it; samples: the training samples of all processes."""
+
     folder: Path
     step: int
     generated: int
@@ -191,7 +231,9 @@ class Saved:
         found = load(self.folder / "trainer" / "weights.safetensors")
         if found.keys() != into.keys():
             odd = sorted(found.keys() ^ into.keys())[0]
-            raise DataError(f"{self.folder}: its trained weights are not this run's, e.g. {odd}; use the model and --train_type that it was made with")
+            raise DataError(
+                f"{self.folder}: its trained weights are not this run's, e.g. {odd}; use the model and --train_type that it was made with"
+            )
         with torch.no_grad():
             for name, w in into.items():
                 w.copy_(found[name])
@@ -200,10 +242,16 @@ class Saved:
 def load(path: Path) -> dict:
     """A file of `save`, without running any code of it. Raises DataError where it is missing or damaged."""
     try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
+        return (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, weights_only=True, map_location="cpu")
+        )
     except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {str(error)[:100]}); remove {path.parent.parent} to go on from the "
-                        "checkpoint before it") from None
+        raise DataError(
+            f"{path}: cannot be read ({type(error).__name__}: {str(error)[:100]}); remove {path.parent.parent} to go on from the "
+            "checkpoint before it"
+        ) from None
 
 
 def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved | None:
@@ -218,20 +266,43 @@ def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved |
     folder = found[-1]
     shared = load(folder / "trainer" / "shared.pt")
     before = json.loads(shared["config"])
-    changed = {name: (before.get(name), config[name]) for name in config if before.get(name) != config[name] and name not in ("resume", "out", "overwrite")}
+    changed = {
+        name: (before.get(name), config[name])
+        for name in config
+        if before.get(name) != config[name] and name not in ("resume", "out", "overwrite")
+    }
     if wrong := [name for name in changed if name in FIXED]:
-        said = ", ".join(f"--{name} {changed[name][0]!r}, now {changed[name][1]!r}" for name in wrong)
-        raise DataError(f"{folder}: was made with {said}; go on with the flags that it was made with, or start another run with another --out")
+        said = ", ".join(
+            f"--{name} {changed[name][0]!r}, now {changed[name][1]!r}" for name in wrong
+        )
+        raise DataError(
+            f"{folder}: was made with {said}; go on with the flags that it was made with, or start another run with another --out"
+        )
     if shared["data"] != data:
-        raise DataError(f"{folder}: was made on other training prompts than there are now; go on with the same --data, or start another run with another --out")
+        raise DataError(
+            f"{folder}: was made on other training prompts than there are now; go on with the same --data, or start another run with another --out"
+        )
     ranks = [folder / "trainer" / f"rank{r}.pt" for r in range(shared["world"])]
     same = shared["world"] == world
-    states = [load(path) for path in (ranks[rank: rank + 1] if same else ranks)]
+    states = [load(path) for path in (ranks[rank : rank + 1] if same else ranks)]
     if rank == 0:
         print(f"going on from {folder}: step {shared['step']}, {shared['generated']:,} completions")
         if changed:
-            print("changed flags: " + ", ".join(f"--{name} {old!r} -> {new!r}" for name, (old, new) in changed.items()))
+            print(
+                "changed flags: "
+                + ", ".join(f"--{name} {old!r} -> {new!r}" for name, (old, new) in changed.items())
+            )
         if not same:
-            print(f"{shared['world']} processes before, {world} now: prompts, buffer and optimiser state are dealt anew and random streams begin anew, so the "
-                  "run goes on as good, but not bit for bit")
-    return Saved(folder, shared["step"], shared["generated"], before, shared["logs"], states[0] if same else None, states)
+            print(
+                f"{shared['world']} processes before, {world} now: prompts, buffer and optimiser state are dealt anew and random streams begin anew, so the "
+                "run goes on as good, but not bit for bit"
+            )
+    return Saved(
+        folder,
+        shared["step"],
+        shared["generated"],
+        before,
+        shared["logs"],
+        states[0] if same else None,
+        states,
+    )

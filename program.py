@@ -1,4 +1,5 @@
 """program.py: what train.py and eval.py have in common as programs: flags from a dataclass, processes, a policy and its prompts set up from flags."""
+
 import argparse
 import contextlib
 import ctypes
@@ -31,17 +32,39 @@ def flag(default, help: str, low=None, high=None, known: tuple = ()):
 def read_flags(config: type, title: str, argv: list[str]):
     """(argv as an instance of a dataclass of `flag`s, the parser, whose error() ends the program with one sentence). One option per field; fields may be
     int, float, str, bool or a tuple of words, each or None. Unknown flags, and values that are unknown or out of range, end the program so."""
-    parser = argparse.ArgumentParser(description=title, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=title,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
     for f in fields(config):
-        kind = str(f.type).split(" ")[0] if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type).split(" ")[0])
+        kind = (
+            str(f.type).split(" ")[0]
+            if isinstance(f.type, str)
+            else getattr(f.type, "__name__", str(f.type).split(" ")[0])
+        )
         convert = {"int": int, "float": float, "str": str, "bool": to_bool, "tuple": str}[kind]
-        several = {"bool": {"nargs": "?", "const": True}, "tuple": {"nargs": "+"}}.get(kind, {})          # --flag is --flag true
-        parser.add_argument(f"--{f.name}", type=convert, default=f.default, help=f.metadata["help"], metavar=kind.upper(), **several)
+        several = {"bool": {"nargs": "?", "const": True}, "tuple": {"nargs": "+"}}.get(
+            kind, {}
+        )  # --flag is --flag true
+        parser.add_argument(
+            f"--{f.name}",
+            type=convert,
+            default=f.default,
+            help=f.metadata["help"],
+            metavar=kind.upper(),
+            **several,
+        )
     cfg = config(**vars(parser.parse_args(argv)))
     for f in fields(cfg):
         value, (low, high), known = getattr(cfg, f.name), f.metadata["range"], f.metadata["known"]
-        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
-            parser.error(f"--{f.name} {value}: must be " + (f"between {low} and {high}" if high is not None else f"at least {low}"))
+        if value is not None and (
+            (low is not None and value < low) or (high is not None and value > high)
+        ):
+            parser.error(
+                f"--{f.name} {value}: must be "
+                + (f"between {low} and {high}" if high is not None else f"at least {low}")
+            )
         if known and value not in (None, *known):
             parser.error(f"--{f.name} {value}: known are {', '.join(map(str, known))}")
     return cfg, parser
@@ -66,7 +89,10 @@ def is_tiny(model: str) -> bool:
     if not model or not file.is_file():
         return not model
     config = json.loads(file.read_text())
-    return config.get("thinker_config", config).get("text_config", {}).get("hidden_size", math.inf) <= 512
+    return (
+        config.get("thinker_config", config).get("text_config", {}).get("hidden_size", math.inf)
+        <= 512
+    )
 
 
 # ---------------------------------------------------------------------------------------------- processes
@@ -80,17 +106,31 @@ def start_processes(cfg) -> tuple[int, int, torch.device]:
     cuda = wants_cuda(cfg)
     if cuda and not torch.cuda.is_available():
         raise DataError("--device cuda: PyTorch sees no GPU here; pass --device cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    )
     if cuda:
         torch.cuda.set_device(device)
     else:
-        torch.use_deterministic_algorithms(True)   # gradients of gathered rows are otherwise added up in whatever order the threads run
-        torch.utils.deterministic.fill_uninitialized_memory = False   # a debugging aid that costs 5 %
+        torch.use_deterministic_algorithms(
+            True
+        )  # gradients of gathered rows are otherwise added up in whatever order the threads run
+        torch.utils.deterministic.fill_uninitialized_memory = (
+            False  # a debugging aid that costs 5 %
+        )
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=cfg.timeout))
     elif not cuda and not dist.is_initialized() and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    return (dist.get_rank(), dist.get_world_size(), device) if dist.is_initialized() else (0, 1, device)
+        torch.set_num_threads(
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
+    return (
+        (dist.get_rank(), dist.get_world_size(), device)
+        if dist.is_initialized()
+        else (0, 1, device)
+    )
 
 
 @contextlib.contextmanager
@@ -111,10 +151,15 @@ def only_run(out: Path, rank: int, patience: float = 30.0):
             except BlockingIOError:
                 if time.monotonic() > end:
                     file.seek(0)
-                    raise DataError(f"{out}: another run writes here ({file.read()}); stop that one, or pass another --out") from None
+                    raise DataError(
+                        f"{out}: another run writes here ({file.read()}); stop that one, or pass another --out"
+                    ) from None
                 time.sleep(0.2)
             except OSError as error:
-                print(f"{out}: this file system cannot be locked ({error}); see to it that no other run writes here", file=sys.stderr)
+                print(
+                    f"{out}: this file system cannot be locked ({error}); see to it that no other run writes here",
+                    file=sys.stderr,
+                )
                 break
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -127,7 +172,7 @@ def end_with_parent() -> None:
     """Under torchrun on Linux: this process gets SIGTERM when torchrun is gone. Killed outright (kill -9, out of memory) torchrun leaves its processes behind,
     and they would go on writing beside those of the next start."""
     if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)               # 1: PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
 
 
 def gather(value) -> list:
@@ -146,8 +191,19 @@ def name_rank() -> str:
 def lost_contact(error: Exception) -> bool:
     """Is this error that of a collective whose other side is gone or late? (gloo raises plain RuntimeErrors.)"""
     said = str(error).lower()
-    return "WORLD_SIZE" in os.environ and (isinstance(error, dist.DistNetworkError) or any(
-        words in said for words in ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out", "socket closed")))
+    return "WORLD_SIZE" in os.environ and (
+        isinstance(error, dist.DistNetworkError)
+        or any(
+            words in said
+            for words in (
+                "connection closed by peer",
+                "connection reset by peer",
+                "broken pipe",
+                "timed out",
+                "socket closed",
+            )
+        )
+    )
 
 
 def ends_in_a_sentence(main, argv: list[str]) -> None:
@@ -157,13 +213,17 @@ def ends_in_a_sentence(main, argv: list[str]) -> None:
     except DataError as error:
         raise SystemExit(f"error: {name_rank()}{error}") from None
     except torch.OutOfMemoryError as error:
-        raise SystemExit(f"error: {name_rank()}out of GPU memory: {str(error).split('. ')[0][:160]}; lower --max_tokens, --max_cache_tokens, --max_frames or "
-                         "--max_pixels") from None
+        raise SystemExit(
+            f"error: {name_rank()}out of GPU memory: {str(error).split('. ')[0][:160]}; lower --max_tokens, --max_cache_tokens, --max_frames or "
+            "--max_pixels"
+        ) from None
     except (dist.DistError, RuntimeError) as error:
         if not lost_contact(error):
             raise
-        raise SystemExit(f"error: {name_rank()}another process has died or has not come within --timeout, so this one ends, too; why, is in the "
-                         f"output of the process that ended first ({str(error).splitlines()[0][:160]})") from None
+        raise SystemExit(
+            f"error: {name_rank()}another process has died or has not come within --timeout, so this one ends, too; why, is in the "
+            f"output of the process that ended first ({str(error).splitlines()[0][:160]})"
+        ) from None
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -179,9 +239,25 @@ def bound_memory(cfg, policy: Policy) -> None:
     policy.cache.max_bytes = int(cfg.feature_cache_gb * 2**30)
 
 
-def prompt_maker(cfg, policy: Policy, audio_caption: bool = False, max_sound: float = 0.0) -> PromptMaker:
+def prompt_maker(
+    cfg, policy: Policy, audio_caption: bool = False, max_sound: float = 0.0
+) -> PromptMaker:
     """The run's way from a sample to the model's inputs."""
-    store = MediaStore(cfg.media_cache, int(cfg.media_cache_gb * 2**30)) if cfg.media_cache else None
-    return PromptMaker(policy.tokenizer, policy.form, store=store, workers=cfg.workers, timeout=cfg.media_timeout, max_prompt_tokens=cfg.max_prompt_tokens,
-                       fps=cfg.fps, max_frames=cfg.max_frames, min_pixels=(policy.form.patch * MERGE) ** 2, max_pixels=cfg.max_pixels,
-                       use_audio=cfg.use_audio, audio_caption=audio_caption, max_sound=max_sound)
+    store = (
+        MediaStore(cfg.media_cache, int(cfg.media_cache_gb * 2**30)) if cfg.media_cache else None
+    )
+    return PromptMaker(
+        policy.tokenizer,
+        policy.form,
+        store=store,
+        workers=cfg.workers,
+        timeout=cfg.media_timeout,
+        max_prompt_tokens=cfg.max_prompt_tokens,
+        fps=cfg.fps,
+        max_frames=cfg.max_frames,
+        min_pixels=(policy.form.patch * MERGE) ** 2,
+        max_pixels=cfg.max_pixels,
+        use_audio=cfg.use_audio,
+        audio_caption=audio_caption,
+        max_sound=max_sound,
+    )

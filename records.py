@@ -12,6 +12,7 @@ problem_id, if any, and 16 hex digits of the SHA-256 of all that makes the promp
 never shared by two prompts, and shared only by exact repeats, of which the first is kept.
 This module opens no media and imports only `rewards` (for the names of problem types).
 """
+
 import functools
 import hashlib
 import json
@@ -46,6 +47,7 @@ class Sample:
     `trace` is the target of stage 0, `hint` a strategy shown when a prompt is stuck (stage 0 shows it whenever present), `scene` the toy's truth
     (read by the oracle judge only).
     """
+
     id: str
     question: str
     problem_type: str
@@ -77,11 +79,17 @@ class Sample:
         >>> Sample("a", "Is <image> louder than <image>?", "yes/no", "no", images=["x.png", "y.png"], audios=["z.wav"]).segments()
         [('audio', 'z.wav'), ('text', 'Is '), ('image', 'x.png'), ('text', ' louder than '), ('image', 'y.png'), ('text', '?')]
         """
-        pieces = PLACEHOLDER.split("\n".join([self.question, *self.options]))      # text, kind, text, kind, .., text
+        pieces = PLACEHOLDER.split(
+            "\n".join([self.question, *self.options])
+        )  # text, kind, text, kind, .., text
         extra = {kind: len(self.paths(kind)) - pieces[1::2].count(kind) for kind in KINDS}
         left = {kind: iter(self.paths(kind)) for kind in KINDS}
         front = [(kind, next(left[kind])) for kind in KINDS for _ in range(extra[kind])]
-        inside = [(piece, next(left[piece])) if i % 2 else ("text", piece) for i, piece in enumerate(pieces) if i % 2 or piece]
+        inside = [
+            (piece, next(left[piece])) if i % 2 else ("text", piece)
+            for i, piece in enumerate(pieces)
+            if i % 2 or piece
+        ]
         return front + inside
 
     @property
@@ -92,13 +100,27 @@ class Sample:
     @property
     def media_key(self) -> str:
         """What tells two sets of media apart (the clip, not the question): decoded media and features are shared by it."""
-        shown = [(name, value) for name, value in (("soundtrack", self.soundtrack), ("span", self.span)) if value]
+        shown = [
+            (name, value)
+            for name, value in (("soundtrack", self.soundtrack), ("span", self.span))
+            if value
+        ]
         return "|".join(f"{kind}:{path}" for kind, path in [*self.media, *shown])
 
 
 REQUIRED = ("id", "question", "problem_type", "answer")
-ASKING = {"span", "frame_rate", "instruction", "system"}                       # set by benchmarks.py, not by training records
-OWN_FIELDS = {f.name for f in fields(Sample)} - {"videos", "images", "audios", "where"} - ASKING | set(KINDS)
+ASKING = {
+    "span",
+    "frame_rate",
+    "instruction",
+    "system",
+}  # set by benchmarks.py, not by training records
+OWN_FIELDS = {f.name for f in fields(Sample)} - {
+    "videos",
+    "images",
+    "audios",
+    "where",
+} - ASKING | set(KINDS)
 OWN_TEXTS = ("question", "problem_type", "hint", "audio_caption", "kind", "trace", "plan")
 
 
@@ -109,17 +131,21 @@ def text_of(record: dict, name: str, where: str, needed: bool = True) -> str:
     if type(value) in (int, float, type(None)):
         value = "" if value is None else str(value)
     if not isinstance(value, str) or (needed and not value.strip()):
-        raise DataError(f"{where}: field '{name}' is missing, empty or not text; write a text there, or remove the record")
+        raise DataError(
+            f"{where}: field '{name}' is missing, empty or not text; write a text there, or remove the record"
+        )
     return value
 
 
 def list_of(value, name: str, where: str) -> list[str]:
     """A field that holds nothing, a text or a list of texts -> the list."""
-    if not value:                                            # most media fields: null, "" or []
+    if not value:  # most media fields: null, "" or []
         return []
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) and item for item in items):
-        raise DataError(f"{where}: field '{name}' must be a text or a list of texts, none of them empty; mend it, or remove the record")
+        raise DataError(
+            f"{where}: field '{name}' must be a text or a list of texts, none of them empty; mend it, or remove the record"
+        )
     return list(items)
 
 
@@ -132,13 +158,19 @@ def gold_answer(text: str, name: str, where: str) -> str:
     match = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
     answer = (match[1] if match else "" if "<answer>" in text else text).strip()
     if not answer:
-        raise DataError(f"{where}: field '{name}' holds no answer; write one as <answer>...</answer>, or remove the record")
+        raise DataError(
+            f"{where}: field '{name}' holds no answer; write one as <answer>...</answer>, or remove the record"
+        )
     return answer
 
 
 def take_soundtrack(made: dict) -> dict:
     """A sound beside one video that the text does not mention is the video's sound track, unless the record names another."""
-    if len(made["videos"]) == len(made["audios"]) == 1 and not made.get("soundtrack") and "<audio>" not in "\n".join([made["question"], *made["options"]]):
+    if (
+        len(made["videos"]) == len(made["audios"]) == 1
+        and not made.get("soundtrack")
+        and "<audio>" not in "\n".join([made["question"], *made["options"]])
+    ):
         made["soundtrack"] = made["audios"].pop()
     return made
 
@@ -149,12 +181,24 @@ def own_record(record: dict, where: str) -> dict:
     that the text does not mention is its sound track."""
     missing = [name for name in REQUIRED if record.get(name) in (None, "")]
     if missing:
-        raise DataError(f"{where}: field '{missing[0]}' is missing or empty; every record needs {', '.join(REQUIRED)}")
+        raise DataError(
+            f"{where}: field '{missing[0]}' is missing or empty; every record needs {', '.join(REQUIRED)}"
+        )
     if unknown := sorted(set(record) - OWN_FIELDS):
-        raise DataError(f"{where}: unknown field '{unknown[0]}'; known fields: {', '.join(sorted(OWN_FIELDS))}")
-    made = {k: v for k, v in record.items() if k not in KINDS} | {name: text_of(record, name, where, needed=False) for name in OWN_TEXTS}
-    made |= {f"{kind}s": list_of(record.get(kind), kind, where) for kind in KINDS} | {"options": list_of(record.get("options"), "options", where)}
-    made |= {"id": str(record["id"]), "answer": str(record["answer"]), "soundtrack": text_of(record, "soundtrack", where, needed=False) or None}
+        raise DataError(
+            f"{where}: unknown field '{unknown[0]}'; known fields: {', '.join(sorted(OWN_FIELDS))}"
+        )
+    made = {k: v for k, v in record.items() if k not in KINDS} | {
+        name: text_of(record, name, where, needed=False) for name in OWN_TEXTS
+    }
+    made |= {f"{kind}s": list_of(record.get(kind), kind, where) for kind in KINDS} | {
+        "options": list_of(record.get("options"), "options", where)
+    }
+    made |= {
+        "id": str(record["id"]),
+        "answer": str(record["answer"]),
+        "soundtrack": text_of(record, "soundtrack", where, needed=False) or None,
+    }
     if "<answer>" in made["answer"]:
         made["answer"] = gold_answer(made["answer"], "answer", where)
     return take_soundtrack(made)
@@ -167,20 +211,33 @@ def problem_record(record: dict, where: str) -> dict:
     solution, then the answer block; IntentTrain's <context> block is left out, for the format reward wants think, then answer.
     """
     path, kind = record.get("path"), str(record.get("data_type"))
-    if not path and record.get("video"):                     # some files of IntentTrain
+    if not path and record.get("video"):  # some files of IntentTrain
         path, kind = record["video"], "video"
     paths = path if isinstance(path, dict) else {kind: path}
     if not any(paths.values()) or set(paths) - set(KINDS):
-        raise DataError(f"{where}: field 'path' must be a file's path beside a 'data_type' of video, image or audio, or an object of such paths by kind, "
-                        f"as {{'image': .., 'audio': ..}}; got {path!r} and {kind!r}")
+        raise DataError(
+            f"{where}: field 'path' must be a file's path beside a 'data_type' of video, image or audio, or an object of such paths by kind, "
+            f"as {{'image': .., 'audio': ..}}; got {path!r} and {kind!r}"
+        )
     name = "answer" if "solution" not in record and "answer" in record else "solution"
     solution = text_of(record, name, where)
     answer = gold_answer(solution, name, where)
-    think = text_of(record, "process", where, needed=False).strip() or "".join(re.findall(r"<think>.*?</think>", solution, re.DOTALL)[:1])
-    return take_soundtrack({
-        "question": text_of(record, "problem", where), "problem_type": text_of(record, "problem_type", where), "answer": answer,
-        "options": list_of(record.get("options"), "options", where), "trace": f"{think}\n<answer>{answer}</answer>" if think else "",
-        **{f"{kind}s": [normpath(p) for p in list_of(paths.get(kind), "path", where)] for kind in KINDS}})
+    think = text_of(record, "process", where, needed=False).strip() or "".join(
+        re.findall(r"<think>.*?</think>", solution, re.DOTALL)[:1]
+    )
+    return take_soundtrack(
+        {
+            "question": text_of(record, "problem", where),
+            "problem_type": text_of(record, "problem_type", where),
+            "answer": answer,
+            "options": list_of(record.get("options"), "options", where),
+            "trace": f"{think}\n<answer>{answer}</answer>" if think else "",
+            **{
+                f"{kind}s": [normpath(p) for p in list_of(paths.get(kind), "path", where)]
+                for kind in KINDS
+            },
+        }
+    )
 
 
 def messages_record(record: dict, where: str) -> dict:
@@ -192,27 +249,63 @@ def messages_record(record: dict, where: str) -> dict:
     """
     turns = record["messages"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise DataError(f"{where}: field 'messages' must be a list of objects with 'role' and 'content'; mend it, or remove the record")
+        raise DataError(
+            f"{where}: field 'messages' must be a list of objects with 'role' and 'content'; mend it, or remove the record"
+        )
     turns = [turn for turn in turns if turn.get("role") != "system"]
-    trace = text_of(turns.pop(), "content", where, needed=False).strip() if turns and turns[-1].get("role") == "assistant" else ""
+    trace = (
+        text_of(turns.pop(), "content", where, needed=False).strip()
+        if turns and turns[-1].get("role") == "assistant"
+        else ""
+    )
     if [turn.get("role") for turn in turns] != ["user"]:
-        raise DataError(f"{where}: field 'messages' must hold one user turn, with at most a system turn before and an assistant turn after it; "
-                        f"got {', '.join(str(turn.get('role')) for turn in turns) or 'none'}; make single prompts of the dialogue")
-    question, options = text_of(turns[0], "content", where), list_of(record.get("options"), "options", where)
+        raise DataError(
+            f"{where}: field 'messages' must hold one user turn, with at most a system turn before and an assistant turn after it; "
+            f"got {', '.join(str(turn.get('role')) for turn in turns) or 'none'}; make single prompts of the dialogue"
+        )
+    question, options = (
+        text_of(turns[0], "content", where),
+        list_of(record.get("options"), "options", where),
+    )
     text = "\n".join([question, *options])
-    media = {f"{kind}s": [normpath(p) for p in list_of(record.get(f"{kind}s"), f"{kind}s", where)] for kind in KINDS}
-    front = "".join(f"<{kind}>" * (len(media[f"{kind}s"]) - text.count(f"<{kind}>")) for kind in ("video", "audio", "image"))
-    solution = trace if trace and record.get("solution") is None else text_of(record, "solution", where)
-    return {"question": front + question, "problem_type": text_of(record, "problem_type", where), "answer": gold_answer(solution, "solution", where),
-            "options": options, "hint": " ".join(list_of(record.get("hint"), "hint", where)),
-            "audio_caption": text_of(record, "audio_cues", where, needed=False), "trace": trace, **media}
+    media = {
+        f"{kind}s": [normpath(p) for p in list_of(record.get(f"{kind}s"), f"{kind}s", where)]
+        for kind in KINDS
+    }
+    front = "".join(
+        f"<{kind}>" * (len(media[f"{kind}s"]) - text.count(f"<{kind}>"))
+        for kind in ("video", "audio", "image")
+    )
+    solution = (
+        trace if trace and record.get("solution") is None else text_of(record, "solution", where)
+    )
+    return {
+        "question": front + question,
+        "problem_type": text_of(record, "problem_type", where),
+        "answer": gold_answer(solution, "solution", where),
+        "options": options,
+        "hint": " ".join(list_of(record.get("hint"), "hint", where)),
+        "audio_caption": text_of(record, "audio_cues", where, needed=False),
+        "trace": trace,
+        **media,
+    }
 
 
 def downloaded_id(made: dict, name: object, root: str) -> str:
     """`name` (problem_id or None) and 16 hex digits of what makes the prompt and its target: text, type, answer, trace, media as written and, from
     a YAML, their root as written. Hint and caption are left out, so that adding them keeps the id."""
-    told = [root, made["question"], made["options"], made["problem_type"], made["answer"], made["trace"], made["videos"], made["images"], made["audios"],
-            made.get("soundtrack")]
+    told = [
+        root,
+        made["question"],
+        made["options"],
+        made["problem_type"],
+        made["answer"],
+        made["trace"],
+        made["videos"],
+        made["images"],
+        made["audios"],
+        made.get("soundtrack"),
+    ]
     digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     return digest if name is None else f"{name}-{digest}"
 
@@ -224,13 +317,19 @@ def make_sample(record, where: str, root_name: str) -> tuple[Sample, bool]:
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected a JSON object, got {type(record).__name__}")
     if downloaded := "messages" in record or "problem" in record:
-        made = messages_record(record, where) if "messages" in record else problem_record(record, where)
+        made = (
+            messages_record(record, where)
+            if "messages" in record
+            else problem_record(record, where)
+        )
         made["id"] = downloaded_id(made, record.get("problem_id"), root_name)
     elif "id" in record or "problem_type" in record:
         made = own_record(record, where)
     else:
-        raise DataError(f"{where}: a record of no known format, with the fields {', '.join(record) or '(none)'}; known are ours ({', '.join(REQUIRED)}), "
-                        "Video-R1, EchoInk and IntentTrain (problem, path, solution), AVATAR / ms-swift (messages, solution)")
+        raise DataError(
+            f"{where}: a record of no known format, with the fields {', '.join(record) or '(none)'}; known are ours ({', '.join(REQUIRED)}), "
+            "Video-R1, EchoInk and IntentTrain (problem, path, solution), AVATAR / ms-swift (messages, solution)"
+        )
     sample = Sample(**made, where=where)
     try:
         sample.problem_type = canonical_type(sample.problem_type)
@@ -245,8 +344,10 @@ def check_placeholders(sample: Sample) -> None:
     found = PLACEHOLDER.findall("\n".join([sample.question, *sample.options]))
     for kind in dict.fromkeys(found):
         if found.count(kind) > len(sample.paths(kind)):
-            raise DataError(f"{sample.where}: the text of record '{sample.id}' holds {found.count(kind)} <{kind}> for {len(sample.paths(kind))} file(s) in "
-                            f"'{kind}'; name as many files, or write the word without < >")
+            raise DataError(
+                f"{sample.where}: the text of record '{sample.id}' holds {found.count(kind)} <{kind}> for {len(sample.paths(kind))} file(s) in "
+                f"'{kind}'; name as many files, or write the word without < >"
+            )
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -259,16 +360,29 @@ def read_records(path: Path) -> list[tuple[str, object]]:
         if text.lstrip()[:1] == "[":
             return [(f"{path}[{i}]", record) for i, record in enumerate(json.loads(text))]
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); records are JSON or JSONL, or a YAML that names such files") from None
+        raise DataError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); records are JSON or JSONL, or a YAML that names such files"
+        ) from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not a JSON list ({error}); download the file again, or mend that place") from None
+        raise DataError(
+            f"{path}: not a JSON list ({error}); download the file again, or mend that place"
+        ) from None
     records: list[tuple[str, object]] = []
-    for n, line in enumerate(text.split("\n"), 1):           # subtle: not splitlines, which also cuts at U+2028 and the like inside a text
+    for n, line in enumerate(
+        text.split("\n"), 1
+    ):  # subtle: not splitlines, which also cuts at U+2028 and the like inside a text
         if line.strip():
             try:
                 records.append((f"{path}:{n}", json.loads(line)))
             except json.JSONDecodeError as error:
-                records.append((f"{path}:{n}", DataError(f"{path}:{n}: not a JSON object on one line ({error}); mend or remove the line")))
+                records.append(
+                    (
+                        f"{path}:{n}",
+                        DataError(
+                            f"{path}:{n}: not a JSON object on one line ({error}); mend or remove the line"
+                        ),
+                    )
+                )
     return records
 
 
@@ -282,12 +396,17 @@ def take_share(records: list, strategy: str, name: str, where: str) -> list:
     if strategy == "all":
         return records
     if not match:
-        raise DataError(f"{where}: field 'sampling_strategy' is '{strategy}'; write all, first:N, end:N or random:N with a number or a percentage for N")
+        raise DataError(
+            f"{where}: field 'sampling_strategy' is '{strategy}'; write all, first:N, end:N or random:N with a number or a percentage for N"
+        )
     total, share = len(records), int(match[2])
     n = min(total, math.ceil(total * share / 100) if match[3] else share)
     if match[1] == "random":
-        return [records[i] for i in sorted(random.Random(f"{name}:{match[2]}{match[3]}").sample(range(total), n))]
-    return records[:n] if match[1] == "first" else records[total - n:]
+        return [
+            records[i]
+            for i in sorted(random.Random(f"{name}:{match[2]}{match[3]}").sample(range(total), n))
+        ]
+    return records[:n] if match[1] == "first" else records[total - n :]
 
 
 def read_yaml(path: Path) -> list[tuple[str, object, Path, str]]:
@@ -298,24 +417,39 @@ def read_yaml(path: Path) -> list[tuple[str, object, Path, str]]:
     import yaml  # here, not at the top: only this format needs it
 
     def nearest(name: str) -> Path:
-        return next((base / name for base in (path.parent, Path()) if (base / name).exists()), path.parent / name)
+        return next(
+            (base / name for base in (path.parent, Path()) if (base / name).exists()),
+            path.parent / name,
+        )
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a YAML file ({' '.join(str(error).split())}); mend that place") from None
+        raise DataError(
+            f"{path}: not a YAML file ({' '.join(str(error).split())}); mend that place"
+        ) from None
     entries = content.get("datasets") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(f"{path}: field 'datasets' must be a list of entries with json_path, data_root and sampling_strategy")
+        raise DataError(
+            f"{path}: field 'datasets' must be a list of entries with json_path, data_root and sampling_strategy"
+        )
     found = []
     for i, entry in enumerate(entries):
         where = f"{path}: datasets[{i}]"
-        name, data_root = text_of(entry, "json_path", where), text_of(entry, "data_root", where, needed=False)
+        name, data_root = (
+            text_of(entry, "json_path", where),
+            text_of(entry, "data_root", where, needed=False),
+        )
         if not (file := nearest(name)).is_file():
-            raise DataError(f"{where}: field 'json_path': {file} is not a file; write it relative to the YAML, or in full")
+            raise DataError(
+                f"{where}: field 'json_path': {file} is not a file; write it relative to the YAML, or in full"
+            )
         strategy = text_of(entry, "sampling_strategy", where, needed=False) or "all"
         root = nearest(data_root) if data_root else file.parent
-        found += [(*record, root, data_root or str(Path(name).parent)) for record in take_share(read_records(file), strategy, name, where)]
+        found += [
+            (*record, root, data_root or str(Path(name).parent))
+            for record in take_share(read_records(file), strategy, name, where)
+        ]
     return found
 
 
@@ -328,18 +462,31 @@ def check_inside(sample: Sample, root: str, real: Callable[[str], str]) -> None:
     """Raises DataError where a media path of a sample leads out of its root, by "..", as an absolute path or by a symbolic link. real: os.path.realpath
     that remembers folders."""
     inside = real(root).rstrip(os.sep) + os.sep
-    named = [(kind, path) for kind in KINDS for path in sample.paths(kind)] + [("soundtrack", sample.soundtrack)] * bool(sample.soundtrack)
+    named = [(kind, path) for kind in KINDS for path in sample.paths(kind)] + [
+        ("soundtrack", sample.soundtrack)
+    ] * bool(sample.soundtrack)
     for name, path in named:
         file = file_of(path)
         folder, last = os.path.split(file)
-        target = os.path.realpath(file) if last in ("", ".", "..") or os.path.islink(file) else os.path.join(real(folder), last)
+        target = (
+            os.path.realpath(file)
+            if last in ("", ".", "..") or os.path.islink(file)
+            else os.path.join(real(folder), last)
+        )
         if not target.startswith(inside):
-            raise DataError(f"{sample.where}: field '{name}' of record '{sample.id}': {path} lies outside of the media folder {root}; pass --media_root with "
-                            "the folder that holds all of them, or --allow_outside if you trust this data set to name any file of this machine")
+            raise DataError(
+                f"{sample.where}: field '{name}' of record '{sample.id}': {path} lies outside of the media folder {root}; pass --media_root with "
+                "the folder that holds all of them, or --allow_outside if you trust this data set to name any file of this machine"
+            )
 
 
-def load_samples(path: str | Path, media_root: str | Path | None = None, stage: int | None = None, problems: list[str] | None = None,
-                 allow_outside: bool = False) -> list[Sample]:
+def load_samples(
+    path: str | Path,
+    media_root: str | Path | None = None,
+    stage: int | None = None,
+    problems: list[str] | None = None,
+    allow_outside: bool = False,
+) -> list[Sample]:
     """Read a file of records, ours or as downloaded, into Samples; keep those of `stage` (records without a stage fit all).
 
     Media paths are joined to `media_root`, or else to the YAML's data_root or the file's folder, and must stay inside of it unless `allow_outside`;
@@ -352,14 +499,23 @@ def load_samples(path: str | Path, media_root: str | Path | None = None, stage: 
     if not path.is_file():
         raise DataError(f"{path}: no such data file; pass --data FILE.jsonl")
     is_yaml = path.suffix.lower() in (".yaml", ".yml")
-    records = read_yaml(path) if is_yaml else [(where, record, path.parent, "") for where, record in read_records(path)]
+    records = (
+        read_yaml(path)
+        if is_yaml
+        else [(where, record, path.parent, "") for where, record in read_records(path)]
+    )
     samples, said, seen = [], [], {}
-    override, real = Path(media_root) if media_root else None, functools.cache(os.path.realpath)         # few folders hold many files
+    override, real = (
+        Path(media_root) if media_root else None,
+        functools.cache(os.path.realpath),
+    )  # few folders hold many files
     for where, record, root, root_name in records:
         try:
             sample, downloaded = make_sample(record, where, root_name)
             if sample.id in seen and not downloaded:
-                raise DataError(f"{where}: id '{sample.id}' was used at {seen[sample.id]}; ids must name one question about one clip")
+                raise DataError(
+                    f"{where}: id '{sample.id}' was used at {seen[sample.id]}; ids must name one question about one clip"
+                )
         except DataError as error:
             if problems is None:
                 raise
@@ -386,8 +542,10 @@ def load_samples(path: str | Path, media_root: str | Path | None = None, stage: 
         samples.append(sample)
     if problems is not None:
         problems += said
-    elif said:                                               # repeats only: anything worse was raised
-        warnings.warn(f"{path}: dropped {len(said)} repeated record(s), the first: {said[0]}", stacklevel=2)
+    elif said:  # repeats only: anything worse was raised
+        warnings.warn(
+            f"{path}: dropped {len(said)} repeated record(s), the first: {said[0]}", stacklevel=2
+        )
     if not samples and not said:
         raise DataError(f"{path}: no record" + (f" of stage {stage}" if stage is not None else ""))
     return samples

@@ -21,6 +21,7 @@ How this differs from the paper and its released trainer:
 
 This module imports nothing of ours.
 """
+
 import heapq
 import json
 from collections import deque
@@ -31,14 +32,19 @@ import numpy as np
 import torch
 
 TIERS = ("hard", "medium", "easy")
-SHARES = {"hard": 0.40, "medium": 0.35, "easy": 0.25}  # of the capacity, of the draws, and of the prompts
-SUCCESS = 0.5                                          # an accuracy reward from here on counts as a success
+SHARES = {
+    "hard": 0.40,
+    "medium": 0.35,
+    "easy": 0.25,
+}  # of the capacity, of the draws, and of the prompts
+SUCCESS = 0.5  # an accuracy reward from here on counts as a success
 
 
 @dataclass
 class Entry:
     """One stored completion. tokens (L,) int32, EOS included; logps (L,) float32 under the policy that wrote it; reward: the stage's
     weighted sum of `parts`; step: when it was written."""
+
     tokens: np.ndarray
     logps: np.ndarray
     reward: float
@@ -61,16 +67,17 @@ def differ(rewards: list[float]) -> bool:
 @dataclass
 class PromptHistory:
     """What is known of one prompt: its stored completions (oldest first), its window of rewards, its hint state."""
+
     rewards: deque
     entries: list[Entry] = field(default_factory=list)
-    failed_visits: int = 0            # unhinted visits in a row without a success
+    failed_visits: int = 0  # unhinted visits in a row without a success
     hint_on: bool = False
-    hint_next: bool = False           # while the hint is on: is the next visit a hinted one?
-    kl: float | None = None           # KL(pi_theta || pi_behaviour) per token on its last replay
-    tier: str = "medium"              # as of the last visit or `refresh`
-    rbar: float | None = None         # mean of `rewards`
-    unlike: bool = False              # the stored rewards differ
-    spare: Entry | None = None        # the oldest entry that is not the last success or the last failure
+    hint_next: bool = False  # while the hint is on: is the next visit a hinted one?
+    kl: float | None = None  # KL(pi_theta || pi_behaviour) per token on its last replay
+    tier: str = "medium"  # as of the last visit or `refresh`
+    rbar: float | None = None  # mean of `rewards`
+    unlike: bool = False  # the stored rewards differ
+    spare: Entry | None = None  # the oldest entry that is not the last success or the last failure
 
     def index(self) -> None:
         """Bring the derived fields up to date with `entries` and `rewards`."""
@@ -89,13 +96,22 @@ class ReplayBuffer:
     hint_kl: the KL below which a failing prompt of the hard tier gets its hint (0: this rule off).
     """
 
-    def __init__(self, capacity: int = 10_000, window: int = 20, patience: int = 3, hint_kl: float = 0.0, seed: int = 0):
+    def __init__(
+        self,
+        capacity: int = 10_000,
+        window: int = 20,
+        patience: int = 3,
+        hint_kl: float = 0.0,
+        seed: int = 0,
+    ):
         if capacity < 1 or window < 1 or patience < 0 or hint_kl < 0:
-            raise ValueError(f"capacity {capacity} and window {window} must be positive, patience {patience} and hint_kl {hint_kl} not negative")
+            raise ValueError(
+                f"capacity {capacity} and window {window} must be positive, patience {patience} and hint_kl {hint_kl} not negative"
+            )
         self.room = {tier: round(capacity * share) for tier, share in SHARES.items()}
         self.window, self.patience, self.hint_kl = window, patience, hint_kl
-        self.prompts: dict[str, PromptHistory] = {}   # every prompt seen
-        self.stored: dict[str, PromptHistory] = {}    # those with entries
+        self.prompts: dict[str, PromptHistory] = {}  # every prompt seen
+        self.stored: dict[str, PromptHistory] = {}  # those with entries
         self.inserted = 0
         self.ranking = np.empty(0)  # sorted Rbar of all prompts seen, on all ranks
         self.rng = np.random.default_rng(seed)
@@ -115,8 +131,12 @@ class ReplayBuffer:
     def refresh(self, values: list[float] | None = None) -> None:
         """Recompute the tier thresholds from `values`, the Rbar of all prompts on all ranks (default: this rank's), move the prompts, and
         evict what a tier no longer holds."""
-        self.ranking = np.sort(np.asarray(self.all_vcrs() if values is None else values, dtype=np.float64))
-        for history, tier in zip(self.prompts.values(), self._tiers([h.rbar for h in self.prompts.values()]), strict=True):
+        self.ranking = np.sort(
+            np.asarray(self.all_vcrs() if values is None else values, dtype=np.float64)
+        )
+        for history, tier in zip(
+            self.prompts.values(), self._tiers([h.rbar for h in self.prompts.values()]), strict=True
+        ):
             history.tier = tier
         self._evict()
 
@@ -128,7 +148,10 @@ class ReplayBuffer:
         below, upto = np.searchsorted(self.ranking, [values - 1e-9, values + 1e-9])
         place = (below + upto) / 2 / len(self.ranking)
         hard, medium = SHARES["hard"], SHARES["hard"] + SHARES["medium"]
-        return ["medium" if np.isnan(v) else "hard" if p < hard else "medium" if p < medium else "easy" for v, p in zip(values, place, strict=True)]
+        return [
+            "medium" if np.isnan(v) else "hard" if p < hard else "medium" if p < medium else "easy"
+            for v, p in zip(values, place, strict=True)
+        ]
 
     def tier(self, prompt_id: str) -> str:
         """The prompt's tier as of its last visit or the last `refresh`; unseen: medium."""
@@ -151,9 +174,13 @@ class ReplayBuffer:
             solved = any(e.success for e in plain)
             history.failed_visits = 0 if solved else history.failed_visits + 1
             stuck = 0 < self.patience <= history.failed_visits
-            stopped = history.tier == "hard" and history.kl is not None and history.kl < self.hint_kl
+            stopped = (
+                history.tier == "hard" and history.kl is not None and history.kl < self.hint_kl
+            )
             history.hint_on = not solved and (history.hint_on or stuck or stopped)
-        history.hint_next = history.hint_on and bool(plain)   # hinted and plain visits take turns while it is on
+        history.hint_next = history.hint_on and bool(
+            plain
+        )  # hinted and plain visits take turns while it is on
 
     def note_kl(self, prompt_id: str, kl: float) -> None:
         """Remember how far the policy has moved on a prompt's replayed completions (mean KL(pi_theta || pi_behaviour) per token)."""
@@ -171,7 +198,7 @@ class ReplayBuffer:
     def expire(self, before: int) -> None:
         """Drop the entries that were written before step `before`."""
         for prompt_id, history in list(self.stored.items()):
-            if history.entries[0].step < before:               # oldest first
+            if history.entries[0].step < before:  # oldest first
                 self._keep(prompt_id, [e for e in history.entries if e.step >= before])
 
     def _keep(self, prompt_id: str, entries: list[Entry]) -> None:
@@ -188,7 +215,11 @@ class ReplayBuffer:
             for victim in (lambda h: h.spare, lambda h: h.entries[0]):
                 if excess[tier] <= 0:
                     break
-                heap = [(v.order, prompt_id) for prompt_id, h in self.stored.items() if h.tier == tier and (v := victim(h))]
+                heap = [
+                    (v.order, prompt_id)
+                    for prompt_id, h in self.stored.items()
+                    if h.tier == tier and (v := victim(h))
+                ]
                 heapq.heapify(heap)
                 while excess[tier] > 0 and heap:
                     prompt_id = heapq.heappop(heap)[1]
@@ -200,8 +231,13 @@ class ReplayBuffer:
                         heapq.heappush(heap, (v.order, prompt_id))
 
     # ------------------------------------------------------------------ drawing
-    def draw(self, n: int = 4, exclude: set[str] | frozenset[str] = frozenset(), before: int | None = None,
-             by_tier: bool = True) -> tuple[str, list[Entry]] | None:
+    def draw(
+        self,
+        n: int = 4,
+        exclude: set[str] | frozenset[str] = frozenset(),
+        before: int | None = None,
+        by_tier: bool = True,
+    ) -> tuple[str, list[Entry]] | None:
         """One stored prompt and up to n of its completions, or None when nothing (outside `exclude`) is stored. before: look only at completions
         written before that step.
 
@@ -215,7 +251,7 @@ class ReplayBuffer:
             if prompt_id in exclude:
                 continue
             unlike = history.unlike
-            if before is not None and history.entries[-1].step >= before:        # oldest first
+            if before is not None and history.entries[-1].step >= before:  # oldest first
                 rewards = [e.reward for e in history.entries if e.step < before]
                 if not rewards:
                     continue
@@ -230,17 +266,29 @@ class ReplayBuffer:
         else:
             return None
         prompt_id = choices[self.rng.integers(len(choices))]
-        return prompt_id, self._pick([e for e in self.stored[prompt_id].entries if before is None or e.step < before], n)
+        return prompt_id, self._pick(
+            [e for e in self.stored[prompt_id].entries if before is None or e.step < before], n
+        )
 
     def _pick(self, entries: list[Entry], n: int) -> list[Entry]:
         """n of the entries at random; the best and the worst outcome are both among them when they differ (and n > 1)."""
         order = [entries[i] for i in self.rng.permutation(len(entries))]
         picked = order[:n]
         for kind in (True, False):
-            if n > 1 and all(e.success != kind for e in picked) and (rest := [e for e in order[n:] if e.success == kind]):
+            if (
+                n > 1
+                and all(e.success != kind for e in picked)
+                and (rest := [e for e in order[n:] if e.success == kind])
+            ):
                 picked[-1] = rest[0]
-        if n > 1 and len({round(e.reward, 6) for e in picked}) == 1 and (rest := [e for e in order[n:] if abs(e.reward - picked[0].reward) > 1e-6]):
-            picked[-1] = rest[0]    # all successes (or all failures), but of unlike reward: keep the unlikeness
+        if (
+            n > 1
+            and len({round(e.reward, 6) for e in picked}) == 1
+            and (rest := [e for e in order[n:] if abs(e.reward - picked[0].reward) > 1e-6])
+        ):
+            picked[-1] = rest[
+                0
+            ]  # all successes (or all failures), but of unlike reward: keep the unlikeness
         return picked
 
     # ------------------------------------------------------------------ reporting and saving
@@ -254,25 +302,68 @@ class ReplayBuffer:
     def stats(self) -> dict[str, float]:
         """buffer_size, entries per tier, and the number of prompts whose hint is on."""
         held = self.occupancy()
-        return {"buffer_size": sum(held.values()), **{f"tier_{t}": held[t] for t in reversed(TIERS)}, "hints": len(self.hinted_prompts())}
+        return {
+            "buffer_size": sum(held.values()),
+            **{f"tier_{t}": held[t] for t in reversed(TIERS)},
+            "hints": len(self.hinted_prompts()),
+        }
 
     def state_dict(self) -> dict:
         """Everything, as tensors, strings and numbers only (torch.load(weights_only=True) reads it)."""
         number = {prompt_id: i for i, prompt_id in enumerate(self.prompts)}
-        rows = [(number[prompt_id], e) for prompt_id, h in self.stored.items() for e in h.entries]   # the order of `stored` is part of the state
-        return {"ids": list(self.prompts), "inserted": self.inserted, "rng": json.dumps(self.rng.bit_generator.state),
-                "ranking": torch.from_numpy(self.ranking.copy()),
-                "histories": [{"rewards": list(h.rewards), "failed_visits": h.failed_visits, "hint_on": h.hint_on, "hint_next": h.hint_next,
-                               "kl": h.kl, "tier": h.tier} for h in self.prompts.values()],
-                "entries": [{"prompt": i, "reward": e.reward, "accuracy": e.accuracy, "step": e.step, "hinted": e.hinted, "parts": e.parts,
-                             "order": e.order, "length": len(e.tokens)} for i, e in rows],
-                "tokens": torch.from_numpy(np.concatenate([np.empty(0, np.int32), *(e.tokens for _, e in rows)]).astype(np.int32)),
-                "logps": torch.from_numpy(np.concatenate([np.empty(0, np.float32), *(e.logps for _, e in rows)]).astype(np.float32))}
+        rows = [
+            (number[prompt_id], e) for prompt_id, h in self.stored.items() for e in h.entries
+        ]  # the order of `stored` is part of the state
+        return {
+            "ids": list(self.prompts),
+            "inserted": self.inserted,
+            "rng": json.dumps(self.rng.bit_generator.state),
+            "ranking": torch.from_numpy(self.ranking.copy()),
+            "histories": [
+                {
+                    "rewards": list(h.rewards),
+                    "failed_visits": h.failed_visits,
+                    "hint_on": h.hint_on,
+                    "hint_next": h.hint_next,
+                    "kl": h.kl,
+                    "tier": h.tier,
+                }
+                for h in self.prompts.values()
+            ],
+            "entries": [
+                {
+                    "prompt": i,
+                    "reward": e.reward,
+                    "accuracy": e.accuracy,
+                    "step": e.step,
+                    "hinted": e.hinted,
+                    "parts": e.parts,
+                    "order": e.order,
+                    "length": len(e.tokens),
+                }
+                for i, e in rows
+            ],
+            "tokens": torch.from_numpy(
+                np.concatenate([np.empty(0, np.int32), *(e.tokens for _, e in rows)]).astype(
+                    np.int32
+                )
+            ),
+            "logps": torch.from_numpy(
+                np.concatenate([np.empty(0, np.float32), *(e.logps for _, e in rows)]).astype(
+                    np.float32
+                )
+            ),
+        }
 
     @staticmethod
     def deal(states: list[dict], mine: Callable[[str], bool]) -> dict:
         """One state dict of those of all ranks that there were, holding the prompts that are `mine` with all that is known and stored of them."""
-        out = states[0] | {"ids": [], "histories": [], "entries": [], "inserted": max(s["inserted"] for s in states)}
+        out = states[0] | {
+            "ids": [],
+            "histories": [],
+            "entries": [],
+            "inserted": max(s["inserted"] for s in states),
+        }
         tokens, logps = [torch.empty(0, dtype=torch.int32)], [torch.empty(0)]
         for s in states:
             place, at = {}, 0
@@ -293,14 +384,32 @@ class ReplayBuffer:
         """Continue exactly where `state_dict` was taken: the same draws follow."""
         self.inserted, self.ranking = state["inserted"], state["ranking"].numpy().copy()
         self.rng.bit_generator.state = json.loads(state["rng"])
-        self.prompts = {prompt_id: PromptHistory(deque(h["rewards"], maxlen=self.window), [], h["failed_visits"], h["hint_on"], h["hint_next"],
-                                                 h["kl"], h["tier"])
-                        for prompt_id, h in zip(state["ids"], state["histories"], strict=True)}
+        self.prompts = {
+            prompt_id: PromptHistory(
+                deque(h["rewards"], maxlen=self.window),
+                [],
+                h["failed_visits"],
+                h["hint_on"],
+                h["hint_next"],
+                h["kl"],
+                h["tier"],
+            )
+            for prompt_id, h in zip(state["ids"], state["histories"], strict=True)
+        }
         self.stored = {}
         tokens, logps, at = state["tokens"].numpy(), state["logps"].numpy(), 0
         for row in state["entries"]:
             span, prompt_id = slice(at, at := at + row["length"]), state["ids"][row["prompt"]]
-            entry = Entry(tokens[span].copy(), logps[span].copy(), row["reward"], row["accuracy"], row["step"], row["hinted"], row["parts"], row["order"])
+            entry = Entry(
+                tokens[span].copy(),
+                logps[span].copy(),
+                row["reward"],
+                row["accuracy"],
+                row["step"],
+                row["hinted"],
+                row["parts"],
+                row["order"],
+            )
             self.stored.setdefault(prompt_id, self.prompts[prompt_id]).entries.append(entry)
         for history in self.prompts.values():
             history.index()

@@ -9,6 +9,7 @@ put the bare answer into <answer>; training stays strict (rewards.py). All patte
     5 a capital that stands alone ("A dog", "I see" and "vitamin C" name none)
     6 the one option whose text occurs
 """
+
 import functools
 import itertools
 import re
@@ -16,46 +17,95 @@ import re
 from rewards import NUMBER_WORDS, TENS, count_of, number, plain, yes_no
 
 # Every pattern has bounded repeats, so that reading takes time linear in the reply's length.
-PLAINER = str.maketrans("‘’“”「」【】{}_", "''\"\"\"\"[]   ", "*#$`\\") | {c: c - 0xFEE0 for c in range(0xFF01, 0xFF5F)}     # full width: ASCII
-EDGE = r"(?![A-Za-z0-9&]|'[A-Za-z]|-[A-Za-z0-9])"                                                # what may not follow a letter that stands alone
+PLAINER = str.maketrans("‘’“”「」【】{}_", '\'\'""""[]   ', "*#$`\\") | {
+    c: c - 0xFEE0 for c in range(0xFF01, 0xFF5F)
+}  # full width: ASCII
+EDGE = r"(?![A-Za-z0-9&]|'[A-Za-z]|-[A-Za-z0-9])"  # what may not follow a letter that stands alone
 LONE = re.compile(r"(?<![A-Za-z0-9&])(?<![A-Za-z0-9]['-])(?<!\b[A-Za-z]\.)([A-Za-z])" + EDGE)
-AFTER_A = ("because|since|as|for|given|based|with|in|from|is|or|and|then|but|due|by|if|while|when|which|that|this|the|there|it|he|she|they|was|are|were|"
-           "has|does|can|would|should|must|not|shows|describes|matches|fits|seems|appears|states|says|suggests|looks|here|rather|instead|over|to")
-WORD = re.compile(rf"[ \t]{{1,4}}(?!(?:{AFTER_A})\b)[a-z0-9]", re.I)                             # behind an article or a pronoun, no option's letter
-THING = re.compile(r"\b(?:vitamin|plan|point|team|person|speaker|player|grade|type|group|hepatitis)s? $", re.I)
-LOWER = re.compile(rf"\s{{0,2}}[\"')\]]{{0,3}}(?:[.,;:!?)\n](?![a-z]\.)|\s{{0,4}}$|\s{{1,3}}(?:{AFTER_A})\b)")       # behind a letter in lower case
+AFTER_A = (
+    "because|since|as|for|given|based|with|in|from|is|or|and|then|but|due|by|if|while|when|which|that|this|the|there|it|he|she|they|was|are|were|"
+    "has|does|can|would|should|must|not|shows|describes|matches|fits|seems|appears|states|says|suggests|looks|here|rather|instead|over|to"
+)
+WORD = re.compile(
+    rf"[ \t]{{1,4}}(?!(?:{AFTER_A})\b)[a-z0-9]", re.I
+)  # behind an article or a pronoun, no option's letter
+THING = re.compile(
+    r"\b(?:vitamin|plan|point|team|person|speaker|player|grade|type|group|hepatitis)s? $", re.I
+)
+LOWER = re.compile(
+    rf"\s{{0,2}}[\"')\]]{{0,3}}(?:[.,;:!?)\n](?![a-z]\.)|\s{{0,4}}$|\s{{1,3}}(?:{AFTER_A})\b)"
+)  # behind a letter in lower case
 OPTION = r"(?:(?:the\s{1,3})?(?:options?|choices?|letters?|answers?|statement)\b[\s\"'(\[:]{0,6})?"
-IS = (r"(?:\s{0,3}[\"']?\s{0,3}[:=]|\s{1,3}(?:is|are|was|be|would be|should be|must be|could be|will be|might be|seems to be|appears to be|has to be)\b)"
-      r"(?:\s{1,3}(?:therefore|thus|then|likely|probably|most likely|clearly|definitely|indeed|simply|still|actually|now)\b,?){0,2}:?")
-NOUN = (r"\b(?:answers?|ans|(?:correct|right|best|final|likely|accurate|appropriate|suitable|plausible|true|my)\s{1,3}"
-        r"(?:options?|choices?|ones?|letters?|statements?|descriptions?|selection|pick|response))\b")
-ANSWER = re.compile(NOUN + r"(?:\s{1,3}(?:to|for|that|which|here|of|among|based|from|in)\b[^.:;\n]{0,80}?(?=[\s:=\"']))?" + IS
-                    + r"|答案(?:应该|应|就|是|为|选|[:\s]){0,4}", re.I)
-PICK = re.compile(r"\b(?:choose|pick|select|go with|going with|opt for|I(?: would|'d)? say|it(?:'s| is| must be| should be))\b"
-                  r"|(?<!不)选(?:择|[:\s]){0,3}(?!项)", re.I)
-CLOSING = re.compile(r"\b(?:so|thus|hence|therefore)\b[,:]?\s{0,3}" + OPTION + r"[\"'(\[]{0,2}([A-Z])" + EDGE + r"(?=[\"')\]]{0,2}\s{0,3}(?:[.!;\n]|$))", re.I)
+IS = (
+    r"(?:\s{0,3}[\"']?\s{0,3}[:=]|\s{1,3}(?:is|are|was|be|would be|should be|must be|could be|will be|might be|seems to be|appears to be|has to be)\b)"
+    r"(?:\s{1,3}(?:therefore|thus|then|likely|probably|most likely|clearly|definitely|indeed|simply|still|actually|now)\b,?){0,2}:?"
+)
+NOUN = (
+    r"\b(?:answers?|ans|(?:correct|right|best|final|likely|accurate|appropriate|suitable|plausible|true|my)\s{1,3}"
+    r"(?:options?|choices?|ones?|letters?|statements?|descriptions?|selection|pick|response))\b"
+)
+ANSWER = re.compile(
+    NOUN
+    + r"(?:\s{1,3}(?:to|for|that|which|here|of|among|based|from|in)\b[^.:;\n]{0,80}?(?=[\s:=\"']))?"
+    + IS
+    + r"|答案(?:应该|应|就|是|为|选|[:\s]){0,4}",
+    re.I,
+)
+PICK = re.compile(
+    r"\b(?:choose|pick|select|go with|going with|opt for|I(?: would|'d)? say|it(?:'s| is| must be| should be))\b"
+    r"|(?<!不)选(?:择|[:\s]){0,3}(?!项)",
+    re.I,
+)
+CLOSING = re.compile(
+    r"\b(?:so|thus|hence|therefore)\b[,:]?\s{0,3}"
+    + OPTION
+    + r"[\"'(\[]{0,2}([A-Z])"
+    + EDGE
+    + r"(?=[\"')\]]{0,2}\s{0,3}(?:[.!;\n]|$))",
+    re.I,
+)
 STATED = re.compile(r"[\s\"'(\[<:=]{0,8}" + OPTION + r"[\"'(\[]{0,2}([A-Za-z])" + EDGE, re.I)
 OR = re.compile(r"[\"')\]]{0,3}\s{1,3}or\s{1,3}(?:option\s{1,3})?[\"'(\[]{0,2}([A-Z])" + EDGE)
-NAMED = re.compile(r"\b(?:options?|choices?|answers?)[\s\"'(\[:]{1,6}([A-Za-z])" + EDGE + r"|选项[\s\"'(\[:]{0,6}([A-Z])" + EDGE, re.I)
-LEAD = re.compile(r"[\"'(\[]{0,3}([A-Za-z])(?:[\"')\]]{1,3}(?!\s{0,3}(?:,|/|or\b|and\b))|[.:]|\s{0,3}[-–—](?=\s)|[ \t]{0,3}(?:\n|$))")
+NAMED = re.compile(
+    r"\b(?:options?|choices?|answers?)[\s\"'(\[:]{1,6}([A-Za-z])"
+    + EDGE
+    + r"|选项[\s\"'(\[:]{0,6}([A-Z])"
+    + EDGE,
+    re.I,
+)
+LEAD = re.compile(
+    r"[\"'(\[]{0,3}([A-Za-z])(?:[\"')\]]{1,3}(?!\s{0,3}(?:,|/|or\b|and\b))|[.:]|\s{0,3}[-–—](?=\s)|[ \t]{0,3}(?:\n|$))"
+)
 RIGHT = re.compile(
     r"[\s\"')\].,(]{0,4}(?:(?:is|are|seems|appears|looks|must be|would be|should be|will be)(?: to be)?\s{1,3}"
     r"(?:(?:the|a|also|clearly|definitely|indeed|therefore|thus|likely|probably|most likely|obviously)\s{1,3}){0,3}"
     r"(?:correct|right(?! (?:of|next|side|hand|after|before|behind|in|on|there|away|now))|best(?!-)|answer|accurate|true|"
     r"only (?:correct|option|choice|answer|one)|"
     r"most (?:likely|accurate|appropriate|plausible|suitable|fitting|probable|reasonable|logical|consistent|relevant))\b"
-    r"|[-–—:]\s{0,3}(?:this is\s)?(?:the\s)?correct\b|(?:fits|matches) best\b|(?:是|为)?(?:正确|对的))", re.I)
+    r"|[-–—:]\s{0,3}(?:this is\s)?(?:the\s)?correct\b|(?:fits|matches) best\b|(?:是|为)?(?:正确|对的))",
+    re.I,
+)
 WRONG = re.compile(
     r"[\s\"')\].,:(–—-]{0,4}(?:(?:is|are|was|were|would be|seems?|appears?|looks?|can be|could be)\s{1,3}"
     r"(?:(?:also|both|all|clearly|definitely|simply|therefore|thus|just|likely|probably|to be|the)\s{1,3}){0,2}"
     r"(?:not|wrong|incorrect|false|inaccurate|irrelevant|impossible|unlikely|ruled out|eliminated|excluded|too)\b"
-    r"|(?:is|are|was|were|does|do|did|would|could|ca)n't\b|(?:does|do|did|can|could|would)\s?not\b|(?:[Ii]ncorrect|[Ww]rong|INCORRECT|WRONG)\b|(?:是|为)?(?:错|不))")
-AND = re.compile(r"(?:[\"')\]]{0,2}(?:,|,?\s{1,3}(?:and|or|nor)\b)\s{0,3}(?:option\s{1,3})?[\"'(\[]{0,2}([A-Z])" + EDGE + "){1,6}")
+    r"|(?:is|are|was|were|does|do|did|would|could|ca)n't\b|(?:does|do|did|can|could|would)\s?not\b|(?:[Ii]ncorrect|[Ww]rong|INCORRECT|WRONG)\b|(?:是|为)?(?:错|不))"
+)
+AND = re.compile(
+    r"(?:[\"')\]]{0,2}(?:,|,?\s{1,3}(?:and|or|nor)\b)\s{0,3}(?:option\s{1,3})?[\"'(\[]{0,2}([A-Z])"
+    + EDGE
+    + "){1,6}"
+)
 NOT = re.compile(
     r"(?:\bnot|n't|\bcannot|\bneither|\bnor|\bunlike|\brather than|\binstead of|\bthan|\bexcept|\beliminat(?:e|es|ed|ing)|\brul(?:e|es|ed|ing) out|"
     r"\bexclud(?:e|es|ed|ing)|不选|不是|而非|排除)(?:\s{1,3}(?:be|choose|pick|select|think|that|the|correct|right|answer|is)){0,3}"
-    r"\s{0,3}(?:(?:options?|choices?)\s{1,3})?[\"'(\[]{0,2}([A-Z])" + EDGE
-    + r"(?:[\"')\]]{0,2}\s{1,3}(?:or|nor)\s{1,3}(?:option\s{1,3})?[\"'(\[]{0,2}([A-Z])" + EDGE + "){0,1}", re.I)
+    r"\s{0,3}(?:(?:options?|choices?)\s{1,3})?[\"'(\[]{0,2}([A-Z])"
+    + EDGE
+    + r"(?:[\"')\]]{0,2}\s{1,3}(?:or|nor)\s{1,3}(?:option\s{1,3})?[\"'(\[]{0,2}([A-Z])"
+    + EDGE
+    + "){0,1}",
+    re.I,
+)
 
 
 def unmarked(text: str) -> str:
@@ -95,7 +145,14 @@ def choice_in(text: str, options: list[str], several: str = "last") -> str | Non
     said = without_wrong(said, bodies)
     rest = without_list(said, bodies)
     lines = rest.splitlines() or [""]
-    for found in (declared, lambda *_: leading(rest, bodies) or filter(None, [whole_choice(lines[-1], bodies, texts=False)]), named, alone):
+    for found in (
+        declared,
+        lambda *_: (
+            leading(rest, bodies) or filter(None, [whole_choice(lines[-1], bodies, texts=False)])
+        ),
+        named,
+        alone,
+    ):
         if letters := list(found(said if found is declared else rest, bodies)):
             return letters[0 if several == "first" else -1]
     first = words_of(rest).partition(" ")[0]
@@ -113,11 +170,15 @@ def whole_choice(said: str, bodies: dict[str, str], texts: bool = True) -> str |
     """
     head = re.match(r"[\s\"'(\[<]{0,6}([A-Za-z])(?![A-Za-z0-9])[\s\"')\]>.:,;!–—-]{0,6}", said)
     if head and (letter := head[1].upper()) in bodies:
-        rest = said[head.end():]
-        if not rest.strip() or (words_of(bodies[letter]) and words_of(rest) == words_of(bodies[letter])):
+        rest = said[head.end() :]
+        if not rest.strip() or (
+            words_of(bodies[letter]) and words_of(rest) == words_of(bodies[letter])
+        ):
             return letter
     for form in (plain, words_of) if texts else ():
-        found = [letter for letter, body in bodies.items() if form(body) and form(body) == form(said)]
+        found = [
+            letter for letter, body in bodies.items() if form(body) and form(body) == form(said)
+        ]
         if len(found) == 1:
             return found[0]
     return None
@@ -140,14 +201,29 @@ def without_wrong(text: str, bodies: dict[str, str]) -> str:
     >>> without_wrong("A. Red is wrong; it is B, not C. D", {"A": "red", "B": "blue", "C": "green", "D": "grey"})
     ' . Red is wrong; it is B, not  . D'
     """
-    gone = {match.start(i) for match in NOT.finditer(text) for i in (1, 2) if match.start(i) >= 0 and match[i].isupper()}
+    gone = {
+        match.start(i)
+        for match in NOT.finditer(text)
+        for i in (1, 2)
+        if match.start(i) >= 0 and match[i].isupper()
+    }
     for match in LONE.finditer(text):
         if match[1] in bodies:
             if WRONG.match(text, past_own_text(text, match.end(), bodies[match[1]])):
                 gone.add(match.start())
-            elif (more := AND.match(text, match.end())) and WRONG.match(text, more.end()) and not text.endswith(("is ", ": "), 0, match.start()):
-                gone.update(m.start() for m in LONE.finditer(text, match.start(), more.end()) if m[1].isupper())        # "A, B and D are wrong"
-    return "".join(" " if i in gone else c for i, c in enumerate(text)).strip("\n") if gone else text
+            elif (
+                (more := AND.match(text, match.end()))
+                and WRONG.match(text, more.end())
+                and not text.endswith(("is ", ": "), 0, match.start())
+            ):
+                gone.update(
+                    m.start()
+                    for m in LONE.finditer(text, match.start(), more.end())
+                    if m[1].isupper()
+                )  # "A, B and D are wrong"
+    return (
+        "".join(" " if i in gone else c for i, c in enumerate(text)).strip("\n") if gone else text
+    )
 
 
 def without_list(text: str, bodies: dict[str, str]) -> str:
@@ -158,12 +234,14 @@ def without_list(text: str, bodies: dict[str, str]) -> str:
     """
     items, last = [], ""
     for match in LONE.finditer(text):
-        letter, marked = match[1], text[match.end(): match.end() + 1] in (".", ")", ":")
+        letter, marked = match[1], text[match.end() : match.end() + 1] in (".", ")", ":")
         if letter not in bodies or not marked:
             continue
         end = past_own_text(text, match.end(), bodies[letter])
-        if end == match.end() and text[max(match.start() - 40, 0): match.start()].rpartition("\n")[2].strip(" -(•"):
-            continue                                                    # neither with its own text nor at the beginning of a line
+        if end == match.end() and text[max(match.start() - 40, 0) : match.start()].rpartition("\n")[
+            2
+        ].strip(" -(•"):
+            continue  # neither with its own text nor at the beginning of a line
         if letter <= last:
             break
         if letter == min(bodies) or items:
@@ -186,8 +264,12 @@ def declared(text: str, bodies: dict[str, str]) -> list[str]:
     >>> declared("The answer is B because A is not shown. So c is right", {"A": "red", "B": "blue", "C": "grey"}), declared("Answer: blue", {"B": "blue"})
     (['B', 'C'], ['B'])
     """
-    found = [(match.end(), letter) for link in (ANSWER, PICK) for match in link.finditer(text)
-             for letter in stated(text, match.end(), bodies, texts=link is ANSWER)]
+    found = [
+        (match.end(), letter)
+        for link in (ANSWER, PICK)
+        for match in link.finditer(text)
+        for letter in stated(text, match.end(), bodies, texts=link is ANSWER)
+    ]
     found += [(match.start(1), match[1]) for match in CLOSING.finditer(text) if match[1] in bodies]
     for match in LONE.finditer(text):
         letter = match[1].upper()
@@ -200,10 +282,18 @@ def stated(text: str, start: int, bodies: dict[str, str], texts: bool) -> list[s
     """The letters that stand at a place, "B" or "B or C"; texts: or the option whose text does. "A" before another option's text is its article."""
     match, room = STATED.match(text, start), 20 + 2 * max(map(len, bodies.values()))
     letter = match[1].upper() if match else ""
-    if letter not in bodies or (match[1].islower() and not LOWER.match(text, match.end())) or (letter == "I" and is_article(text, match)):
-        return by_text(text[start: start + room], bodies) if texts else []
-    if texts and is_article(text, match) and past_own_text(text, match.end(), bodies[letter]) == match.end():
-        return by_text(text[match.start(1): match.start(1) + room], bodies) or [letter]
+    if (
+        letter not in bodies
+        or (match[1].islower() and not LOWER.match(text, match.end()))
+        or (letter == "I" and is_article(text, match))
+    ):
+        return by_text(text[start : start + room], bodies) if texts else []
+    if (
+        texts
+        and is_article(text, match)
+        and past_own_text(text, match.end(), bodies[letter]) == match.end()
+    ):
+        return by_text(text[match.start(1) : match.start(1) + room], bodies) or [letter]
     other = OR.match(text, match.end())
     return [letter, other[1]] if other and other[1] in bodies else [letter]
 
@@ -211,7 +301,11 @@ def stated(text: str, start: int, bodies: dict[str, str], texts: bool) -> list[s
 def by_text(text: str, bodies: dict[str, str]) -> list[str]:
     """The option with the longest text that begins what is said, articles left out; none where two have it."""
     said = f"{bare_words(text)} "
-    found = {letter: bare_words(body) for letter, body in bodies.items() if bare_words(body) and said.startswith(f"{bare_words(body)} ")}
+    found = {
+        letter: bare_words(body)
+        for letter, body in bodies.items()
+        if bare_words(body) and said.startswith(f"{bare_words(body)} ")
+    }
     longest = max(map(len, found.values()), default=0)
     top = [letter for letter, body in found.items() if len(body) == longest]
     return top if len(top) == 1 else []
@@ -232,13 +326,23 @@ def leading(text: str, bodies: dict[str, str]) -> list[str]:
 def named(text: str, bodies: dict[str, str]) -> list[str]:
     """The letters behind "option": named("Option B, unlike choice c.", {"B": "", "C": ""}) = ['B', 'C']."""
     found = [(match, match[1] or match[2]) for match in NAMED.finditer(text)]
-    return [said.upper() for match, said in found if said.upper() in bodies and (said.isupper() or LOWER.match(text, match.end()))]
+    return [
+        said.upper()
+        for match, said in found
+        if said.upper() in bodies and (said.isupper() or LOWER.match(text, match.end()))
+    ]
 
 
 def alone(text: str, bodies: dict[str, str]) -> list[str]:
     """The capitals on their own that are options and no word of the sentence: alone("A man, I think. So B and A", {"A": "", "B": ""}) = ['B', 'A']."""
-    found = [match for match in LONE.finditer(text) if match[1] in bodies and not is_article(text, match)]
-    return [match[1] for match in found if not THING.search(text, max(match.start() - 12, 0), match.start())]
+    found = [
+        match for match in LONE.finditer(text) if match[1] in bodies and not is_article(text, match)
+    ]
+    return [
+        match[1]
+        for match in found
+        if not THING.search(text, max(match.start() - 12, 0), match.start())
+    ]
 
 
 def texts_in(text: str, bodies: dict[str, str]) -> list[str]:
@@ -248,13 +352,25 @@ def texts_in(text: str, bodies: dict[str, str]) -> list[str]:
     ['C']
     """
     whole = f" {words_of(text)} "
-    found = {letter: f" {words_of(body)} " for letter, body in bodies.items() if words_of(body) and f" {words_of(body)} " in whole}
-    return [letter for letter, body in found.items() if not any(body != other and body in other for other in found.values())]
+    found = {
+        letter: f" {words_of(body)} "
+        for letter, body in bodies.items()
+        if words_of(body) and f" {words_of(body)} " in whole
+    }
+    return [
+        letter
+        for letter, body in found.items()
+        if not any(body != other and body in other for other in found.values())
+    ]
 
 
-LETTERS = re.compile(                                                    # a list of single letters, from its beginning
-    r"[\s\"'(\[]{0,4}(?:options?\s{1,3})?[\"'(\[]{0,2}([A-Za-z]" + EDGE
-    + r"(?:[\"')\]]{0,2}(?:\s{0,3}[,;/&|、]\s{0,3}|\s{1,3})(?:(?:and|or)\s{1,3})?(?:option\s{1,3})?[\"'(\[]{0,2}[A-Za-z]" + EDGE + "){1,25})")
+LETTERS = re.compile(  # a list of single letters, from its beginning
+    r"[\s\"'(\[]{0,4}(?:options?\s{1,3})?[\"'(\[]{0,2}([A-Za-z]"
+    + EDGE
+    + r"(?:[\"')\]]{0,2}(?:\s{0,3}[,;/&|、]\s{0,3}|\s{1,3})(?:(?:and|or)\s{1,3})?(?:option\s{1,3})?[\"'(\[]{0,2}[A-Za-z]"
+    + EDGE
+    + "){1,25})"
+)
 SETS = re.compile(NOUN + IS + r"|答案(?:应该|应|就|是|为|选|[:\s]){0,4}", re.I)
 
 
@@ -267,14 +383,24 @@ def letters_in(text: str, options: list[str]) -> frozenset[str]:
     """
     bodies = bodies_of(options)
     said = without_wrong(unmarked(text), bodies)
-    links, lines = [match.end() for match in SETS.finditer(said)], [line for line in said.splitlines() if line.strip()][:200]
-    blocks = [said[end:].lstrip().splitlines() for end in links[-1:]] + [lines[i: i + 30] for i in range(len(lines))]
-    return next((found for block in blocks if (found := letters_of_line("\n".join(listed(block)), bodies))), frozenset())
+    links, lines = (
+        [match.end() for match in SETS.finditer(said)],
+        [line for line in said.splitlines() if line.strip()][:200],
+    )
+    blocks = [said[end:].lstrip().splitlines() for end in links[-1:]] + [
+        lines[i : i + 30] for i in range(len(lines))
+    ]
+    return next(
+        (found for block in blocks if (found := letters_of_line("\n".join(listed(block)), bodies))),
+        frozenset(),
+    )
 
 
 def listed(lines: list[str]) -> list[str]:
     """The first line, and the next ones as long as they begin with a letter as a label: listed(["B. sad", "E. bored", "For .."]) = ['B. sad', 'E. bored']."""
-    labels = itertools.takewhile(re.compile(r"[\s•(-]{0,6}[A-Z](?:[).:,]|\s{0,3}$)").match, lines[1:])
+    labels = itertools.takewhile(
+        re.compile(r"[\s•(-]{0,6}[A-Z](?:[).:,]|\s{0,3}$)").match, lines[1:]
+    )
     return [*lines[:1], *labels]
 
 
@@ -299,21 +425,62 @@ def yes_or_no(text: str) -> str | None:
     ('no', 'yes', None)
     """
     said = unmarked(text)
-    words = [m[1].lower() for link in ANSWER.finditer(said) if (m := re.compile(r"[\s\"'(]{0,4}(yes|no)\b", re.I).match(said, link.end()))]
+    words = [
+        m[1].lower()
+        for link in ANSWER.finditer(said)
+        if (m := re.compile(r"[\s\"'(]{0,4}(yes|no)\b", re.I).match(said, link.end()))
+    ]
     only = set(re.findall(r"\b(?:yes|no)\b", said.lower()))
     return yes_no(said) or (words[-1] if words else only.pop() if len(only) == 1 else None)
 
 
 DIGITS = re.compile(r"[-+]?(?<![A-Za-z0-9_.])(?<!\d:)\d+(?:,\d{3})*(?:\.\d+)?(?!:\d)")
-EXPLICIT = re.compile(                                                   # what a number that is said to be the result stands behind
+EXPLICIT = re.compile(  # what a number that is said to be the result stands behind
     r"(?:\b(?:answer|total|count|number|sum|result)\b(?:\s{1,3}(?:of|for|to|count|number|that|which|in|here)\b[^.:=\n]{0,60}?(?=[\s:=]))?"
     r"(?:\s{0,3}[:=]|\s{1,3}(?:is|are|was|were|be|would be|should be|comes to|equals)\b):?|=|\btotal of\b|\bin total,?(?: there (?:is|are|were|was))?)"
-    r"(?:\s{1,3}(?:about|approximately|around|roughly|therefore|thus|there|is|are|exactly|only|just)\b){0,3}[\s\"'(:~]{0,6}", re.I)
-LABEL = re.compile(r"(?:\b(?:frames?|clips?|videos?|images?|pictures?|steps?|options?|scenes?|seconds?|minutes?|parts?|events?|figures?|at|t =)|#) ?$", re.I)
-UNIT = re.compile(r"(?:st|nd|rd|th)\b|[ -]?(?:s|secs?|seconds?|mins?|minutes?|hours?|ms|frames?)\b|:\d", re.I)
+    r"(?:\s{1,3}(?:about|approximately|around|roughly|therefore|thus|there|is|are|exactly|only|just)\b){0,3}[\s\"'(:~]{0,6}",
+    re.I,
+)
+LABEL = re.compile(
+    r"(?:\b(?:frames?|clips?|videos?|images?|pictures?|steps?|options?|scenes?|seconds?|minutes?|parts?|events?|figures?|at|t =)|#) ?$",
+    re.I,
+)
+UNIT = re.compile(
+    r"(?:st|nd|rd|th)\b|[ -]?(?:s|secs?|seconds?|mins?|minutes?|hours?|ms|frames?)\b|:\d", re.I
+)
 IN_ALL = re.compile(r"(?:\s{1,3}\w{1,20}){0,3}?\s{1,3}(?:in total|in all|altogether)\b", re.I)
-NO_COUNT = ("of", "another", "by", "can", "could", "would", "might", "the", "he", "she", "it", "they", "who", "a", "again")     # behind "one" or "once"
-PRONOUN = ("no", "the", "this", "that", "each", "which", "any", "every", "another", "last", "next", "first", "second")         # before "one"
+NO_COUNT = (
+    "of",
+    "another",
+    "by",
+    "can",
+    "could",
+    "would",
+    "might",
+    "the",
+    "he",
+    "she",
+    "it",
+    "they",
+    "who",
+    "a",
+    "again",
+)  # behind "one" or "once"
+PRONOUN = (
+    "no",
+    "the",
+    "this",
+    "that",
+    "each",
+    "which",
+    "any",
+    "every",
+    "another",
+    "last",
+    "next",
+    "first",
+    "second",
+)  # before "one"
 
 
 def number_in(text: str) -> float | None:
@@ -335,12 +502,19 @@ def number_in(text: str) -> float | None:
     for match in reversed(list(EXPLICIT.finditer(said))):
         if digits := DIGITS.match(said, match.end()):
             return number(digits[0])
-        if (value := first_count(said[match.end(): match.end() + 60], only_at_start=True)) is not None:
+        if (
+            value := first_count(said[match.end() : match.end() + 60], only_at_start=True)
+        ) is not None:
             return value
     found = list(DIGITS.finditer(said))
     if chosen := next((m for m in reversed(found) if IN_ALL.match(said, m.end())), None):
         return number(chosen[0])
-    counts = (m for m in found if not UNIT.match(said, m.end()) and not LABEL.search(said, max(m.start() - 12, 0), m.start()))
+    counts = (
+        m
+        for m in found
+        if not UNIT.match(said, m.end())
+        and not LABEL.search(said, max(m.start() - 12, 0), m.start())
+    )
     if chosen := next(counts, None):
         return number(chosen[0])
     value = first_count(said)
@@ -355,7 +529,9 @@ def first_count(text: str, only_at_start: bool = False) -> float | None:
         if word in ("one", "once") and (after in NO_COUNT or (word == "one" and before in PRONOUN)):
             continue
         if word in TENS or (word in NUMBER_WORDS and word not in ("no", "none")):
-            spans = (" ".join(words[i: j]) for j in range(min(len(words), i + 5), i, -1))
-            if (value := next((v for span in spans if (v := count_of(span)) is not None), None)) is not None:
+            spans = (" ".join(words[i:j]) for j in range(min(len(words), i + 5), i, -1))
+            if (
+                value := next((v for span in spans if (v := count_of(span)) is not None), None)
+            ) is not None:
                 return value
     return None

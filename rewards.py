@@ -16,11 +16,16 @@ How this differs from the paper and its released trainer:
 
 This module imports nothing of ours.
 """
+
 import itertools
 import re
 from collections import Counter
 
-STAGE_REWARDS = {1: {"format": 0.5, "accuracy": 0.5}, 2: {"format": 0.2, "accuracy": 0.4, "self": 0.4}, 3: {"format": 0.5, "judge": 0.5}}
+STAGE_REWARDS = {
+    1: {"format": 0.5, "accuracy": 0.5},
+    2: {"format": 0.2, "accuracy": 0.4, "self": 0.4},
+    3: {"format": 0.5, "judge": 0.5},
+}
 
 # canonical problem type: its labels in Video-R1, the released AVATAR, IntentBench / HumanOmniV2 and EchoInk, and our own
 LABELS = {
@@ -37,10 +42,43 @@ LABELS = {
     "localisation": ("localisation", "localization"),
 }
 PROBLEM_TYPES = {label: kind for kind, labels in LABELS.items() for label in labels}
-NUMBER_WORDS = {"no": 0, "none": 0, "zero": 0, "once": 1, "one": 1, "twice": 2, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
-                "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
-                "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20}
-TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
+NUMBER_WORDS = {
+    "no": 0,
+    "none": 0,
+    "zero": 0,
+    "once": 1,
+    "one": 1,
+    "twice": 2,
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "eleven": 11,
+    "twelve": 12,
+    "thirteen": 13,
+    "fourteen": 14,
+    "fifteen": 15,
+    "sixteen": 16,
+    "seventeen": 17,
+    "eighteen": 18,
+    "nineteen": 19,
+    "twenty": 20,
+}
+TENS = {
+    "twenty": 20,
+    "thirty": 30,
+    "forty": 40,
+    "fifty": 50,
+    "sixty": 60,
+    "seventy": 70,
+    "eighty": 80,
+    "ninety": 90,
+}
 
 
 def canonical_type(label: str) -> str:
@@ -50,7 +88,9 @@ def canonical_type(label: str) -> str:
     'numeric'
     """
     if label not in PROBLEM_TYPES:
-        raise ValueError(f"unknown problem type '{label}'; known: {', '.join(sorted(PROBLEM_TYPES))}")
+        raise ValueError(
+            f"unknown problem type '{label}'; known: {', '.join(sorted(PROBLEM_TYPES))}"
+        )
     return PROBLEM_TYPES[label]
 
 
@@ -69,7 +109,7 @@ def split_completion(text: str) -> tuple[str, str | None]:
     reasoning = (head if closed else text.partition("<answer>")[0]).replace("<think>", "", 1)
     end = tail.rfind("</answer>")
     start = tail.rfind("<answer>", 0, max(end, 0))
-    answer = tail[start + len("<answer>"): end].strip() if end >= 0 and start >= 0 else ""
+    answer = tail[start + len("<answer>") : end].strip() if end >= 0 and start >= 0 else ""
     return reasoning.strip(), answer or None
 
 
@@ -95,9 +135,17 @@ def format_reward(text: str) -> float:
     """
     text = text.strip()
     tags = ("<think>", "</think>", "<answer>", "</answer>")
-    if any(text.count(tag) != 1 for tag in tags) or not text.startswith("<think>") or not text.endswith("</answer>"):
+    if (
+        any(text.count(tag) != 1 for tag in tags)
+        or not text.startswith("<think>")
+        or not text.endswith("</answer>")
+    ):
         return 0.0
-    between = text[text.index("</think>") + len("</think>"): max(text.index("<answer>"), text.index("</think>"))]
+    between = text[
+        text.index("</think>") + len("</think>") : max(
+            text.index("<answer>"), text.index("</think>")
+        )
+    ]
     ordered = text.index("</think>") < text.index("<answer>") < text.index("</answer>")
     return float(ordered and not between.strip())
 
@@ -139,7 +187,10 @@ def count_of(text: str) -> float | None:
     for before, word in itertools.pairwise(["", *words]):
         if word == "hundred" and 1 <= total <= 9:
             total *= 100
-        elif word in TENS or (0 < NUMBER_WORDS.get(word, 0) < 20 and (not before or before == "hundred" or (before in TENS and NUMBER_WORDS[word] < 10))):
+        elif word in TENS or (
+            0 < NUMBER_WORDS.get(word, 0) < 20
+            and (not before or before == "hundred" or (before in TENS and NUMBER_WORDS[word] < 10))
+        ):
             total += TENS.get(word) or NUMBER_WORDS[word]
         else:
             return None
@@ -207,6 +258,7 @@ def word_accuracy(prediction: str, gold: str) -> float:
     if not truth:
         return float(not said)
     import jiwer  # imported here: only OCR answers need it
+
     return max(0.0, 1.0 - jiwer.wer(truth, said))
 
 
@@ -227,7 +279,12 @@ def rouge(prediction: str, gold: str) -> float:
     if plain(prediction) == plain(gold):
         return 1.0
     from rouge_score import rouge_scorer  # imported here: only free-form answers need it
-    names = ["rouge1", "rougeL"] if min(len(prediction.split()), len(gold.split())) < 2 else ["rouge1", "rouge2", "rougeL"]
+
+    names = (
+        ["rouge1", "rougeL"]
+        if min(len(prediction.split()), len(gold.split())) < 2
+        else ["rouge1", "rouge2", "rougeL"]
+    )
     scores = rouge_scorer.RougeScorer(names, use_stemmer=True).score(gold, prediction)
     return sum(s.fmeasure for s in scores.values()) / len(names)
 
@@ -238,10 +295,16 @@ def places(text: str) -> frozenset[tuple[str, str]]:
     >>> sorted(places("left: red square | right: Blue disc"))
     [('left', 'red square'), ('right', 'blue disc')]
     """
-    return frozenset((plain(a), plain(b)) for a, colon, b in (item.partition(":") for item in text.split("|")) if colon)
+    return frozenset(
+        (plain(a), plain(b))
+        for a, colon, b in (item.partition(":") for item in text.split("|"))
+        if colon
+    )
 
 
-def accuracy_reward(answer: str | None, gold: str, problem_type: str, options: list[str] | None = None) -> float:
+def accuracy_reward(
+    answer: str | None, gold: str, problem_type: str, options: list[str] | None = None
+) -> float:
     """The accuracy reward in [0, 1] of an extracted answer (None: unparsable, 0), by canonical problem type.
 
     multiple choice  same letter (an option's text counts as its letter)       multi-label  F1 of the sets of letters or labels
@@ -269,10 +332,18 @@ def accuracy_reward(answer: str | None, gold: str, problem_type: str, options: l
         return float(said is not None and truth is not None and round(said, 2) == round(truth, 2))
     if problem_type == "regression":
         said, truth = number(answer), number(gold)
-        return 0.0 if said is None or truth is None else 1 - min(1.0, (abs(said - truth) + 1e-9) / (abs(truth) + 1e-9))
+        return (
+            0.0
+            if said is None or truth is None
+            else 1 - min(1.0, (abs(said - truth) + 1e-9) / (abs(truth) + 1e-9))
+        )
     if problem_type == "counting":
         said, truth = count_of(answer), count_of(gold)
-        return 0.0 if said is None or truth is None else 1 - min(1.0, abs(said - truth) / max(truth, 1.0))
+        return (
+            0.0
+            if said is None or truth is None
+            else 1 - min(1.0, abs(said - truth) / max(truth, 1.0))
+        )
     if problem_type == "ocr":
         return word_accuracy(answer, gold)
     if problem_type == "free-form":
@@ -285,11 +356,15 @@ def accuracy_reward(answer: str | None, gold: str, problem_type: str, options: l
         return float(answer.split() == gold.split())
     if problem_type == "localisation":
         return f1(places(answer), places(gold))
-    raise ValueError(f"no accuracy rule for problem type '{problem_type}'; known: {', '.join(LABELS)}")
+    raise ValueError(
+        f"no accuracy rule for problem type '{problem_type}'; known: {', '.join(LABELS)}"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- self reward
-def normalise(answer: str | None, problem_type: str, options: list[str] | None = None) -> str | None:
+def normalise(
+    answer: str | None, problem_type: str, options: list[str] | None = None
+) -> str | None:
     """One text for all spellings of an answer, so that votes can be counted; None when it cannot be read as its type.
 
     >>> normalise("(b)", "multiple choice"), normalise("3.00", "numeric"), normalise("e, b", "multi-label", ["B. x", "E. y"])
@@ -342,8 +417,15 @@ def weighted(parts: dict[str, float | None], weights: dict[str, float]) -> float
     return sum(w * scale * parts[name] for name, w in present.items())
 
 
-def score_group(texts: list[str], gold: str, problem_type: str, options: list[str], stage: int, verdicts: list[dict[str, float] | None] | None = None,
-                format_penalty: float = 0.0) -> list[dict[str, float | None]]:
+def score_group(
+    texts: list[str],
+    gold: str,
+    problem_type: str,
+    options: list[str],
+    stage: int,
+    verdicts: list[dict[str, float] | None] | None = None,
+    format_penalty: float = 0.0,
+) -> list[dict[str, float | None]]:
     """Score the fresh completions of ONE prompt. Returns per completion: format, accuracy, self, judge and their stage-weighted
     `reward`; a part the stage does not use and cannot know is None.
 
@@ -352,13 +434,21 @@ def score_group(texts: list[str], gold: str, problem_type: str, options: list[st
     format_penalty: the format part of a badly formed completion (0, or -1 as one summary of the paper has it).
     """
     if stage not in STAGE_REWARDS:
-        raise ValueError(f"stage {stage} has no reward table; stages with rewards: {sorted(STAGE_REWARDS)}")
+        raise ValueError(
+            f"stage {stage} has no reward table; stages with rewards: {sorted(STAGE_REWARDS)}"
+        )
     read = [split_completion(t) for t in texts]
     votes = self_rewards([normalise(answer, problem_type, options) for _, answer in read])
     scored, unjudged = [], {} if verdicts and all(verdicts) else {"judge": None}
-    for text, (_, answer), vote, verdict in zip(texts, read, votes, verdicts or [None] * len(texts), strict=True):
-        parts: dict[str, float | None] = {"format": format_reward(text) or format_penalty,
-                                          "accuracy": accuracy_reward(answer, gold, problem_type, options), "self": vote, "judge": None}
+    for text, (_, answer), vote, verdict in zip(
+        texts, read, votes, verdicts or [None] * len(texts), strict=True
+    ):
+        parts: dict[str, float | None] = {
+            "format": format_reward(text) or format_penalty,
+            "accuracy": accuracy_reward(answer, gold, problem_type, options),
+            "self": vote,
+            "judge": None,
+        }
         if verdict:
             parts["judge"] = sum(verdict.values()) / len(verdict)
         scored.append(parts | {"reward": weighted(parts | unjudged, STAGE_REWARDS[stage])})

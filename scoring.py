@@ -4,6 +4,7 @@ own authors; what is read from a reply (letter, number, final answer) is read by
 Clues of CG-AV-Counting are clusters. Of events the one cluster is a list of (start, end) in seconds; of objects, and of each value of an attribute, a list of
 (frame from 0, box), a box being two opposite corners (x, y, x, y).
 """
+
 import json
 import math
 import re
@@ -25,9 +26,34 @@ def mean_relative_accuracy(said: float, gold: float) -> float:
     return float((abs(said - gold) / gold <= 1 - np.linspace(0.5, 0.95, 10)).mean())
 
 
-INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ", "are ", "in total ", "total ", "identify ", "recognize ",
-              "calculated as ", "counted as ", "measured as ", "observed as ", "concluded as ", "found to be ", "equals ", "determined to be ", "number of ",
-              "value is ", "adds up to ", "have ", "has ")
+INDICATORS = (
+    "could be ",
+    "so ",
+    "is ",
+    "thus ",
+    "therefore ",
+    "final ",
+    "answer ",
+    "result ",
+    "are ",
+    "in total ",
+    "total ",
+    "identify ",
+    "recognize ",
+    "calculated as ",
+    "counted as ",
+    "measured as ",
+    "observed as ",
+    "concluded as ",
+    "found to be ",
+    "equals ",
+    "determined to be ",
+    "number of ",
+    "value is ",
+    "adds up to ",
+    "have ",
+    "has ",
+)
 
 
 def open_match(reply: str, gold: str) -> float:
@@ -37,11 +63,15 @@ def open_match(reply: str, gold: str) -> float:
     >>> open_match("So the result is 12.968", "12.97"), open_match("Depth-first search.", "depth-first"), open_match("13", "12.97"), open_match("", "A")
     (1.0, 1.0, 0.0, 0.0)
     """
-    reply = reply[-4000:]                                    # an answer is short; the patterns below are not linear
+    reply = reply[-4000:]  # an answer is short; the patterns below are not linear
     lines = reply.strip().strip(".").lower().split("\n")
     keys = []
     for i, line in enumerate(lines):
-        after = [line.rpartition(p)[2].strip() for p in [*INDICATORS, *(["="] if i == len(lines) - 1 else [])] if p in line]
+        after = [
+            line.rpartition(p)[2].strip()
+            for p in [*INDICATORS, *(["="] if i == len(lines) - 1 else [])]
+            if p in line
+        ]
         keys += [k for k in [min(after, key=len, default="")] if k and k not in ":,.!?;'"]
     keys = keys or [reply.strip().strip(".").lower()]
     digits = r"-?\b\d{1,3}(?:,\d{3})+\b|-?\d+(?:\.\d+)?[eE][+-]?\d+|-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])"
@@ -50,7 +80,9 @@ def open_match(reply: str, gold: str) -> float:
     if isinstance(truth, float):
         return float(truth in said)
     texts = [s for s in said if isinstance(s, str)]
-    return float(any(f" {truth} " in f" {s} " if len(truth) == 1 else truth in s for s in texts))             # one character: as a word of its own
+    return float(
+        any(f" {truth} " in f" {s} " if len(truth) == 1 else truth in s for s in texts)
+    )  # one character: as a word of its own
 
 
 def normal(text: str) -> float | str:
@@ -69,7 +101,9 @@ def json_in(text: str):
     ([['1', '2']], None)
     """
     decoder = json.JSONDecoder()
-    for start in [m.start() for m in re.finditer(r"[\[{]", text)][:64]:      # a bounded number of tries keeps this linear
+    for start in [m.start() for m in re.finditer(r"[\[{]", text)][
+        :64
+    ]:  # a bounded number of tries keeps this linear
         try:
             return decoder.raw_decode(text, start)[0]
         except (json.JSONDecodeError, RecursionError):
@@ -82,16 +116,26 @@ def said_clusters(category: str, text: str) -> list | None:
     made = json_in(text)
     try:
         if category == "event":
-            return [[(time_of(s[0]), time_of(s[1])) for s in made]] if isinstance(made, list) and all(isinstance(s, list) for s in made) else None
-        frames = {int(re.fullmatch(r"\s*[Ff]rame[ _]?(\d+)\s*", key)[1]) - 1: value for key, value in made.items() if "rame" in key}
-        if made and not frames:                                                # a part of a reply that was cut off
+            return (
+                [[(time_of(s[0]), time_of(s[1])) for s in made]]
+                if isinstance(made, list) and all(isinstance(s, list) for s in made)
+                else None
+            )
+        frames = {
+            int(re.fullmatch(r"\s*[Ff]rame[ _]?(\d+)\s*", key)[1]) - 1: value
+            for key, value in made.items()
+            if "rame" in key
+        }
+        if made and not frames:  # a part of a reply that was cut off
             return None
         if category == "object":
             return [[(frame, box) for frame, boxes in frames.items() for box in boxes_of(boxes)]]
         clusters: dict[str, list] = {}
         for frame, members in frames.items():
             for m in members:
-                clusters.setdefault(str(m["label"]), []).append((frame, box_of(m.get("bbox") or m["bbox_2d"])))
+                clusters.setdefault(str(m["label"]), []).append(
+                    (frame, box_of(m.get("bbox") or m["bbox_2d"]))
+                )
         return list(clusters.values())
     except (TypeError, ValueError, KeyError, IndexError, AttributeError):
         return None
@@ -130,7 +174,9 @@ def span_iou(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 def box_iou(a: tuple, b: tuple) -> float:
     """Intersection over union of two boxes, each by any two opposite corners: box_iou((0, 0, 2, 2), (1, 0, 3, 2)) = 1/3."""
-    (ax0, ax1), (ay0, ay1), (bx0, bx1), (by0, by1) = (sorted(pair) for pair in ((a[0], a[2]), (a[1], a[3]), (b[0], b[2]), (b[1], b[3])))
+    (ax0, ax1), (ay0, ay1), (bx0, bx1), (by0, by1) = (
+        sorted(pair) for pair in ((a[0], a[2]), (a[1], a[3]), (b[0], b[2]), (b[1], b[3]))
+    )
     shared = max(0.0, min(ax1, bx1) - max(ax0, bx0)) * max(0.0, min(ay1, by1) - max(ay0, by0))
     total = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - shared
     return shared / total if total > 0 else 0.0
@@ -145,9 +191,15 @@ def pair_score(category: str, gold: list, said: list) -> float:
     """How well one said cluster agrees with one gold cluster, in [0, 1]: sqrt(location accuracy x `penalty`). Events: every gold span's best overlap.
     Boxes: in each frame that either has, matched one to one, best overlap first; the mean over these frames."""
     if category == "event":
-        if not (share := penalty(len(said), len(gold))):                       # so that a reply of endless spans costs nothing
+        if not (
+            share := penalty(len(said), len(gold))
+        ):  # so that a reply of endless spans costs nothing
             return 0.0
-        return math.sqrt(share * sum(max((span_iou(g, p) for p in said), default=0.0) for g in gold) / max(len(gold), 1))
+        return math.sqrt(
+            share
+            * sum(max((span_iou(g, p) for p in said), default=0.0) for g in gold)
+            / max(len(gold), 1)
+        )
     scores, frames = [], {frame: ([], []) for frame, _ in [*gold, *said]}
     for side, cluster in enumerate((gold, said)):
         for frame, box in cluster:
@@ -156,7 +208,10 @@ def pair_score(category: str, gold: list, said: list) -> float:
         if not truth or not (share := penalty(len(boxes), len(truth))):
             scores.append(0.0)
             continue
-        pairs = sorted(((box_iou(g, p), i, j) for i, g in enumerate(truth) for j, p in enumerate(boxes)), key=lambda t: (-t[0], t[1], t[2]))
+        pairs = sorted(
+            ((box_iou(g, p), i, j) for i, g in enumerate(truth) for j, p in enumerate(boxes)),
+            key=lambda t: (-t[0], t[1], t[2]),
+        )
         used_gold, used_said, total = set(), set(), 0.0
         for overlap, i, j in pairs:
             if i not in used_gold and j not in used_said:
@@ -172,7 +227,6 @@ def cluster_score(category: str, gold: list, said: list) -> float:
     if not gold or not said:
         return 0.0
     from scipy.optimize import linear_sum_assignment  # imported here: only this score needs it
-    table = np.array([[pair_score(category, g, s) for s in said] for g in gold])                          # (gold, said)
+
+    table = np.array([[pair_score(category, g, s) for s in said] for g in gold])  # (gold, said)
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(gold))
-
-

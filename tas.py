@@ -19,6 +19,7 @@ How this differs from the paper and its released trainer:
 
 This module imports nothing of ours.
 """
+
 import torch
 from torch import Tensor
 
@@ -44,12 +45,14 @@ def replay_advantages(rewards: Tensor, baseline: Tensor | float, shift: float = 
     tensor([ 1.0605, -0.3535])
     """
     spread = rewards.std(correction=1) if len(rewards) > 1 else rewards.new_zeros(())
-    if spread <= 1e-6:                                   # all alike up to rounding: the group cannot tell good from bad
+    if spread <= 1e-6:  # all alike up to rounding: the group cannot tell good from bad
         return torch.zeros_like(rewards)
-    return (rewards - baseline) / (spread + STD_EPS) + shift                             # (G,)
+    return (rewards - baseline) / (spread + STD_EPS) + shift  # (G,)
 
 
-def temporal_weights(mask: Tensor, lam: float = 0.3, shape: str = "u", normalize: bool = False) -> Tensor:
+def temporal_weights(
+    mask: Tensor, lam: float = 0.3, shape: str = "u", normalize: bool = False
+) -> Tensor:
     """TAS weights (G, R) of completions with mask (G, R) bool (True on tokens up to and including EOS); 0 on padding.
 
     With tt = t/(L-1) in [0, 1] and p = (2 tt - 1)^2:  u 1 + lam p;  inverse 1 + lam (1 - p);  decay 1 + lam (1 - tt);
@@ -60,13 +63,19 @@ def temporal_weights(mask: Tensor, lam: float = 0.3, shape: str = "u", normalize
     tensor([[1.3000, 1.0750, 1.0000, 1.0750, 1.3000],
             [1.3000, 0.0000, 0.0000, 0.0000, 0.0000]])
     """
-    length = mask.sum(dim=1, keepdim=True)                                               # (G, 1)
-    tt = torch.arange(mask.shape[1], device=mask.device) / (length - 1).clamp(min=1)     # (G, R)
-    parabola = (2 * tt - 1) ** 2                                                         # (G, R)
-    shapes = {"u": parabola, "inverse": 1 - parabola, "decay": 1 - tt, "incline": tt, "uniform": torch.zeros_like(tt)}
+    length = mask.sum(dim=1, keepdim=True)  # (G, 1)
+    tt = torch.arange(mask.shape[1], device=mask.device) / (length - 1).clamp(min=1)  # (G, R)
+    parabola = (2 * tt - 1) ** 2  # (G, R)
+    shapes = {
+        "u": parabola,
+        "inverse": 1 - parabola,
+        "decay": 1 - tt,
+        "incline": tt,
+        "uniform": torch.zeros_like(tt),
+    }
     if shape not in shapes:
         raise ValueError(f"unknown TAS shape '{shape}'; known: {', '.join(SHAPES)}")
-    w = (1 + lam * shapes[shape]) * mask                                                 # (G, R)
+    w = (1 + lam * shapes[shape]) * mask  # (G, R)
     if normalize:
         w = w * length / w.sum(dim=1, keepdim=True).clamp(min=1e-8)
     return w
@@ -78,7 +87,9 @@ def kl_k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
     return torch.exp(d) - d - 1
 
 
-def importance_ratio(logp: Tensor, behaviour_logp: Tensor, mask: Tensor, level: str = "token") -> Tensor:
+def importance_ratio(
+    logp: Tensor, behaviour_logp: Tensor, mask: Tensor, level: str = "token"
+) -> Tensor:
     """r (G, R) = pi_theta / pi_behaviour, with gradient through logp; 1 on padding.
 
     token: exp(logp - behaviour), one per token. sequence: the length-normalised ratio of the whole completion,
@@ -88,17 +99,31 @@ def importance_ratio(logp: Tensor, behaviour_logp: Tensor, mask: Tensor, level: 
     >>> importance_ratio(torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.0, -1.0]]), torch.ones(1, 2).bool(), "sequence")   # exp(-1/2)
     tensor([[0.6065, 0.6065]])
     """
-    log_ratio = (logp - behaviour_logp) * mask                                           # (G, R)
+    log_ratio = (logp - behaviour_logp) * mask  # (G, R)
     if level == "token":
         return torch.exp(log_ratio)
     if level != "sequence":
-        raise ValueError(f"unknown level '{level}' of the importance ratio; known: {', '.join(LEVELS)}")
-    mean = log_ratio.detach().sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)   # (G, 1)
-    return torch.exp((mean + log_ratio - log_ratio.detach()) * mask)                     # (G, R)
+        raise ValueError(
+            f"unknown level '{level}' of the importance ratio; known: {', '.join(LEVELS)}"
+        )
+    mean = log_ratio.detach().sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(
+        min=1
+    )  # (G, 1)
+    return torch.exp((mean + log_ratio - log_ratio.detach()) * mask)  # (G, R)
 
 
-def clipped_is_loss(ratio: Tensor, logp: Tensor, advantages: Tensor, weights: Tensor, mask: Tensor, eps: float = 0.2, eps_high: float | None = None,
-                    clip: str = "ppo", beta: float = 0.0, ref_logp: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def clipped_is_loss(
+    ratio: Tensor,
+    logp: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    mask: Tensor,
+    eps: float = 0.2,
+    eps_high: float | None = None,
+    clip: str = "ppo",
+    beta: float = 0.0,
+    ref_logp: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The clipped importance-sampled loss of each token, (G, R), 0 on padding, and per-token diagnostics.
 
     ppo         -min(r A_t, clip(r, 1-eps, 1+eps_high) A_t)          a clipped token has no gradient; where A < 0, r has no ceiling
@@ -111,26 +136,32 @@ def clipped_is_loss(ratio: Tensor, logp: Tensor, advantages: Tensor, weights: Te
     diagnostics (G, R): ratio, clipped (the bound was active), kl (0 without ref_logp).
     """
     low, high = 1 - eps, 1 + (eps if eps_high is None else eps_high)
-    a = advantages[:, None] * weights                                                    # (G, R)  A_it = w_it A_i
+    a = advantages[:, None] * weights  # (G, R)  A_it = w_it A_i
     if clip == "ppo":
-        per_token = -torch.minimum(ratio * a, ratio.clamp(low, high) * a)                # (G, R)
+        per_token = -torch.minimum(ratio * a, ratio.clamp(low, high) * a)  # (G, R)
         clipped = ((ratio < low) & (a < 0)) | ((ratio > high) & (a > 0))
     elif clip == "cispo":
-        per_token = -ratio.detach().clamp(low, high) * a * logp                          # (G, R)
+        per_token = -ratio.detach().clamp(low, high) * a * logp  # (G, R)
         clipped = (ratio < low) | (ratio > high)
     elif clip == "truncated":
-        per_token = -ratio.detach().clamp(max=high) * a * logp                           # (G, R)
+        per_token = -ratio.detach().clamp(max=high) * a * logp  # (G, R)
         clipped = ratio > high
     else:
         raise ValueError(f"unknown clip '{clip}'; known: {', '.join(CLIPS)}")
     kl = torch.zeros_like(ratio)
     if ref_logp is not None:
-        kl = kl_k3(logp, ref_logp) * mask                                                # (G, R)
-        per_token = per_token + beta * kl                                                # the KL term is not shaped by TAS
-    return per_token * mask, {"ratio": ratio.detach(), "clipped": (clipped & mask), "kl": kl.detach()}
+        kl = kl_k3(logp, ref_logp) * mask  # (G, R)
+        per_token = per_token + beta * kl  # the KL term is not shaped by TAS
+    return per_token * mask, {
+        "ratio": ratio.detach(),
+        "clipped": (clipped & mask),
+        "kl": kl.detach(),
+    }
 
 
-def half_loss(per_token: Tensor, mask: Tensor, completions: int, tokens: int, norm: str = "sequence") -> Tensor:
+def half_loss(
+    per_token: Tensor, mask: Tensor, completions: int, tokens: int, norm: str = "sequence"
+) -> Tensor:
     """A micro-batch's share of J_on or of J_off, a scalar: summed over micro-batches and processes it is that half's loss, however split.
 
     sequence: the mean over the half's completions of the mean over their tokens (GRPO). token: the mean over all its tokens (DAPO), so that
@@ -154,14 +185,18 @@ def too_stale(log_ratio: Tensor, mask: Tensor, advantages: Tensor, bound: float)
     already left: mean_t log(pi_behaviour / pi_theta) > bound (DeepSeek-V3.2, arXiv 2512.02556, off-policy sequence masking). bound 0: none.
     log_ratio (G, R) = log(pi_theta / pi_behaviour), 0 outside the mask; advantages (G,).
     """
-    left = -log_ratio.sum(dim=1) / mask.sum(dim=1).clamp(min=1) > bound if bound else torch.zeros_like(advantages, dtype=torch.bool)
+    left = (
+        -log_ratio.sum(dim=1) / mask.sum(dim=1).clamp(min=1) > bound
+        if bound
+        else torch.zeros_like(advantages, dtype=torch.bool)
+    )
     return left & (advantages < 0)
 
 
 def kl_to_behaviour(log_ratio: Tensor, mask: Tensor) -> Tensor:
     """(G,) estimate of KL(pi_theta || pi_behaviour) per token from completions that pi_behaviour wrote: mean_t of r log r - (r - 1) >= 0,
     r = pi_theta / pi_behaviour. log_ratio, mask (G, R)."""
-    r = torch.exp(log_ratio * mask)                                                      # (G, R)
+    r = torch.exp(log_ratio * mask)  # (G, R)
     return ((r * log_ratio - (r - 1)) * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)  # (G,)
 
 

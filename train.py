@@ -32,6 +32,7 @@ How this differs from the paper and its released trainer (the modules list their
     added to their advantages, truncated ratios instead of PPO's clip, the loss a mean over tokens, no KL term.
  8. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the warm-up only.
 """
+
 import hashlib
 import itertools
 import json
@@ -49,14 +50,56 @@ import torch
 import torch.distributed as dist
 
 import toy
-from checkpoint import STOP, Saved, Signals, complete, random_states, resume, save, set_random_states
-from data import MIN_PIXELS, Decoders, MediaError, Prompt, PromptMaker, TooLong, check_media, question_text, share_prefixes
+from checkpoint import (
+    STOP,
+    Saved,
+    Signals,
+    complete,
+    random_states,
+    resume,
+    save,
+    set_random_states,
+)
+from data import (
+    MIN_PIXELS,
+    Decoders,
+    MediaError,
+    Prompt,
+    PromptMaker,
+    TooLong,
+    check_media,
+    question_text,
+    share_prefixes,
+)
 from eval import answer
 from judge import DEFAULT_JUDGE, Endpoint, Judge, LocalModel, check_endpoint, watch
 from logs import Logger, plot_curriculum
-from model import ATTENTIONS, DEFAULT_MODEL, LOGIT_CHUNK, Policy, load_config, load_policy, make_tiny_policy, parameter_counts, split_by_tokens
+from model import (
+    ATTENTIONS,
+    DEFAULT_MODEL,
+    LOGIT_CHUNK,
+    Policy,
+    load_config,
+    load_policy,
+    make_tiny_policy,
+    parameter_counts,
+    split_by_tokens,
+)
 from optim import BUCKET, Bf16AdamW, Trained, learning_rate
-from program import bound_memory, ends_in_a_sentence, fill, flag, gather, is_tiny, only_run, prompt_maker, read_flags, start_processes, wants_cuda, weight_dtype
+from program import (
+    bound_memory,
+    ends_in_a_sentence,
+    fill,
+    flag,
+    gather,
+    is_tiny,
+    only_run,
+    prompt_maker,
+    read_flags,
+    start_processes,
+    wants_cuda,
+    weight_dtype,
+)
 from records import DataError, Sample, load_samples
 from replay import Entry, ReplayBuffer
 from rewards import score_group, split_completion
@@ -77,128 +120,351 @@ from tas import (
 )
 
 # ---------------------------------------------------------------------------------------------- flags
-PAPER = {"fresh": 4, "replayed": 4, "replay_min": 64, "replay_draw": "tiers", "replay_shift": 0.0, "clip": "ppo", "loss_norm": "sequence", "tas_shape": "u",
-         "hint_patience": 3, "hint_kl": 1e-3}
-OURS = PAPER | {"fresh": 2, "replayed": 6, "replay_min": 256, "replay_draw": "uniform", "replay_shift": 0.2, "clip": "truncated", "loss_norm": "token",
-                "beta": 0.0}
-GRPO = PAPER | {"fresh": 8, "replayed": 0, "tas_shape": "uniform", "hint_patience": 0, "hint_kl": 0.0}
-METHODS = {"avatar": OURS, "avatar_paper": PAPER, "grpo": GRPO, "tas_only": GRPO | {"tas_shape": "u"}, "replay_only": OURS | {"tas_shape": "uniform"}}
+PAPER = {
+    "fresh": 4,
+    "replayed": 4,
+    "replay_min": 64,
+    "replay_draw": "tiers",
+    "replay_shift": 0.0,
+    "clip": "ppo",
+    "loss_norm": "sequence",
+    "tas_shape": "u",
+    "hint_patience": 3,
+    "hint_kl": 1e-3,
+}
+OURS = PAPER | {
+    "fresh": 2,
+    "replayed": 6,
+    "replay_min": 256,
+    "replay_draw": "uniform",
+    "replay_shift": 0.2,
+    "clip": "truncated",
+    "loss_norm": "token",
+    "beta": 0.0,
+}
+GRPO = PAPER | {
+    "fresh": 8,
+    "replayed": 0,
+    "tas_shape": "uniform",
+    "hint_patience": 0,
+    "hint_kl": 0.0,
+}
+METHODS = {
+    "avatar": OURS,
+    "avatar_paper": PAPER,
+    "grpo": GRPO,
+    "tas_only": GRPO | {"tas_shape": "u"},
+    "replay_only": OURS | {"tas_shape": "uniform"},
+}
 # The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
 DEFAULTS = {
-    "real": {"train_type": "lora", "steps": 0, "beta": 0.1, "lr": 5e-7, "train_towers": False, "max_completion_tokens": 2048,
-             "max_pixels": 50_176, "use_audio": True, "eval_every": 100, "toy_clips": 256, "prompts_per_step": 8, "tower_lr": 1.0},
-    "tiny": {"train_type": "full", "steps": 48, "beta": 0.02, "lr": 2e-4, "train_towers": False, "max_completion_tokens": 112,
-             "max_pixels": 84 * 28, "use_audio": True, "eval_every": 8, "toy_clips": 256, "prompts_per_step": 16, "tower_lr": 0.1},
-    "tiny stage 0": {"steps": 1150, "lr": 2e-3, "train_towers": True, "eval_every": 250, "toy_clips": 5000, "prompts_per_step": 64, "tower_lr": 1.0},
+    "real": {
+        "train_type": "lora",
+        "steps": 0,
+        "beta": 0.1,
+        "lr": 5e-7,
+        "train_towers": False,
+        "max_completion_tokens": 2048,
+        "max_pixels": 50_176,
+        "use_audio": True,
+        "eval_every": 100,
+        "toy_clips": 256,
+        "prompts_per_step": 8,
+        "tower_lr": 1.0,
+    },
+    "tiny": {
+        "train_type": "full",
+        "steps": 48,
+        "beta": 0.02,
+        "lr": 2e-4,
+        "train_towers": False,
+        "max_completion_tokens": 112,
+        "max_pixels": 84 * 28,
+        "use_audio": True,
+        "eval_every": 8,
+        "toy_clips": 256,
+        "prompts_per_step": 16,
+        "tower_lr": 0.1,
+    },
+    "tiny stage 0": {
+        "steps": 1150,
+        "lr": 2e-3,
+        "train_towers": True,
+        "eval_every": 250,
+        "toy_clips": 5000,
+        "prompts_per_step": 64,
+        "tower_lr": 1.0,
+    },
 }
 
 
 @dataclass
 class Config:
     """Every flag of train.py. A default of None is filled in from METHODS (by --method) or DEFAULTS (by model and stage)."""
-    stage: int = flag(2, "0 cold start (SFT), 1 visual, 2 audio-visual, 3 localisation; several in a row: 0,1,2,3", known=(0, 1, 2, 3))
-    method: str = flag("avatar", "avatar, avatar_paper (the paper's own numbers), grpo (the baseline), tas_only, replay_only: presets of the flags below",
-                       known=tuple(METHODS))
-    model: str = flag("", "model folder or hub name; empty: the bundled tiny model (stage 0: a new random tiny model)")
+
+    stage: int = flag(
+        2,
+        "0 cold start (SFT), 1 visual, 2 audio-visual, 3 localisation; several in a row: 0,1,2,3",
+        known=(0, 1, 2, 3),
+    )
+    method: str = flag(
+        "avatar",
+        "avatar, avatar_paper (the paper's own numbers), grpo (the baseline), tas_only, replay_only: presets of the flags below",
+        known=tuple(METHODS),
+    )
+    model: str = flag(
+        "",
+        "model folder or hub name; empty: the bundled tiny model (stage 0: a new random tiny model)",
+    )
     data: str = flag("", "training records, of any format of records.py; empty: the toy world")
-    eval_data: str = flag("", "held-out records; empty: the toy world's, or no evaluation with --data")
-    media_root: str = flag("", "folder that media paths are relative to; empty: the data file's own folder")
+    eval_data: str = flag(
+        "", "held-out records; empty: the toy world's, or no evaluation with --data"
+    )
+    media_root: str = flag(
+        "", "folder that media paths are relative to; empty: the data file's own folder"
+    )
     out: str = flag("", "output folder; empty: runs/stage<stage>-<method>-seed<seed>")
     seed: int = flag(0, "seed of data order, sampling and replay draws")
     steps: int | None = flag(None, "optimiser steps; 0: one pass over the data", 0)
-    prompts_per_step: int | None = flag(None, "B: prompts with fresh completions per step (stage 0: traces), over all processes", 1)
-    fresh: int | None = flag(None, "fresh completions per prompt (avatar 2, avatar_paper 4, grpo 8)", 1)
-    replayed: int | None = flag(None, "replayed completions per replayed group, or all of its prompt where fewer are stored "
-                               "(avatar 6, avatar_paper 4, grpo 0 = no replay)", 0)
+    prompts_per_step: int | None = flag(
+        None, "B: prompts with fresh completions per step (stage 0: traces), over all processes", 1
+    )
+    fresh: int | None = flag(
+        None, "fresh completions per prompt (avatar 2, avatar_paper 4, grpo 8)", 1
+    )
+    replayed: int | None = flag(
+        None,
+        "replayed completions per replayed group, or all of its prompt where fewer are stored "
+        "(avatar 6, avatar_paper 4, grpo 0 = no replay)",
+        0,
+    )
     replay_groups: int = flag(1, "replayed groups per prompt with fresh completions", 1)
-    replay_draw: str | None = flag(None, "which prompts are replayed: drawn by tiers (avatar_paper), or uniform, all alike likely (avatar)",
-                                   known=("tiers", "uniform"))
-    replay_baseline: str = flag("vcrs", "what replayed rewards stand against: vcrs, the prompt's Rbar(q), or group, the mean of the replayed group",
-                                known=("vcrs", "group"))
-    replay_shift: float | None = flag(None, "added to the advantages of replayed groups: above 0 their successes weigh more than their failures (avatar 0.2); "
-                                      "0 = off")
+    replay_draw: str | None = flag(
+        None,
+        "which prompts are replayed: drawn by tiers (avatar_paper), or uniform, all alike likely (avatar)",
+        known=("tiers", "uniform"),
+    )
+    replay_baseline: str = flag(
+        "vcrs",
+        "what replayed rewards stand against: vcrs, the prompt's Rbar(q), or group, the mean of the replayed group",
+        known=("vcrs", "group"),
+    )
+    replay_shift: float | None = flag(
+        None,
+        "added to the advantages of replayed groups: above 0 their successes weigh more than their failures (avatar 0.2); "
+        "0 = off",
+    )
     alpha: float = flag(1.0, "weight of the off-policy half in J = J_on + alpha J_off")
-    dynamic_sampling: int = flag(0, "extra rounds of fresh prompts in place of groups whose rewards are all alike (DAPO), all counted; 0 = off", 0)
-    tas_shape: str | None = flag(None, f"temporal weights: {', '.join(SHAPES)} (avatar u, grpo uniform = off)", known=SHAPES)
+    dynamic_sampling: int = flag(
+        0,
+        "extra rounds of fresh prompts in place of groups whose rewards are all alike (DAPO), all counted; 0 = off",
+        0,
+    )
+    tas_shape: str | None = flag(
+        None, f"temporal weights: {', '.join(SHAPES)} (avatar u, grpo uniform = off)", known=SHAPES
+    )
     tas_lambda: float = flag(0.3, "lambda of the temporal weights; 0 = off", 0)
-    tas_normalize: bool = flag(False, "divide temporal weights by their mean, so that a shape does not change the step size")
-    is_level: str = flag("token", "importance ratio per token, or per sequence (length-normalised, as GSPO)", known=LEVELS)
-    clip: str | None = flag(None, "ppo (avatar_paper, grpo); cispo: clip the ratio as a weight; truncated: as a weight, from above only (avatar)", known=CLIPS)
+    tas_normalize: bool = flag(
+        False,
+        "divide temporal weights by their mean, so that a shape does not change the step size",
+    )
+    is_level: str = flag(
+        "token",
+        "importance ratio per token, or per sequence (length-normalised, as GSPO)",
+        known=LEVELS,
+    )
+    clip: str | None = flag(
+        None,
+        "ppo (avatar_paper, grpo); cispo: clip the ratio as a weight; truncated: as a weight, from above only (avatar)",
+        known=CLIPS,
+    )
     clip_eps: float = flag(0.2, "epsilon of the clipped ratio", 0, 1)
-    clip_eps_high: float = flag(0.0, "epsilon of the upper bound when it differs (DAPO's clip-higher: 0.28); 0 = clip_eps", 0)
-    loss_norm: str | None = flag(None, "mean over: completions, of their token means (sequence), where tokens of short ones weigh more; or all tokens of "
-                                 "a half of the loss (token: avatar)", known=NORMS)
-    beta: float | None = flag(None, "weight of the KL to the stage's starting weights; 0 = off, no reference pass (avatar)", 0)
-    train_type: str | None = flag(None, "lora: adapters; full: all weights, optimiser state sharded; fsdp: weights sharded, too (FSDP2)",
-                                  known=("lora", "full", "fsdp"))
+    clip_eps_high: float = flag(
+        0.0,
+        "epsilon of the upper bound when it differs (DAPO's clip-higher: 0.28); 0 = clip_eps",
+        0,
+    )
+    loss_norm: str | None = flag(
+        None,
+        "mean over: completions, of their token means (sequence), where tokens of short ones weigh more; or all tokens of "
+        "a half of the loss (token: avatar)",
+        known=NORMS,
+    )
+    beta: float | None = flag(
+        None,
+        "weight of the KL to the stage's starting weights; 0 = off, no reference pass (avatar)",
+        0,
+    )
+    train_type: str | None = flag(
+        None,
+        "lora: adapters; full: all weights, optimiser state sharded; fsdp: weights sharded, too (FSDP2)",
+        known=("lora", "full", "fsdp"),
+    )
     lora_rank: int = flag(8, "rank of the adapters on all linear layers", 1)
     lora_alpha: float = flag(32.0, "the adapters' product is scaled by alpha / rank", 0)
     lr: float | None = flag(None, "peak learning rate of AdamW", 0)
     warmup: float = flag(0.05, "share of the steps with rising learning rate; 0 = off", 0, 1)
     max_grad_norm: float = flag(1.0, "gradient clipping; 0 = off")
-    train_towers: bool | None = flag(None, "train the vision and audio towers, too (stage 0 of the tiny model does)")
-    tower_lr: float | None = flag(None, "learning rate of the towers as a share of --lr; 0 = they stay, at the cost of their gradient", 0)
-    max_prompt_tokens: int = flag(16_384, "longer prompts are left out and counted, never cut; 0 = no limit", 0)
-    max_tokens: int = flag(16_384, "tokens per forward pass (a prompt and its completions stay together): lower it when memory runs out", 1)
-    max_cache_tokens: int = flag(2**18, "tokens whose keys and values are held while completions decode together (7B: 57 kB each)", 1)
-    checkpoint_layers: bool | None = flag(None, "keep each layer's input and compute the layer again in the backward pass (empty: on a GPU)")
-    optim_dtype: str = flag("fp32", "AdamW over bf16 weights: fp32 (with fp32 master weights, 16 bytes per weight) or bf16 (rounded at random, 8 bytes)",
-                            known=("fp32", "bf16"))
-    attn: str = flag("auto", f"attention of the towers: {', '.join(ATTENTIONS)}; auto: flash-attn where it is installed, else PyTorch's", known=ATTENTIONS)
+    train_towers: bool | None = flag(
+        None, "train the vision and audio towers, too (stage 0 of the tiny model does)"
+    )
+    tower_lr: float | None = flag(
+        None,
+        "learning rate of the towers as a share of --lr; 0 = they stay, at the cost of their gradient",
+        0,
+    )
+    max_prompt_tokens: int = flag(
+        16_384, "longer prompts are left out and counted, never cut; 0 = no limit", 0
+    )
+    max_tokens: int = flag(
+        16_384,
+        "tokens per forward pass (a prompt and its completions stay together): lower it when memory runs out",
+        1,
+    )
+    max_cache_tokens: int = flag(
+        2**18,
+        "tokens whose keys and values are held while completions decode together (7B: 57 kB each)",
+        1,
+    )
+    checkpoint_layers: bool | None = flag(
+        None,
+        "keep each layer's input and compute the layer again in the backward pass (empty: on a GPU)",
+    )
+    optim_dtype: str = flag(
+        "fp32",
+        "AdamW over bf16 weights: fp32 (with fp32 master weights, 16 bytes per weight) or bf16 (rounded at random, 8 bytes)",
+        known=("fp32", "bf16"),
+    )
+    attn: str = flag(
+        "auto",
+        f"attention of the towers: {', '.join(ATTENTIONS)}; auto: flash-attn where it is installed, else PyTorch's",
+        known=ATTENTIONS,
+    )
     cuda_graph: bool = flag(True, "on a GPU, replay decode steps as CUDA graphs")
-    feature_cache_gb: float = flag(4.0, "host memory for tower outputs while the towers are frozen; 0 = they run once per step", 0)
+    feature_cache_gb: float = flag(
+        4.0,
+        "host memory for tower outputs while the towers are frozen; 0 = they run once per step",
+        0,
+    )
     media_cache: str = flag("media_cache", "folder for decoded frames and sound; empty = off")
     media_cache_gb: float = flag(20.0, "most that the folder holds", 0)
-    media_timeout: float = flag(120.0, "seconds that a process may decode the media of one record, which then count as bad (--workers 0: no limit)", 1)
-    max_bad_fraction: float = flag(0.2, "share of the records whose media may be bad; with more the run ends and names them", 0, 1)
+    media_timeout: float = flag(
+        120.0,
+        "seconds that a process may decode the media of one record, which then count as bad (--workers 0: no limit)",
+        1,
+    )
+    max_bad_fraction: float = flag(
+        0.2,
+        "share of the records whose media may be bad; with more the run ends and names them",
+        0,
+        1,
+    )
     allow_outside: bool = flag(False, "let a data set name files outside of its media folder")
-    workers: int | None = flag(None, "processes that decode ahead, each under --media_timeout; 0 = threads without (empty: 4 with a GPU, else 1, toy 0)", 0)
-    temperature: float = flag(1.0, "sampling temperature, of rollout and training log-probs alike", 1e-3)
+    workers: int | None = flag(
+        None,
+        "processes that decode ahead, each under --media_timeout; 0 = threads without (empty: 4 with a GPU, else 1, toy 0)",
+        0,
+    )
+    temperature: float = flag(
+        1.0, "sampling temperature, of rollout and training log-probs alike", 1e-3
+    )
     top_k: int = flag(0, "sample among the k likeliest ids only; 0 = off", 0)
     top_p: float = flag(1.0, "sample in the nucleus of this mass only; 1 = off", 1e-6, 1)
     max_completion_tokens: int | None = flag(None, "longest completion, EOS included", 1)
     format_penalty: float = flag(0.0, "format reward of a badly formed completion: 0, or -1")
-    capacity: int = flag(10_000, "completions the buffer holds: 40 / 35 / 25 % hard / medium / easy", 1)
-    replay_min: int | None = flag(None, "replay starts when the buffer holds this many completions (avatar 256, avatar_paper 64)", 1)
-    replay_max_age: int = flag(0, "completions older than this many steps are dropped from the buffer; 0 = kept", 0)
-    stale_bound: float = flag(0.0, "a replayed completion with A < 0 and mean log(pi_behaviour / pi_theta) above this is left out; 0 = off", 0)
+    capacity: int = flag(
+        10_000, "completions the buffer holds: 40 / 35 / 25 % hard / medium / easy", 1
+    )
+    replay_min: int | None = flag(
+        None,
+        "replay starts when the buffer holds this many completions (avatar 256, avatar_paper 64)",
+        1,
+    )
+    replay_max_age: int = flag(
+        0, "completions older than this many steps are dropped from the buffer; 0 = kept", 0
+    )
+    stale_bound: float = flag(
+        0.0,
+        "a replayed completion with A < 0 and mean log(pi_behaviour / pi_theta) above this is left out; 0 = off",
+        0,
+    )
     vcrs_window: int = flag(20, "fresh unhinted rewards in a prompt's moving average Rbar(q)", 1)
-    hint_patience: int | None = flag(None, "visits without success before a prompt gets its hint (3; grpo and tas_only 0); 0 = this rule off", 0)
-    hint_kl: float | None = flag(None, "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per token is below (1e-3; "
-                                 "grpo and tas_only 0); 0 = this rule off", 0)
+    hint_patience: int | None = flag(
+        None,
+        "visits without success before a prompt gets its hint (3; grpo and tas_only 0); 0 = this rule off",
+        0,
+    )
+    hint_kl: float | None = flag(
+        None,
+        "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per token is below (1e-3; "
+        "grpo and tas_only 0); 0 = this rule off",
+        0,
+    )
     fps: float = flag(2.0, "video frames sampled per second", 1e-3)
     max_frames: int = flag(16, "most frames per video", 2)
     max_pixels: int | None = flag(None, "most pixels per frame", MIN_PIXELS)
-    use_audio: bool | None = flag(None, "read the sound of videos (stage 1 of a real model does not)")
-    judge: str = flag("", "stage 3: the judge's model folder or hub name, or oracle (toy only); empty: oracle on the toy, else " + DEFAULT_JUDGE)
-    judge_endpoint: str = flag("", "stage 3: an OpenAI-compatible server that runs the --judge, e.g. http://localhost:8000/v1; empty: load it here")
-    judge_device: str = flag("", "stage 3: where a judge that is loaded here runs; empty: the training device")
+    use_audio: bool | None = flag(
+        None, "read the sound of videos (stage 1 of a real model does not)"
+    )
+    judge: str = flag(
+        "",
+        "stage 3: the judge's model folder or hub name, or oracle (toy only); empty: oracle on the toy, else "
+        + DEFAULT_JUDGE,
+    )
+    judge_endpoint: str = flag(
+        "",
+        "stage 3: an OpenAI-compatible server that runs the --judge, e.g. http://localhost:8000/v1; empty: load it here",
+    )
+    judge_device: str = flag(
+        "", "stage 3: where a judge that is loaded here runs; empty: the training device"
+    )
     audio_caption: bool = flag(False, "put the record's audio caption into the prompt")
-    eval_every: int | None = flag(None, "steps between evaluations; 0 = only at the start and the end")
+    eval_every: int | None = flag(
+        None, "steps between evaluations; 0 = only at the start and the end"
+    )
     eval_temperature: float = flag(1.0, "sampling temperature of evaluations; 0 = greedy", 0)
-    max_nonfinite: int = flag(5, "steps in a row whose gradient may be infinite or no number; they are skipped, and the last one ends the run", 1)
-    save_every: int = flag(0, "steps between checkpoints; 0 = only at the end, and when a signal asks for one", 0)
+    max_nonfinite: int = flag(
+        5,
+        "steps in a row whose gradient may be infinite or no number; they are skipped, and the last one ends the run",
+        1,
+    )
+    save_every: int = flag(
+        0, "steps between checkpoints; 0 = only at the end, and when a signal asks for one", 0
+    )
     keep: int = flag(2, "newest checkpoints that are kept", 1)
-    resume: bool = flag(False, "go on with the run in --out from its newest checkpoint; begin it where there is none yet")
+    resume: bool = flag(
+        False,
+        "go on with the run in --out from its newest checkpoint; begin it where there is none yet",
+    )
     overwrite: bool = flag(False, "begin anew in an --out that holds a run, which is lost")
     toy_dir: str = flag("toy_world", "where the toy world is rendered and cached")
     toy_clips: int | None = flag(None, "training clips of the toy world", 1)
     toy_heldout: int = flag(160, "held-out clips of the toy world, two questions each", 1)
     device: str = flag("", "cpu or cuda; empty: cuda when there is one")
-    timeout: int = flag(1800, "seconds that a process waits for the others before it ends the run", 1)
-    estimate: bool = flag(False, "print the memory per GPU that --model needs, for every --train_type, and end")
+    timeout: int = flag(
+        1800, "seconds that a process waits for the others before it ends the run", 1
+    )
+    estimate: bool = flag(
+        False, "print the memory per GPU that --model needs, for every --train_type, and end"
+    )
 
 
 def parse(argv: list[str]) -> Config:
     """Flags -> Config with every None filled in. Unknown flags and values out of range end the program with one sentence."""
     cfg, _ = read_flags(Config, __doc__.split("\n")[0], argv)
     tiny, gpu = is_tiny(cfg.model), wants_cuda(cfg)
-    table = DEFAULTS["tiny" if tiny else "real"] | METHODS[cfg.method] | ({"use_audio": False} if cfg.stage == 1 and not tiny else {})
+    table = (
+        DEFAULTS["tiny" if tiny else "real"]
+        | METHODS[cfg.method]
+        | ({"use_audio": False} if cfg.stage == 1 and not tiny else {})
+    )
     if cfg.stage == 0 and tiny:
         table |= DEFAULTS["tiny stage 0"]
-    fill(cfg, table | {"checkpoint_layers": gpu, "workers": 4 if gpu else int(bool(cfg.data))})      # the toy's own clips need no guard
+    fill(
+        cfg, table | {"checkpoint_layers": gpu, "workers": 4 if gpu else int(bool(cfg.data))}
+    )  # the toy's own clips need no guard
     if cfg.judge_endpoint:
-        check_endpoint(cfg.judge_endpoint)                       # before it is written into the run's config.json
+        check_endpoint(cfg.judge_endpoint)  # before it is written into the run's config.json
     cfg.out = cfg.out or f"runs/stage{cfg.stage}-{cfg.method}-seed{cfg.seed}"
     return cfg
 
@@ -226,19 +492,34 @@ class Cursor:
         """The next n samples, which stay in line. Raises DataError when every record has been dropped."""
         while len(self.order) < n:
             if len(self.dropped) == len(self.samples):
-                raise DataError(f"none of the {len(self.samples):,} records of this process can be used; the last one: {list(self.dropped.values())[-1]}")
-            self.order += [i for c in self.rng.permutation(len(self.clips)) for i in self.clips[c] if self.samples[i].id not in self.dropped]
+                raise DataError(
+                    f"none of the {len(self.samples):,} records of this process can be used; the last one: {list(self.dropped.values())[-1]}"
+                )
+            self.order += [
+                i
+                for c in self.rng.permutation(len(self.clips))
+                for i in self.clips[c]
+                if self.samples[i].id not in self.dropped
+            ]
         return [self.samples[i] for i in self.order[:n]]
 
     def state(self) -> dict:
         """Where this process is in its data, and what it has dropped."""
-        return {"rng": json.dumps(self.rng.bit_generator.state), "order": self.order,
-                "dropped": {i: [type(why).__name__, *map(str, why.args)] for i, why in self.dropped.items()}}
+        return {
+            "rng": json.dumps(self.rng.bit_generator.state),
+            "order": self.order,
+            "dropped": {
+                i: [type(why).__name__, *map(str, why.args)] for i, why in self.dropped.items()
+            },
+        }
 
     def load(self, state: dict) -> None:
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.order = list(state["order"])
-        self.dropped = {i: {"MediaError": MediaError, "TooLong": TooLong}[kind](*args) for i, (kind, *args) in state["dropped"].items()}
+        self.dropped = {
+            i: {"MediaError": MediaError, "TooLong": TooLong}[kind](*args)
+            for i, (kind, *args) in state["dropped"].items()
+        }
 
     def deal(self, states: list[dict], samples: list[Sample]) -> None:
         """Go on with this process's share of what other processes had before them in this pass, and of what they had dropped. samples: of all processes."""
@@ -246,10 +527,19 @@ class Cursor:
         for s in samples:
             parts[owner(s.id, len(states))].append(s)
         place = {s.id: i for i, s in enumerate(self.samples)}
-        lines = [[part[at].id for at in state["order"]] for part, state in zip(parts, states, strict=True)]
+        lines = [
+            [part[at].id for at in state["order"]]
+            for part, state in zip(parts, states, strict=True)
+        ]
         waiting = [i for row in itertools.zip_longest(*lines) for i in row if i in place]
         dropped = {i: why for state in states for i, why in state["dropped"].items() if i in place}
-        self.load({"rng": json.dumps(self.rng.bit_generator.state), "order": [place[i] for i in waiting], "dropped": dropped})
+        self.load(
+            {
+                "rng": json.dumps(self.rng.bit_generator.state),
+                "order": [place[i] for i in waiting],
+                "dropped": dropped,
+            }
+        )
 
     def take(self, n: int) -> list[Sample]:
         taken = self.peek(n)
@@ -262,7 +552,9 @@ class Cursor:
         self.order = [i for i in self.order if self.samples[i].id != sample.id]
 
 
-def next_prompts(cursor: Cursor, make: PromptMaker, n: int, hinted: Callable[[Sample], bool]) -> list[Prompt]:
+def next_prompts(
+    cursor: Cursor, make: PromptMaker, n: int, hinted: Callable[[Sample], bool]
+) -> list[Prompt]:
     """The prompts of the next n records that can be used. Those that cannot are dropped, each process its own: it goes on with its next ones, so that
     all processes keep step."""
     prompts: list[Prompt] = []
@@ -281,17 +573,30 @@ def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sa
     train_file, eval_file = cfg.data, cfg.eval_data
     if not cfg.data:
         if rank == 0:
-            made = [str(toy.build(cfg.toy_dir, cfg.stage, "train", cfg.toy_clips)), str(toy.build(cfg.toy_dir, cfg.stage, "heldout", cfg.toy_heldout))]
+            made = [
+                str(toy.build(cfg.toy_dir, cfg.stage, "train", cfg.toy_clips)),
+                str(toy.build(cfg.toy_dir, cfg.stage, "heldout", cfg.toy_heldout)),
+            ]
         train_file, default_eval = gather(made if rank == 0 else None)[0]
         eval_file = cfg.eval_data or default_eval
     samples = load_samples(train_file, cfg.media_root, cfg.stage, allow_outside=cfg.allow_outside)
-    check_media(samples, train_file, "pass --media_root with the folder that its paths are relative to")
+    check_media(
+        samples, train_file, "pass --media_root with the folder that its paths are relative to"
+    )
     if cfg.stage == 0 and (bare := [s for s in samples if not s.trace]):
-        raise DataError(f"{bare[0].where}: field 'trace' of record '{bare[0].id}' is empty; stage 0 imitates traces")
+        raise DataError(
+            f"{bare[0].where}: field 'trace' of record '{bare[0].id}' is empty; stage 0 imitates traces"
+        )
     if not all(any(owner(s.id, world) == r for s in samples) for r in range(world)):
-        raise DataError(f"{train_file}: {len(samples)} prompts are too few for {world} processes, each needs one of its own by the hash of its id; "
-                        "use fewer processes or more data")
-    held = load_samples(eval_file, cfg.media_root, cfg.stage, allow_outside=cfg.allow_outside) if eval_file else []
+        raise DataError(
+            f"{train_file}: {len(samples)} prompts are too few for {world} processes, each needs one of its own by the hash of its id; "
+            "use fewer processes or more data"
+        )
+    held = (
+        load_samples(eval_file, cfg.media_root, cfg.stage, allow_outside=cfg.allow_outside)
+        if eval_file
+        else []
+    )
     return samples, held[rank::world]
 
 
@@ -299,6 +604,7 @@ def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sa
 @dataclass
 class Group:
     """Completions of one prompt that are trained together. advantages, rewards (G,); steps: when each was written."""
+
     prompt: Prompt
     tokens: list[list[int]]
     behaviour: list[list[float]]
@@ -315,77 +621,191 @@ def make_judge(cfg: Config, samples: list[Sample], device: torch.device):
     name = cfg.judge or ("oracle" if not cfg.data else DEFAULT_JUDGE)
     if name == "oracle":
         if unknown := [s for s in samples if s.scene is None]:
-            raise DataError(f"{unknown[0].where}: field 'scene' of record '{unknown[0].id}' is empty, and the oracle judge reads it; pass --judge MODEL")
+            raise DataError(
+                f"{unknown[0].where}: field 'scene' of record '{unknown[0].id}' is empty, and the oracle judge reads it; pass --judge MODEL"
+            )
         return oracle
-    return Judge(Endpoint(cfg.judge_endpoint, name) if cfg.judge_endpoint else LocalModel(name, cfg.judge_device or device),
-                 Decoders(1, cfg.media_timeout, watch) if cfg.workers else None)
+    return Judge(
+        Endpoint(cfg.judge_endpoint, name)
+        if cfg.judge_endpoint
+        else LocalModel(name, cfg.judge_device or device),
+        Decoders(1, cfg.media_timeout, watch) if cfg.workers else None,
+    )
 
 
 def oracle(items: list[tuple[Sample, str, str]]) -> list[dict[str, float]]:
     """The toy's judge: knows the scene."""
-    return [toy.oracle_judge(reasoning, answer, sample.scene) for sample, reasoning, answer in items]
+    return [
+        toy.oracle_judge(reasoning, answer, sample.scene) for sample, reasoning, answer in items
+    ]
 
 
-def score(cfg: Config, prompts: list[Prompt], groups: list[list[Completion]], judge=None) -> list[list[dict]]:
+def score(
+    cfg: Config, prompts: list[Prompt], groups: list[list[Completion]], judge=None
+) -> list[list[dict]]:
     """Reward parts of every completion of every prompt; the judge sees all of them in one batch."""
     verdicts: list = [None] * sum(map(len, groups))
     if judge is not None:
-        read = [(p.sample, *split_completion(c.text)) for p, done in zip(prompts, groups, strict=True) for c in done]
+        read = [
+            (p.sample, *split_completion(c.text))
+            for p, done in zip(prompts, groups, strict=True)
+            for c in done
+        ]
         verdicts = judge([(sample, reasoning, answer or "") for sample, reasoning, answer in read])
     left = iter(verdicts)
-    return [score_group([c.text for c in done], p.sample.answer, p.sample.problem_type, p.sample.options, cfg.stage or 2,
-                        list(itertools.islice(left, len(done))), cfg.format_penalty) for p, done in zip(prompts, groups, strict=True)]
+    return [
+        score_group(
+            [c.text for c in done],
+            p.sample.answer,
+            p.sample.problem_type,
+            p.sample.options,
+            cfg.stage or 2,
+            list(itertools.islice(left, len(done))),
+            cfg.format_penalty,
+        )
+        for p, done in zip(prompts, groups, strict=True)
+    ]
 
 
 @torch.no_grad()
-def evaluate(cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample], judge=None, batch: int = 160) -> tuple[dict[str, float], list[dict]]:
+def evaluate(
+    cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample], judge=None, batch: int = 160
+) -> tuple[dict[str, float], list[dict]]:
     """One completion per held-out question, always from the same random stream. Returns the mean scores over all processes and a
     few full examples. `correct` is the share of completely right answers (accuracy reward 1)."""
     generator = torch.Generator(policy.device).manual_seed(1234)
     rows, examples, unusable = [], [], 0
     for i in range(0, len(held), batch):
-        make.ahead(held[i: i + 2 * batch])
-        done = answer(policy, make, held[i: i + batch], cfg.max_completion_tokens, cfg.eval_temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph)
+        make.ahead(held[i : i + 2 * batch])
+        done = answer(
+            policy,
+            make,
+            held[i : i + batch],
+            cfg.max_completion_tokens,
+            cfg.eval_temperature,
+            cfg.top_k,
+            cfg.top_p,
+            generator,
+            cfg.cuda_graph,
+        )
         asked = [(prompt, completion) for prompt, completion in done if completion]
-        rows += [[0.0, 0.0, 0.0, 0]] * (len(done) - len(asked))              # a question that cannot be asked counts as wrong
+        rows += [[0.0, 0.0, 0.0, 0]] * (
+            len(done) - len(asked)
+        )  # a question that cannot be asked counts as wrong
         unusable += len(done) - len(asked)
-        for (prompt, completion), (parts,) in zip(asked, score(cfg, [p for p, _ in asked], [[c] for _, c in asked], judge), strict=True):
-            rows.append([parts["accuracy"] >= 1 - 1e-6, parts["format"], parts["reward"], len(completion.tokens)])
+        for (prompt, completion), (parts,) in zip(
+            asked, score(cfg, [p for p, _ in asked], [[c] for _, c in asked], judge), strict=True
+        ):
+            rows.append(
+                [
+                    parts["accuracy"] >= 1 - 1e-6,
+                    parts["format"],
+                    parts["reward"],
+                    len(completion.tokens),
+                ]
+            )
             if len(examples) < 4:
                 examples.append(example(prompt, completion, parts, None))
     rows = [r for part in gather(rows) for r in part]
     names = ("correct", "format", "reward", "tokens")
-    return {name: float(np.mean([r[i] for r in rows])) if rows else math.nan for i, name in enumerate(names)} | {
-        "n": len(rows), "unusable": sum(gather(unusable))}, examples
+    return {
+        name: float(np.mean([r[i] for r in rows])) if rows else math.nan
+        for i, name in enumerate(names)
+    } | {"n": len(rows), "unusable": sum(gather(unusable))}, examples
 
 
 def example(prompt: Prompt, completion: Completion, parts: dict, advantage: float | None) -> dict:
     """One line of completions.jsonl."""
-    return {"id": prompt.sample.id, "hinted": prompt.hinted, "prompt": question_text(prompt.sample, prompt.hinted), "gold": prompt.sample.answer,
-            "completion": completion.text, "tokens": len(completion.tokens), "finished": completion.finished, **parts, "advantage": advantage}
+    return {
+        "id": prompt.sample.id,
+        "hinted": prompt.hinted,
+        "prompt": question_text(prompt.sample, prompt.hinted),
+        "gold": prompt.sample.answer,
+        "completion": completion.text,
+        "tokens": len(completion.tokens),
+        "finished": completion.finished,
+        **parts,
+        "advantage": advantage,
+    }
 
 
 # ---------------------------------------------------------------------------------------------- one step of RL
-def sample_groups(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: list[Prompt], step: int, generator: torch.Generator, judge=None,
-                  seen: dict | None = None) -> tuple[list[Group], list[dict]]:
+def sample_groups(
+    cfg: Config,
+    policy: Policy,
+    buffer: ReplayBuffer,
+    prompts: list[Prompt],
+    step: int,
+    generator: torch.Generator,
+    judge=None,
+    seen: dict | None = None,
+) -> tuple[list[Group], list[dict]]:
     """Steps 1-3 for some prompts: sample, score, insert. Returns the groups with GRPO advantages, and every completion's example record.
     seen: the features of this step's media (Policy.features)."""
     groups, examples = [], []
     with torch.no_grad():
         features = policy.features(prompts, seen)
-    sampled = generate(policy, prompts, features, cfg.fresh, cfg.max_completion_tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator, cfg.cuda_graph)
-    for prompt, done, parts in zip(prompts, sampled, score(cfg, prompts, sampled, judge), strict=True):
+    sampled = generate(
+        policy,
+        prompts,
+        features,
+        cfg.fresh,
+        cfg.max_completion_tokens,
+        cfg.temperature,
+        cfg.top_k,
+        cfg.top_p,
+        generator,
+        cfg.cuda_graph,
+    )
+    for prompt, done, parts in zip(
+        prompts, sampled, score(cfg, prompts, sampled, judge), strict=True
+    ):
         rewards = [p["reward"] for p in parts]
-        advantages = group_advantages(torch.tensor(rewards))                                        # (G,)
-        groups.append(Group(prompt, [c.tokens for c in done], [c.logps for c in done], rewards, advantages, False, [step] * len(done)))
-        examples += [example(prompt, c, p, a) for c, p, a in zip(done, parts, advantages.tolist(), strict=True)]
-        buffer.add(prompt.sample.id, [Entry(np.array(c.tokens, np.int32), np.array(c.logps, np.float32), p["reward"], p["accuracy"], step,
-                                            prompt.hinted, p) for c, p in zip(done, parts, strict=True)])
+        advantages = group_advantages(torch.tensor(rewards))  # (G,)
+        groups.append(
+            Group(
+                prompt,
+                [c.tokens for c in done],
+                [c.logps for c in done],
+                rewards,
+                advantages,
+                False,
+                [step] * len(done),
+            )
+        )
+        examples += [
+            example(prompt, c, p, a)
+            for c, p, a in zip(done, parts, advantages.tolist(), strict=True)
+        ]
+        buffer.add(
+            prompt.sample.id,
+            [
+                Entry(
+                    np.array(c.tokens, np.int32),
+                    np.array(c.logps, np.float32),
+                    p["reward"],
+                    p["accuracy"],
+                    step,
+                    prompt.hinted,
+                    p,
+                )
+                for c, p in zip(done, parts, strict=True)
+            ],
+        )
     return groups, examples
 
 
-def rollout_step(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: list[Prompt], step: int, generator: torch.Generator,
-                 more: Callable[[int], list[Prompt]] | None = None, judge=None, seen: dict | None = None) -> tuple[list[Group], list[dict]]:
+def rollout_step(
+    cfg: Config,
+    policy: Policy,
+    buffer: ReplayBuffer,
+    prompts: list[Prompt],
+    step: int,
+    generator: torch.Generator,
+    more: Callable[[int], list[Prompt]] | None = None,
+    judge=None,
+    seen: dict | None = None,
+) -> tuple[list[Group], list[dict]]:
     """Steps 1-3. With --dynamic_sampling groups whose rewards are all alike are replaced by those of new prompts (`more(n)`); what they cost
     is in the examples and in the buffer all the same."""
     groups, examples = sample_groups(cfg, policy, buffer, prompts, step, generator, judge, seen)
@@ -393,34 +813,56 @@ def rollout_step(cfg: Config, policy: Policy, buffer: ReplayBuffer, prompts: lis
         useful = [g for g in groups if bool(g.advantages.any())]
         if len(useful) == len(prompts):
             break
-        again, more_examples = sample_groups(cfg, policy, buffer, more(len(prompts) - len(useful)), step, generator, judge, seen)
+        again, more_examples = sample_groups(
+            cfg, policy, buffer, more(len(prompts) - len(useful)), step, generator, judge, seen
+        )
         groups, examples = useful + again, examples + more_examples
     if cfg.replay_max_age:
         buffer.expire(step - cfg.replay_max_age)
-    buffer.refresh([v for part in gather(buffer.all_vcrs()) for v in part])                         # tiers are global
+    buffer.refresh([v for part in gather(buffer.all_vcrs()) for v in part])  # tiers are global
     return groups, examples
 
 
-def replay_step(cfg: Config, make: PromptMaker, buffer: ReplayBuffer, by_id: dict[str, Sample], n: int, step: int) -> list[Group]:
+def replay_step(
+    cfg: Config,
+    make: PromptMaker,
+    buffer: ReplayBuffer,
+    by_id: dict[str, Sample],
+    n: int,
+    step: int,
+) -> list[Group]:
     """Steps 4-5: up to n replayed groups of different prompts, from the completions of earlier steps. Advantages stand against Rbar(q); hinted
     and plain completions of a prompt share them but are trained each under the prompt that it was written for."""
     groups: list[Group] = []
     taken: set[str] = set()
     for _ in range(n):
-        drawn = buffer.draw(cfg.replayed, exclude=taken, before=step, by_tier=cfg.replay_draw == "tiers")
+        drawn = buffer.draw(
+            cfg.replayed, exclude=taken, before=step, by_tier=cfg.replay_draw == "tiers"
+        )
         if drawn is None:
             break
         prompt_id, entries = drawn
         taken.add(prompt_id)
         rewards = torch.tensor([e.reward for e in entries])
         baseline = buffer.vcrs(prompt_id) if cfg.replay_baseline == "vcrs" else None
-        advantages = replay_advantages(rewards, rewards.mean() if baseline is None else baseline, cfg.replay_shift)          # (G,)
+        advantages = replay_advantages(
+            rewards, rewards.mean() if baseline is None else baseline, cfg.replay_shift
+        )  # (G,)
         for hinted in (False, True):
             some = [i for i, e in enumerate(entries) if e.hinted == hinted]
             prompt = make.each([by_id[prompt_id]], [hinted])[0] if some else None
-            if isinstance(prompt, Prompt):                           # its media may have gone since it was sampled
-                groups.append(Group(prompt, [entries[i].tokens.tolist() for i in some], [entries[i].logps.tolist() for i in some],
-                                    rewards[some].tolist(), advantages[some], True, [entries[i].step for i in some]))
+            if isinstance(prompt, Prompt):  # its media may have gone since it was sampled
+                groups.append(
+                    Group(
+                        prompt,
+                        [entries[i].tokens.tolist() for i in some],
+                        [entries[i].logps.tolist() for i in some],
+                        rewards[some].tolist(),
+                        advantages[some],
+                        True,
+                        [entries[i].step for i in some],
+                    )
+                )
     return groups
 
 
@@ -430,55 +872,112 @@ def pack_rows(groups: list[Group], max_tokens: int) -> list[list[list[Group]]]:
     rows: dict[tuple[str, bool], list[Group]] = {}
     for g in groups:
         rows.setdefault((g.prompt.sample.id, g.prompt.hinted), []).append(g)
-    return split_by_tokens(list(rows.values()), [len(row[0].prompt.ids) + sum(len(t) for g in row for t in g.tokens) for row in rows.values()], max_tokens)
+    return split_by_tokens(
+        list(rows.values()),
+        [
+            len(row[0].prompt.ids) + sum(len(t) for g in row for t in g.tokens)
+            for row in rows.values()
+        ],
+        max_tokens,
+    )
 
 
-def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group], step: int = 0, seen: dict | None = None,
-                learner: Policy | None = None) -> dict[str, list]:
+def update_step(
+    cfg: Config,
+    policy: Policy,
+    reference: Policy | None,
+    groups: list[Group],
+    step: int = 0,
+    seen: dict | None = None,
+    learner: Policy | None = None,
+) -> dict[str, list]:
     """Step 6 up to the gradients: accumulate those of J = J_on + alpha J_off over micro-batches. Each half is divided by its GLOBAL counts, so
     the sum over processes is the loss of the whole batch, whatever the split. seen: the features of this step's media (Policy.features).
     learner: the sharded twin of the policy that is trained in its place (FSDP).
     Returns diagnostics: lists over the trained tokens (ratio, clipped, kl), over micro-batches (loss), and over replayed completions (stale:
     prompt, age, tokens, clipped tokens, mean squared log-ratio, KL to the behaviour policy, left out?)."""
-    sizes = [[len(t) for g in groups if g.replayed == half for t in g.tokens] for half in (False, True)]
-    counts = np.sum(gather([(len(n), sum(n)) for n in sizes]), axis=0)                               # (2, 2): fresh and replayed; completions, tokens
-    log: dict[str, list] = {"loss": [], "kl": [], "ratio": [], "clipped": [], "stale_ratio": [], "stale": []}
+    sizes = [
+        [len(t) for g in groups if g.replayed == half for t in g.tokens] for half in (False, True)
+    ]
+    counts = np.sum(
+        gather([(len(n), sum(n)) for n in sizes]), axis=0
+    )  # (2, 2): fresh and replayed; completions, tokens
+    log: dict[str, list] = {
+        "loss": [],
+        "kl": [],
+        "ratio": [],
+        "clipped": [],
+        "stale_ratio": [],
+        "stale": [],
+    }
     # k3 estimates KL(pi_theta || pi_ref) from samples of pi_theta, so only the fresh half has a KL term: on a replayed token that pi_theta has left,
     # exp(ref - logp) is no such estimate, and a single one of them outweighs all advantages of a step.
-    useful = [g for g in groups if bool(g.advantages.any()) or (cfg.beta and not g.replayed)]        # the others have no gradient: exact
+    useful = [
+        g for g in groups if bool(g.advantages.any()) or (cfg.beta and not g.replayed)
+    ]  # the others have no gradient: exact
     prompts, seen = [g.prompt for g in useful], {} if seen is None else seen
     with torch.no_grad():
         policy.features(prompts, seen)
-    if policy.trains_towers:        # gradients of all micro-batches meet in the features, and go on into the towers once, at the end
-        seen = {key: {name: t.detach().requires_grad_() for name, t in value.items()} for key, value in seen.items()}
+    if policy.trains_towers:  # gradients of all micro-batches meet in the features, and go on into the towers once, at the end
+        seen = {
+            key: {name: t.detach().requires_grad_() for name, t in value.items()}
+            for key, value in seen.items()
+        }
     learner = learner or policy
     for batch in in_step(pack_rows(useful, cfg.max_tokens), learner):
         if not batch:
             idle_pass(learner, reference)
             continue
         flat = [g for row in batch for g in row]
-        logp, mask = learner.completion_logps([row[0].prompt for row in batch], policy.features([row[0].prompt for row in batch], seen),
-                                              [[t for g in row for t in g.tokens] for row in batch], cfg.temperature)          # (N, R)
-        halves = torch.tensor([g.replayed for g in flat for _ in g.tokens], device=logp.device)                               # (N,)
-        behaviour = torch.nn.utils.rnn.pad_sequence([torch.tensor(b) for g in flat for b in g.behaviour], batch_first=True).to(logp.device)  # (N, R)
-        advantages = torch.cat([g.advantages for g in flat]).to(logp.device)                         # (N,)
+        logp, mask = learner.completion_logps(
+            [row[0].prompt for row in batch],
+            policy.features([row[0].prompt for row in batch], seen),
+            [[t for g in row for t in g.tokens] for row in batch],
+            cfg.temperature,
+        )  # (N, R)
+        halves = torch.tensor(
+            [g.replayed for g in flat for _ in g.tokens], device=logp.device
+        )  # (N,)
+        behaviour = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(b) for g in flat for b in g.behaviour], batch_first=True
+        ).to(logp.device)  # (N, R)
+        advantages = torch.cat([g.advantages for g in flat]).to(logp.device)  # (N,)
         total = logp.new_zeros(())
-        ref = reference_logps(cfg, policy, reference, [g for g in flat if not g.replayed], seen)                              # (n, r) or None
+        ref = reference_logps(
+            cfg, policy, reference, [g for g in flat if not g.replayed], seen
+        )  # (n, r) or None
         for replayed in (False, True):
             half = [g for g in flat if g.replayed == replayed]
             if not half:
                 continue
             mine = halves == replayed
             length = max(len(t) for g in half for t in g.tokens)
-            lp, old, real, a = logp[mine, :length], behaviour[mine, :length], mask[mine, :length], advantages[mine]           # (n, r), (n,)
-            weights = temporal_weights(real, cfg.tas_lambda, cfg.tas_shape, cfg.tas_normalize)       # (n, r)
-            ratio = importance_ratio(lp, old, real, cfg.is_level)                                    # (n, r)
-            per_token, found = clipped_is_loss(ratio, lp, a, weights, real, cfg.clip_eps, cfg.clip_eps_high or None, cfg.clip, cfg.beta,
-                                               None if replayed else ref)
-            log_ratio = ((lp - old) * real).detach()                                                 # (n, r)
+            lp, old, real, a = (
+                logp[mine, :length],
+                behaviour[mine, :length],
+                mask[mine, :length],
+                advantages[mine],
+            )  # (n, r), (n,)
+            weights = temporal_weights(
+                real, cfg.tas_lambda, cfg.tas_shape, cfg.tas_normalize
+            )  # (n, r)
+            ratio = importance_ratio(lp, old, real, cfg.is_level)  # (n, r)
+            per_token, found = clipped_is_loss(
+                ratio,
+                lp,
+                a,
+                weights,
+                real,
+                cfg.clip_eps,
+                cfg.clip_eps_high or None,
+                cfg.clip,
+                cfg.beta,
+                None if replayed else ref,
+            )
+            log_ratio = ((lp - old) * real).detach()  # (n, r)
             if replayed:
-                stale = too_stale(log_ratio, real, a, cfg.stale_bound)                               # (n,)
-                per_token = per_token.masked_fill(stale[:, None], 0.0)                               # (n, r)
+                stale = too_stale(log_ratio, real, a, cfg.stale_bound)  # (n,)
+                per_token = per_token.masked_fill(stale[:, None], 0.0)  # (n, r)
             share = half_loss(per_token, real, *counts[int(replayed)].tolist(), cfg.loss_norm)
             total = total + (cfg.alpha * share if replayed else share)
             log["ratio"] += found["ratio"][real].tolist()
@@ -486,9 +985,18 @@ def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: l
             if replayed:
                 log["stale_ratio"] += found["ratio"][real].tolist()
                 names = [(g.prompt.sample.id, step - s) for g in half for s in g.steps]
-                n = real.sum(dim=1).clamp(min=1)                                                     # (n,)
-                columns = (n, found["clipped"].sum(1), (log_ratio**2).sum(1) / n, kl_to_behaviour(log_ratio, real), stale)
-                log["stale"] += [(*name, *row) for name, *row in zip(names, *(c.tolist() for c in columns), strict=True)]
+                n = real.sum(dim=1).clamp(min=1)  # (n,)
+                columns = (
+                    n,
+                    found["clipped"].sum(1),
+                    (log_ratio**2).sum(1) / n,
+                    kl_to_behaviour(log_ratio, real),
+                    stale,
+                )
+                log["stale"] += [
+                    (*name, *row)
+                    for name, *row in zip(names, *(c.tolist() for c in columns), strict=True)
+                ]
             elif ref is not None:
                 log["kl"] += found["kl"][real].tolist()
         total.backward()
@@ -498,12 +1006,16 @@ def update_step(cfg: Config, policy: Policy, reference: Policy | None, groups: l
     return log
 
 
-def reference_logps(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group], seen: dict) -> torch.Tensor | None:
+def reference_logps(
+    cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group], seen: dict
+) -> torch.Tensor | None:
     """(n, r) log-probs of the fresh completions under the stage's starting weights; None without a KL term or without fresh completions."""
     with torch.no_grad():
         if reference is not None and groups:
             prompts = [g.prompt for g in groups]
-            return reference.completion_logps(prompts, policy.features(prompts, seen), [g.tokens for g in groups], cfg.temperature)[0]
+            return reference.completion_logps(
+                prompts, policy.features(prompts, seen), [g.tokens for g in groups], cfg.temperature
+            )[0]
         if reference is not None and reference.root is not None:
             blank_logps(reference)
     return None
@@ -511,13 +1023,22 @@ def reference_logps(cfg: Config, policy: Policy, reference: Policy | None, group
 
 def in_step(batches: list[list], learner: Policy) -> list[list]:
     """Under FSDP every process takes part in every forward and backward pass, so whoever has fewer micro-batches gets empty ones at the end."""
-    return batches if learner.root is None else batches + [[]] * (max(gather(len(batches))) - len(batches))
+    return (
+        batches
+        if learner.root is None
+        else batches + [[]] * (max(gather(len(batches))) - len(batches))
+    )
 
 
 def blank_logps(policy: Policy) -> torch.Tensor:
     """A pass over two tokens: this process's part in a pass of the others."""
     end = policy.eos_ids[0]
-    blank = Prompt(Sample("", "", "numeric", ""), False, torch.tensor([end]), torch.zeros(3, 1, dtype=torch.long))
+    blank = Prompt(
+        Sample("", "", "numeric", ""),
+        False,
+        torch.tensor([end]),
+        torch.zeros(3, 1, dtype=torch.long),
+    )
     return policy.completion_logps([blank], [{}], [[[end, end]]])[0]
 
 
@@ -530,7 +1051,9 @@ def idle_pass(learner: Policy, reference: Policy | None) -> None:
     (logp.sum() * 0).backward()
 
 
-def prepare(cfg: Config, policy: Policy, saved: Saved | None = None) -> tuple[Policy, Policy | None]:
+def prepare(
+    cfg: Config, policy: Policy, saved: Saved | None = None
+) -> tuple[Policy, Policy | None]:
     """(what is trained, the frozen reference or None) by --train_type and --beta; the policy itself samples. What is trained is the policy, or for fsdp its
     sharded twin, whose weights the policy gets after each step. saved: a checkpoint whose weights are trained on; the reference stays the stage's start."""
     wanted = cfg.beta and cfg.stage
@@ -539,8 +1062,14 @@ def prepare(cfg: Config, policy: Policy, saved: Saved | None = None) -> tuple[Po
     elif not cfg.train_towers:
         policy.freeze_towers()
     if cfg.train_type == "fsdp" and not dist.is_initialized():
-        raise DataError("--train_type fsdp shards over processes; start it by torchrun, or pass --train_type full")
-    reference = (policy.shard(train=False) if cfg.train_type == "fsdp" else policy.reference()) if wanted else None
+        raise DataError(
+            "--train_type fsdp shards over processes; start it by torchrun, or pass --train_type full"
+        )
+    reference = (
+        (policy.shard(train=False) if cfg.train_type == "fsdp" else policy.reference())
+        if wanted
+        else None
+    )
     if saved:
         saved.load_weights({name: p for side in policy.named_trained() for name, p in side.items()})
     if cfg.train_type != "fsdp":
@@ -551,13 +1080,29 @@ def prepare(cfg: Config, policy: Policy, saved: Saved | None = None) -> tuple[Po
     return learner, reference
 
 
-def try_update(cfg: Config, policy: Policy, reference: Policy | None, groups: list[Group], step: int, seen: dict, learner: Policy) -> dict[str, list]:
+def try_update(
+    cfg: Config,
+    policy: Policy,
+    reference: Policy | None,
+    groups: list[Group],
+    step: int,
+    seen: dict,
+    learner: Policy,
+) -> dict[str, list]:
     """update_step; where a process runs out of GPU memory all try once more with half the tokens per forward pass. Raises DataError if that is too much, too.
     (Under FSDP a process cannot try again alone: its peers are in the middle of a message.)"""
     for tokens in (cfg.max_tokens, max(1, cfg.max_tokens // 2)):
         full, log = False, {}
         try:
-            log = update_step(replace(cfg, max_tokens=tokens), policy, reference, groups, step, dict(seen), learner)
+            log = update_step(
+                replace(cfg, max_tokens=tokens),
+                policy,
+                reference,
+                groups,
+                step,
+                dict(seen),
+                learner,
+            )
         except torch.OutOfMemoryError:
             full = True
         if cfg.train_type == "fsdp" and full:
@@ -567,20 +1112,39 @@ def try_update(cfg: Config, policy: Policy, reference: Policy | None, groups: li
         for p in learner.model.parameters():
             p.grad = None
         torch.cuda.empty_cache()
-    raise DataError(f"out of GPU memory in step {step}, with half of --max_tokens {cfg.max_tokens:,}, too; lower --max_tokens, --max_frames or --max_pixels, "
-                    "pass --optim_dtype bf16 or --train_type lora (--estimate tells what each takes), and go on with --resume")
+    raise DataError(
+        f"out of GPU memory in step {step}, with half of --max_tokens {cfg.max_tokens:,}, too; lower --max_tokens, --max_frames or --max_pixels, "
+        "pass --optim_dtype bf16 or --train_type lora (--estimate tells what each takes), and go on with --resume"
+    )
 
 
 def give_up(cfg: Config, groups: list[Group], step: int, rank: int) -> None:
     """The gradient was no number --max_nonfinite times in a row: leave the last batch to be looked at, and raise DataError."""
     file = Path(cfg.out) / f"nonfinite-rank{rank}.pt"
-    torch.save([{"id": g.prompt.sample.id, "hinted": g.prompt.hinted, "replayed": g.replayed, "tokens": g.tokens, "behaviour": g.behaviour,
-                 "rewards": g.rewards, "advantages": g.advantages} for g in groups], file)
-    raise DataError(f"the gradient of {cfg.max_nonfinite} steps in a row, up to step {step}, was infinite or no number; weights and optimiser are as they were "
-                    f"before them, and the last batch is in {file}; lower --lr or --max_grad_norm, or look at that batch")
+    torch.save(
+        [
+            {
+                "id": g.prompt.sample.id,
+                "hinted": g.prompt.hinted,
+                "replayed": g.replayed,
+                "tokens": g.tokens,
+                "behaviour": g.behaviour,
+                "rewards": g.rewards,
+                "advantages": g.advantages,
+            }
+            for g in groups
+        ],
+        file,
+    )
+    raise DataError(
+        f"the gradient of {cfg.max_nonfinite} steps in a row, up to step {step}, was infinite or no number; weights and optimiser are as they were "
+        f"before them, and the last batch is in {file}; lower --lr or --max_grad_norm, or look at that batch"
+    )
 
 
-def take_step(cfg: Config, policy: Policy, learner: Policy, trained: Trained, step: int, steps: int) -> tuple[float, float]:
+def take_step(
+    cfg: Config, policy: Policy, learner: Policy, trained: Trained, step: int, steps: int
+) -> tuple[float, float]:
     """The optimiser's step; (gradient norm, learning rate). A norm that is no finite number has changed nothing."""
     lr = learning_rate(cfg.lr, cfg.warmup, step, steps)
     norm = trained.step(lr, cfg.max_grad_norm)
@@ -594,11 +1158,23 @@ def streams(cfg: Config, rank: int, saved: Saved | None) -> int:
     return cfg.seed * 1000 + rank + (1_000_003 * saved.step if saved and saved.own is None else 0)
 
 
-def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample], held: list[Sample], rank: int, world: int, steps: int,
-             saved: Saved | None, keep: Callable[..., bool]) -> dict:
+def train_rl(
+    cfg: Config,
+    policy: Policy,
+    make: PromptMaker,
+    mine: list[Sample],
+    held: list[Sample],
+    rank: int,
+    world: int,
+    steps: int,
+    saved: Saved | None,
+    keep: Callable[..., bool],
+) -> dict:
     """Stages 1-3: the loop. saved: the checkpoint to go on from. keep(step, ..): saves when it is time to; is this the end? Returns what `run` reports."""
     learner, reference = prepare(cfg, policy, saved)
-    trained = Trained(*learner.named_trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, weight_decay=0.0)
+    trained = Trained(
+        *learner.named_trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, weight_decay=0.0
+    )
     seed = streams(cfg, rank, saved)
     buffer = ReplayBuffer(cfg.capacity, cfg.vcrs_window, cfg.hint_patience, cfg.hint_kl, seed=seed)
     cursor, by_id = Cursor(mine, seed), {s.id: s for s in mine}
@@ -608,8 +1184,14 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
     generated, bad_steps, started = saved.generated if saved else 0, 0, time.perf_counter()
     if saved:
         go_on(saved, trained, cursor, logger, rank, world)
-        buffer.load_state_dict(saved.own["buffer"] if saved.own else ReplayBuffer.deal([s["buffer"] for s in saved.states], lambda i: owner(i, world) == rank) |
-                               {"rng": json.dumps(buffer.rng.bit_generator.state)})
+        buffer.load_state_dict(
+            saved.own["buffer"]
+            if saved.own
+            else ReplayBuffer.deal(
+                [s["buffer"] for s in saved.states], lambda i: owner(i, world) == rank
+            )
+            | {"rng": json.dumps(buffer.rng.bit_generator.state)}
+        )
         if saved.own:
             generator.set_state(saved.own["generator"])
     else:
@@ -620,10 +1202,12 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
 
     for step in range(saved.step if saved else 0, steps):
         t0, cpu = time.perf_counter(), time.process_time()
-        seen: dict[str, dict[str, torch.Tensor]] = {}                                               # tower outputs of this step, by media
+        seen: dict[str, dict[str, torch.Tensor]] = {}  # tower outputs of this step, by media
         prompts = more(per_rank)
-        make.ahead(cursor.peek(per_rank))                                                           # decoded while this step computes
-        groups, examples = rollout_step(cfg, policy, buffer, prompts, step, generator, more, judge, seen)
+        make.ahead(cursor.peek(per_rank))  # decoded while this step computes
+        groups, examples = rollout_step(
+            cfg, policy, buffer, prompts, step, generator, more, judge, seen
+        )
         generated += sum(gather(len(examples)))
         t1 = time.perf_counter()
         if cfg.replayed and sum(gather(len(buffer))) >= cfg.replay_min:
@@ -633,20 +1217,44 @@ def train_rl(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample],
             buffer.note_kl(prompt_id, float(np.mean([row[5] for row in rows])))
         norm, lr = take_step(cfg, policy, learner, trained, step, steps)
         t2 = time.perf_counter()
-        bad_steps = 0 if math.isfinite(norm) else bad_steps + 1                                     # the norm is that of all processes
+        bad_steps = 0 if math.isfinite(norm) else bad_steps + 1  # the norm is that of all processes
         if bad_steps == cfg.max_nonfinite:
             give_up(cfg, groups, step, rank)
         if step % 10 == 0:
             logger.completions(step, examples[:2])
-        logger.step(step, generated, groups, examples, log, buffer, norm, lr, t1 - t0, t2 - t1, time.process_time() - cpu, cursor.dropped)
+        logger.step(
+            step,
+            generated,
+            groups,
+            examples,
+            log,
+            buffer,
+            norm,
+            lr,
+            t1 - t0,
+            t2 - t1,
+            time.process_time() - cpu,
+            cursor.dropped,
+        )
         if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
-            logger.evaluation(step + 1, generated, *evaluate(cfg, policy, make, held, judge), started)
-        if keep(step + 1, generated, trained, cursor, logger, lambda: {"buffer": buffer.state_dict(), "generator": generator.get_state()}):
+            logger.evaluation(
+                step + 1, generated, *evaluate(cfg, policy, make, held, judge), started
+            )
+        if keep(
+            step + 1,
+            generated,
+            trained,
+            cursor,
+            logger,
+            lambda: {"buffer": buffer.state_dict(), "generator": generator.get_state()},
+        ):
             break
     return logger.finish()
 
 
-def go_on(saved: Saved, trained: Trained, cursor: Cursor, logger: Logger, rank: int, world: int) -> None:
+def go_on(
+    saved: Saved, trained: Trained, cursor: Cursor, logger: Logger, rank: int, world: int
+) -> None:
     """Bring what both kinds of stages have to where a checkpoint left them."""
     trained.load([s["optimizer"] for s in saved.states])
     if saved.own is None:
@@ -659,12 +1267,33 @@ def go_on(saved: Saved, trained: Trained, cursor: Cursor, logger: Logger, rank: 
     logger.reported = set(cursor.dropped)
 
 
-def train_sft(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample], held: list[Sample], rank: int, world: int, steps: int,
-              saved: Saved | None, keep: Callable[..., bool]) -> dict:
+def train_sft(
+    cfg: Config,
+    policy: Policy,
+    make: PromptMaker,
+    mine: list[Sample],
+    held: list[Sample],
+    rank: int,
+    world: int,
+    steps: int,
+    saved: Saved | None,
+    keep: Callable[..., bool],
+) -> dict:
     """Stage 0: cross-entropy on the traces; prompt tokens carry no loss. saved, keep: as in train_rl."""
     learner, _ = prepare(cfg, policy, saved)
-    trained = Trained(*learner.named_trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, betas=(0.9, 0.95), weight_decay=0.01)
-    cursor, per_rank = Cursor(mine, streams(cfg, rank, saved), by_clip=True), cfg.prompts_per_step // world
+    trained = Trained(
+        *learner.named_trained(),
+        cfg.lr,
+        cfg.tower_lr,
+        cfg.optim_dtype,
+        cfg.seed,
+        betas=(0.9, 0.95),
+        weight_decay=0.01,
+    )
+    cursor, per_rank = (
+        Cursor(mine, streams(cfg, rank, saved), by_clip=True),
+        cfg.prompts_per_step // world,
+    )
     logger, started = Logger(cfg, rank, steps, saved), time.perf_counter()
     if saved:
         go_on(saved, trained, cursor, logger, rank, world)
@@ -672,23 +1301,48 @@ def train_sft(cfg: Config, policy: Policy, make: PromptMaker, mine: list[Sample]
         t0 = time.perf_counter()
         prompts = next_prompts(cursor, make, per_rank, lambda s: bool(s.hint))
         make.ahead(cursor.peek(per_rank))
-        traces = [policy.tokenizer(p.sample.trace, add_special_tokens=False)["input_ids"] + [policy.tokenizer.eos_token_id] for p in prompts]
+        traces = [
+            policy.tokenizer(p.sample.trace, add_special_tokens=False)["input_ids"]
+            + [policy.tokenizer.eos_token_id]
+            for p in prompts
+        ]
         total, left = sum(gather(sum(len(t) for t in traces))), iter(traces)
         loss = 0.0
-        groups = [(prefix, [(rest, next(left)) for rest in rests]) for prefix, rests in share_prefixes(prompts, policy.form)]    # a clip is read once
-        for part in in_step(split_by_tokens(groups, [len(p.ids) + sum(len(r) + len(t) for r, t in rows) for p, rows in groups], cfg.max_tokens), learner):
+        groups = [
+            (prefix, [(rest, next(left)) for rest in rests])
+            for prefix, rests in share_prefixes(prompts, policy.form)
+        ]  # a clip is read once
+        for part in in_step(
+            split_by_tokens(
+                groups,
+                [len(p.ids) + sum(len(r) + len(t) for r, t in rows) for p, rows in groups],
+                cfg.max_tokens,
+            ),
+            learner,
+        ):
             if not part:
                 idle_pass(learner, None)
                 continue
-            prefixes, rows = [p for p, _ in part], [[rest + trace for rest, trace in some] for _, some in part]
-            logp, mask = learner.completion_logps(prefixes, policy.features(prefixes), rows)         # (N, R)
-            skip = torch.tensor([len(rest) for _, some in part for rest, _ in some], device=logp.device)
-            target = mask & (torch.arange(mask.shape[1], device=logp.device) >= skip[:, None])       # (N, R): the traces only
+            prefixes, rows = (
+                [p for p, _ in part],
+                [[rest + trace for rest, trace in some] for _, some in part],
+            )
+            logp, mask = learner.completion_logps(
+                prefixes, policy.features(prefixes), rows
+            )  # (N, R)
+            skip = torch.tensor(
+                [len(rest) for _, some in part for rest, _ in some], device=logp.device
+            )
+            target = mask & (
+                torch.arange(mask.shape[1], device=logp.device) >= skip[:, None]
+            )  # (N, R): the traces only
             piece = -logp[target].sum() / total
             piece.backward()
             loss += piece.item()
         norm, lr = take_step(cfg, policy, learner, trained, step, steps)
-        logger.sft_step(step, sum(gather(loss)), norm, lr, total, time.perf_counter() - t0, cursor.dropped)
+        logger.sft_step(
+            step, sum(gather(loss)), norm, lr, total, time.perf_counter() - t0, cursor.dropped
+        )
         if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
             logger.evaluation(step + 1, 0, *evaluate(cfg, policy, make, held), started)
         if keep(step + 1, 0, trained, cursor, logger, dict):
@@ -704,7 +1358,9 @@ def run(cfg: Config) -> None:
         return
     rank, world, device = start_processes(cfg)
     if cfg.prompts_per_step % world:
-        raise DataError(f"--prompts_per_step {cfg.prompts_per_step} cannot be split evenly over {world} processes; use a multiple of {world}")
+        raise DataError(
+            f"--prompts_per_step {cfg.prompts_per_step} cannot be split evenly over {world} processes; use a multiple of {world}"
+        )
     with only_run(Path(cfg.out), rank):
         run_stage(cfg, rank, world, device)
 
@@ -722,13 +1378,17 @@ def run_stage(cfg: Config, rank: int, world: int, device: torch.device) -> None:
     if saved:
         saved.samples = samples
     elif complete(out) and not cfg.overwrite:
-        raise DataError(f"{out}: holds a run already; go on with it by --resume, begin anew by --overwrite, or pass another --out")
+        raise DataError(
+            f"{out}: holds a run already; go on with it by --resume, begin anew by --overwrite, or pass another --out"
+        )
     elif rank == 0:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     gather(None)
     if cfg.stage == 0 and not cfg.model:
         corpus = [question_text(s, hinted=True) + s.trace for s in samples[:4000]]
-        policy = make_tiny_policy(corpus, cfg.seed, device)      # its tokenizer is learned from the questions and traces
+        policy = make_tiny_policy(
+            corpus, cfg.seed, device
+        )  # its tokenizer is learned from the questions and traces
     else:
         policy = load_policy(cfg.model or DEFAULT_MODEL, device, weight_dtype(device), cfg.attn)
     policy.model.train()
@@ -739,34 +1399,75 @@ def run_stage(cfg: Config, rank: int, world: int, device: torch.device) -> None:
     if rank == 0:
         (Path(cfg.out) / "config.json").write_text(json.dumps(asdict(cfg), indent=2) + "\n")
         print(f"config {json.dumps({k: v for k, v in asdict(cfg).items() if v not in ('', None)})}")
-        print(f"{cfg.train_type} training on {device}, {world} process(es); {len(mine):,} prompts on rank 0, {len(held):,} held-out; "
-              f"{steps} steps of {cfg.prompts_per_step} prompts" + (f" x ({cfg.fresh} fresh + {cfg.replayed} replayed)" if cfg.stage else " with traces"))
+        print(
+            f"{cfg.train_type} training on {device}, {world} process(es); {len(mine):,} prompts on rank 0, {len(held):,} held-out; "
+            f"{steps} steps of {cfg.prompts_per_step} prompts"
+            + (f" x ({cfg.fresh} fresh + {cfg.replayed} replayed)" if cfg.stage else " with traces")
+        )
     shared = {"config": json.dumps(asdict(cfg)), "data": data, "world": world}
     with Signals().heard() as signals:
-        def keep(step: int, generated: int, trained: Trained, cursor: Cursor, logger: Logger, more: Callable[[], dict]) -> bool:
+
+        def keep(
+            step: int,
+            generated: int,
+            trained: Trained,
+            cursor: Cursor,
+            logger: Logger,
+            more: Callable[[], dict],
+        ) -> bool:
             """Save when it is time to, or asked for. Is the run to stop?"""
             if logger.rows[-1]["bad_media"] > cfg.max_bad_fraction * len(samples):
-                raise DataError(f"{logger.rows[-1]['bad_media']:,} of {len(samples):,} records have media that cannot be used, more than --max_bad_fraction "
-                                f"{cfg.max_bad_fraction:g}; they are listed in {out}/bad_media.jsonl: mend them, or raise the flag")
+                raise DataError(
+                    f"{logger.rows[-1]['bad_media']:,} of {len(samples):,} records have media that cannot be used, more than --max_bad_fraction "
+                    f"{cfg.max_bad_fraction:g}; they are listed in {out}/bad_media.jsonl: mend them, or raise the flag"
+                )
             asked = signals.agreed()
             if asked or step == steps or (cfg.save_every and step % cfg.save_every == 0):
-                rounding = trained.optimizer.rounding() if isinstance(trained.optimizer, Bf16AdamW) else {}
-                own = {"optimizer": trained.state(), "rounding": rounding, "cursor": cursor.state(), "random": random_states(device), **more()}
-                save(out, step, policy, policy.weights(trained.named), shared | {"step": step, "generated": generated, "logs": logger.state()}, own, rank,
-                     cfg.keep)
+                rounding = (
+                    trained.optimizer.rounding() if isinstance(trained.optimizer, Bf16AdamW) else {}
+                )
+                own = {
+                    "optimizer": trained.state(),
+                    "rounding": rounding,
+                    "cursor": cursor.state(),
+                    "random": random_states(device),
+                    **more(),
+                }
+                save(
+                    out,
+                    step,
+                    policy,
+                    policy.weights(trained.named),
+                    shared | {"step": step, "generated": generated, "logs": logger.state()},
+                    own,
+                    rank,
+                    cfg.keep,
+                )
             return asked == STOP
 
-        result = (train_sft if cfg.stage == 0 else train_rl)(cfg, policy, make, mine, held, rank, world, steps, saved, keep)
+        result = (train_sft if cfg.stage == 0 else train_rl)(
+            cfg, policy, make, mine, held, rank, world, steps, saved, keep
+        )
     if signals.stopped:
         if rank == 0:
-            print(f"asked to stop, and stopped; go on by the same command with --resume ({out}/checkpoint)")
+            print(
+                f"asked to stop, and stopped; go on by the same command with --resume ({out}/checkpoint)"
+            )
         sys.exit(128 + max(gather(signals.number)))
     if rank == 0:
         evals, generated = result["evals"], result["rows"][-1]["generated"]
-        gained = f"held-out accuracy {evals[0][2]:.2f} -> {evals[-1][2]:.2f} after {generated:,} completions" if evals else f"{generated:,} completions"
+        gained = (
+            f"held-out accuracy {evals[0][2]:.2f} -> {evals[-1][2]:.2f} after {generated:,} completions"
+            if evals
+            else f"{generated:,} completions"
+        )
         if make.silent:
-            print(f"{len(make.silent):,} videos of rank 0 have no sound track and were shown without sound, e.g. {min(make.silent)}")
-        print(f"{gained} ({(time.perf_counter() - started) / 60:.1f} minutes); see {cfg.out}/curves.png, metrics.jsonl, completions.jsonl, checkpoint/")
+            print(
+                f"{len(make.silent):,} videos of rank 0 have no sound track and were shown without sound, e.g. {min(make.silent)}"
+            )
+        print(
+            f"{gained} ({(time.perf_counter() - started) / 60:.1f} minutes); see {cfg.out}/curves.png, metrics.jsonl, completions.jsonl, checkpoint/"
+        )
 
 
 # ---------------------------------------------------------------------------------------------- memory
@@ -778,21 +1479,47 @@ def memory(cfg: Config, counts: dict[str, int], text, world: int) -> dict[str, f
     """
     decoder = counts["decoder"] + counts["head"]
     whole = decoder + counts["towers"]
-    learnt = counts["adapters"] if cfg.train_type == "lora" else whole if cfg.train_towers else decoder
-    state = {"fp32": 12, "bf16": 4}[cfg.optim_dtype] / world                                  # master and two moments, or two moments
+    learnt = (
+        counts["adapters"] if cfg.train_type == "lora" else whole if cfg.train_towers else decoder
+    )
+    state = {"fp32": 12, "bf16": 4}[
+        cfg.optim_dtype
+    ] / world  # master and two moments, or two moments
     split = world if cfg.train_type == "fsdp" else 1
-    out = {"weights": 2 * (whole + (counts["adapters"] if cfg.train_type == "lora" else 0)), "gradients": 2 * learnt / split, "optimiser": state * learnt,
-           "reference": 2 * decoder / split if cfg.beta and cfg.train_type != "lora" else 0}
-    if cfg.train_type == "fsdp":                                                              # shards, two gathered layers, embedding and head
-        out["weights"] += 2 * decoder / split + 2 * (2 * counts["layer"] + 2 * text.vocab_size * text.hidden_size)
+    out = {
+        "weights": 2 * (whole + (counts["adapters"] if cfg.train_type == "lora" else 0)),
+        "gradients": 2 * learnt / split,
+        "optimiser": state * learnt,
+        "reference": 2 * decoder / split if cfg.beta and cfg.train_type != "lora" else 0,
+    }
+    if cfg.train_type == "fsdp":  # shards, two gathered layers, embedding and head
+        out["weights"] += 2 * decoder / split + 2 * (
+            2 * counts["layer"] + 2 * text.vocab_size * text.hidden_size
+        )
     out["messages"] = 4 * min(BUCKET, learnt) if world > 1 else 0
-    d, heads, kv = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads, text.num_attention_heads, text.num_key_value_heads
-    cached = min(cfg.max_cache_tokens, -(-cfg.prompts_per_step // world) * (cfg.max_prompt_tokens + cfg.fresh * cfg.max_completion_tokens))
+    d, heads, kv = (
+        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        text.num_attention_heads,
+        text.num_key_value_heads,
+    )
+    cached = min(
+        cfg.max_cache_tokens,
+        -(-cfg.prompts_per_step // world)
+        * (cfg.max_prompt_tokens + cfg.fresh * cfg.max_completion_tokens),
+    )
     rollout = cached * 2 * text.num_hidden_layers * kv * d * 2
     tokens = cfg.max_tokens
-    one_layer = 2 * tokens * (4 * text.hidden_size + 3 * heads * d + 4 * kv * d + 3 * text.intermediate_size)      # inputs, norms, q, k, v, MLP
-    kept = text.num_hidden_layers * (2 * tokens * text.hidden_size if cfg.checkpoint_layers else one_layer)
-    update = kept + 2 * one_layer + 2 * 4 * LOGIT_CHUNK * text.vocab_size                     # a layer's gradients beside it; logits and theirs
+    one_layer = (
+        2
+        * tokens
+        * (4 * text.hidden_size + 3 * heads * d + 4 * kv * d + 3 * text.intermediate_size)
+    )  # inputs, norms, q, k, v, MLP
+    kept = text.num_hidden_layers * (
+        2 * tokens * text.hidden_size if cfg.checkpoint_layers else one_layer
+    )
+    update = (
+        kept + 2 * one_layer + 2 * 4 * LOGIT_CHUNK * text.vocab_size
+    )  # a layer's gradients beside it; logits and theirs
     out["rollout or update"] = max(rollout, update)
     return {name: n / 1e9 for name, n in out.items()}
 
@@ -802,15 +1529,29 @@ def estimate(cfg: Config) -> None:
     config = load_config(cfg.model or DEFAULT_MODEL)
     counts = parameter_counts(config, cfg.lora_rank, cfg.train_towers)
     whole = counts["decoder"] + counts["head"] + counts["towers"]
-    print(f"{cfg.model or DEFAULT_MODEL}: {whole / 1e9:.2f} billion weights, {counts['towers'] / 1e9:.2f} of them in the towers; "
-          f"LoRA of rank {cfg.lora_rank}: {counts['adapters'] / 1e6:.1f} million.\nGB per GPU, computed, not measured: bf16, --optim_dtype {cfg.optim_dtype}, "
-          f"--beta {cfg.beta}, --max_tokens {cfg.max_tokens:,}, {cfg.prompts_per_step} prompts of at most {cfg.max_prompt_tokens:,} tokens x {cfg.fresh} "
-          f"completions of at most {cfg.max_completion_tokens:,}")
+    print(
+        f"{cfg.model or DEFAULT_MODEL}: {whole / 1e9:.2f} billion weights, {counts['towers'] / 1e9:.2f} of them in the towers; "
+        f"LoRA of rank {cfg.lora_rank}: {counts['adapters'] / 1e6:.1f} million.\nGB per GPU, computed, not measured: bf16, --optim_dtype {cfg.optim_dtype}, "
+        f"--beta {cfg.beta}, --max_tokens {cfg.max_tokens:,}, {cfg.prompts_per_step} prompts of at most {cfg.max_prompt_tokens:,} tokens x {cfg.fresh} "
+        f"completions of at most {cfg.max_completion_tokens:,}"
+    )
     table = []
     for kind, world in itertools.product(("lora", "full", "fsdp"), (1, 2, 4, 8)):
         if (kind, world) != ("fsdp", 1):
-            found = memory(replace(cfg, train_type=kind, checkpoint_layers=True), counts, config.text_config, world)
-            table.append({"train_type": kind, "GPUs": world, **{k: f"{v:.1f}" for k, v in found.items()}, "sum": f"{sum(found.values()):.1f}"})
+            found = memory(
+                replace(cfg, train_type=kind, checkpoint_layers=True),
+                counts,
+                config.text_config,
+                world,
+            )
+            table.append(
+                {
+                    "train_type": kind,
+                    "GPUs": world,
+                    **{k: f"{v:.1f}" for k, v in found.items()},
+                    "sum": f"{sum(found.values()):.1f}",
+                }
+            )
     print("| " + " | ".join(table[0]) + " |\n|" + "---|" * len(table[0]))
     print("\n".join("| " + " | ".join(str(v) for v in row.values()) + " |" for row in table))
 
@@ -818,13 +1559,21 @@ def estimate(cfg: Config) -> None:
 def curriculum(argv: list[str]) -> list[Config]:
     """The runs that a command line asks for: one, or with --stage 0,1,2,3 one per stage, each from the last one's checkpoint and in a folder
     of its own under --out."""
-    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(("--stage=", "--out=")) else [word])]
+    argv = [
+        part
+        for word in argv
+        for part in (word.split("=", 1) if word.startswith(("--stage=", "--out=")) else [word])
+    ]
     at = argv.index("--stage") if "--stage" in argv else None
     stages = argv[at + 1].split(",") if at is not None and at + 1 < len(argv) else []
     if len(stages) < 2:
         return [parse(argv)]
-    configs = [parse([*argv[:at + 1], stage, *argv[at + 2:]]) for stage in stages]
-    base = configs[0].out if "--out" in argv else f"runs/stages{''.join(stages)}-{configs[0].method}-seed{configs[0].seed}"
+    configs = [parse([*argv[: at + 1], stage, *argv[at + 2 :]]) for stage in stages]
+    base = (
+        configs[0].out
+        if "--out" in argv
+        else f"runs/stages{''.join(stages)}-{configs[0].method}-seed{configs[0].seed}"
+    )
     for i, cfg in enumerate(configs):
         cfg.out = f"{base}/stage{cfg.stage}"
         if i:
@@ -844,15 +1593,25 @@ def summarise(configs: list[Config]) -> None:
         bound_memory(cfg, policy)
         policy.freeze_towers()
         # one tokenizer for all: each stage began with the last one's
-        makers = makers or [prompt_maker(other, policy, other.audio_caption) for other, _ in questions]
+        makers = makers or [
+            prompt_maker(other, policy, other.audio_caption) for other, _ in questions
+        ]
         for (other, held), make in zip(questions, makers, strict=True):
-            scores, _ = evaluate(other, policy, make, held)                          # accuracy needs no judge
-            table.setdefault(f"after stage {cfg.stage}", {})[f"stage {other.stage}"] = scores["correct"]
+            scores, _ = evaluate(other, policy, make, held)  # accuracy needs no judge
+            table.setdefault(f"after stage {cfg.stage}", {})[f"stage {other.stage}"] = scores[
+                "correct"
+            ]
     if rank == 0:
         folder = Path(configs[0].out).parent
         (folder / "summary.json").write_text(json.dumps(table, indent=2) + "\n")
         plot_curriculum(table, folder / "summary.png")
-        print("\n".join(f"{name}: " + ", ".join(f"{kind} questions {value:.3f}" for kind, value in row.items()) for name, row in table.items()))
+        print(
+            "\n".join(
+                f"{name}: "
+                + ", ".join(f"{kind} questions {value:.3f}" for kind, value in row.items())
+                for name, row in table.items()
+            )
+        )
 
 
 def main(argv: list[str]) -> None:

@@ -7,6 +7,7 @@ The second is for one GPU: Qwen2.5-Omni-7B's shapes with random weights, 50 fram
 A prompt's row fills --max_tokens exactly, so that estimate and step hold the same number of tokens. Each --train_type runs in a process of its own.
 On a CPU the peak is that of resident memory beyond what Python and its libraries hold.
 """
+
 import itertools
 import json
 import time
@@ -25,8 +26,26 @@ SIDES = ("lora fp32", "lora bf16", "full fp32", "full bf16")
 
 def measure(args, kind: str, optim_dtype: str) -> dict:
     """Peak GB and seconds by phase of the second of two steps, and the estimate's parts."""
-    cfg = train.parse(["--train_type", kind, "--optim_dtype", optim_dtype, "--fresh", str(args.group), "--replayed", "0", "--beta", "0.1",
-                       "--checkpoint_layers", "true", "--prompts_per_step", str(args.prompts), "--max_completion_tokens", str(args.tokens)])
+    cfg = train.parse(
+        [
+            "--train_type",
+            kind,
+            "--optim_dtype",
+            optim_dtype,
+            "--fresh",
+            str(args.group),
+            "--replayed",
+            "0",
+            "--beta",
+            "0.1",
+            "--checkpoint_layers",
+            "true",
+            "--prompts_per_step",
+            str(args.prompts),
+            "--max_completion_tokens",
+            str(args.tokens),
+        ]
+    )
     found: dict = {}
 
     def work() -> None:
@@ -42,15 +61,29 @@ def measure(args, kind: str, optim_dtype: str) -> dict:
         trained = Trained(*learner.named_trained(), 1e-6, optim_dtype=optim_dtype, weight_decay=0.0)
         for step in range(2):
             marks = [now()]
-            groups, _ = train.rollout_step(cfg, policy, ReplayBuffer(), prompts, step, torch.Generator(policy.device).manual_seed(step), seen=(seen := {}))
-            for g in groups:                                  # random completions earn alike: keep every group in the update
+            groups, _ = train.rollout_step(
+                cfg,
+                policy,
+                ReplayBuffer(),
+                prompts,
+                step,
+                torch.Generator(policy.device).manual_seed(step),
+                seen=(seen := {}),
+            )
+            for g in groups:  # random completions earn alike: keep every group in the update
                 g.advantages = torch.linspace(-1, 1, len(g.tokens))
             marks.append(now())
             train.update_step(cfg, policy, reference, groups, step, seen, learner)
             marks.append(now())
             train.take_step(cfg, policy, learner, trained, step, 2)
             marks.append(now())
-        found.update(zip(("rollout_s", "update_s", "optimiser_s"), (b - a for a, b in itertools.pairwise(marks)), strict=True))
+        found.update(
+            zip(
+                ("rollout_s", "update_s", "optimiser_s"),
+                (b - a for a, b in itertools.pairwise(marks)),
+                strict=True,
+            )
+        )
         found["prompt_tokens"] = cfg.max_prompt_tokens
         counts = parameter_counts(policy.config, cfg.lora_rank, cfg.train_towers)
         found["estimate"] = train.memory(cfg, counts, policy.config.text_config, 1)
@@ -74,10 +107,21 @@ def main() -> None:
     for side in SIDES:
         found = in_own_process(side)
         parts = found["estimate"]
-        rows.append({"train_type, optimiser": side, "measured GB": found["peak_gb"], "estimated GB": sum(parts.values()),
-                     "of it states": sum(parts.values()) - parts["rollout or update"], "P": found["prompt_tokens"],
-                     **{name: found[name] for name in ("rollout_s", "update_s", "optimiser_s")}})
-    report(args, f"memory: {args.prompts} prompts, {args.group} completions of {args.tokens} tokens each, {args.size}, {device()}", rows)
+        rows.append(
+            {
+                "train_type, optimiser": side,
+                "measured GB": found["peak_gb"],
+                "estimated GB": sum(parts.values()),
+                "of it states": sum(parts.values()) - parts["rollout or update"],
+                "P": found["prompt_tokens"],
+                **{name: found[name] for name in ("rollout_s", "update_s", "optimiser_s")},
+            }
+        )
+    report(
+        args,
+        f"memory: {args.prompts} prompts, {args.group} completions of {args.tokens} tokens each, {args.size}, {device()}",
+        rows,
+    )
 
 
 if __name__ == "__main__":

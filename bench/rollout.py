@@ -6,6 +6,7 @@
 generate is called once per prompt with num_return_sequences = G, as the trainers built on it do. On a GPU the roofline is the bytes that a
 decode step must read (weights, prefix of each prompt once, suffixes) over the copy bandwidth measured in the same run.
 """
+
 import torch
 from common import arguments, clock, device, make_policy, report, text_prompt, timed
 
@@ -20,32 +21,65 @@ def main() -> None:
 
     def ours(tokens=args.tokens, graph=True):
         generator = torch.Generator(policy.device).manual_seed(0)
-        done = rollout.generate(policy, prompts, [{}] * len(prompts), args.group, tokens, generator=generator, cuda_graph=graph)
+        done = rollout.generate(
+            policy,
+            prompts,
+            [{}] * len(prompts),
+            args.group,
+            tokens,
+            generator=generator,
+            cuda_graph=graph,
+        )
         assert all(len(c.tokens) == tokens for group in done for c in group)
 
     def theirs(cache, tokens=args.tokens):
         for prompt in prompts:
             ids = prompt.ids[None].to(policy.device)
-            out = policy.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-                                        num_return_sequences=args.group, max_new_tokens=tokens, min_new_tokens=tokens, eos_token_id=None,
-                                        pad_token_id=0, cache_implementation=cache)
+            out = policy.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                num_return_sequences=args.group,
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
+                eos_token_id=None,
+                pad_token_id=0,
+                cache_implementation=cache,
+            )
             assert out.shape == (args.group, args.prompt + tokens)
 
     def row(name, run):
         whole, first = timed(run, args.repeats), timed(lambda: run(tokens=1), args.repeats)
         decode = whole["median"] - first["median"]
-        return {"side": name, "seconds": whole["median"], "min": whole["min"], "tokens_per_s": made / whole["median"], "prefill_s": first["median"],
-                "decode_ms_per_step": 1e3 * decode / max(1, args.tokens - 1)}
+        return {
+            "side": name,
+            "seconds": whole["median"],
+            "min": whole["min"],
+            "tokens_per_s": made / whole["median"],
+            "prefill_s": first["median"],
+            "decode_ms_per_step": 1e3 * decode / max(1, args.tokens - 1),
+        }
 
     policy.model.eval()
     rows = [row("ours", ours)]
     if device().type == "cuda":
         rows.append(row("ours, no CUDA graph", lambda **kw: ours(graph=False, **kw)))
-    rows += [row("generate, dynamic cache", lambda **kw: theirs(None, **kw)), row("generate, static cache", lambda **kw: theirs("static", **kw))]
+    rows += [
+        row("generate, dynamic cache", lambda **kw: theirs(None, **kw)),
+        row("generate, static cache", lambda **kw: theirs("static", **kw)),
+    ]
     for r in rows:
         r["ours_is_faster_by"] = r["seconds"] / rows[0]["seconds"]
     extra = roofline(policy, args, rows) if device().type == "cuda" else {}
-    report(args, f"rollout: {args.prompts} prompts of {args.prompt} tokens, {args.group} completions of {args.tokens} tokens each, {args.size}", rows, extra)
+    report(
+        args,
+        f"rollout: {args.prompts} prompts of {args.prompt} tokens, {args.group} completions of {args.tokens} tokens each, {args.size}",
+        rows,
+        extra,
+    )
 
 
 def roofline(policy, args, rows) -> dict[str, float]:
@@ -59,7 +93,13 @@ def roofline(policy, args, rows) -> dict[str, float]:
     bandwidth = 10 * 2 * x.nbytes / (clock() - start)
     text = policy.text.config
     weights = sum(p.nbytes for p in policy.text.layers.parameters()) + policy.head.weight.nbytes
-    per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * policy.text.layers[0].self_attn.head_dim * 2
+    per_token = (
+        2
+        * text.num_hidden_layers
+        * text.num_key_value_heads
+        * policy.text.layers[0].self_attn.head_dim
+        * 2
+    )
     bytes_read = weights + per_token * args.prompts * (args.prompt + args.group * args.tokens / 2)
     for r in rows:
         r["roofline_share"] = bytes_read / bandwidth / (r["decode_ms_per_step"] / 1e3)

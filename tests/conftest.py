@@ -1,10 +1,13 @@
 """Shared fixtures: a few clips of the toy world, the bundled model, and small real media files made on the spot."""
+
 import os
 import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a test that fails
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small; threads of several processes that wait for each other's cores cost half of the time
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # the models are small; threads of several processes that wait for each other's cores cost half of the time
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pytest
@@ -58,7 +61,14 @@ def fresh_policy():
 
 @pytest.fixture(scope="session")
 def make(policy):
-    return PromptMaker(policy.tokenizer, policy.form, fps=2.0, max_frames=16, min_pixels=MIN_PIXELS, max_pixels=84 * 28)
+    return PromptMaker(
+        policy.tokenizer,
+        policy.form,
+        fps=2.0,
+        max_frames=16,
+        min_pixels=MIN_PIXELS,
+        max_pixels=84 * 28,
+    )
 
 
 @pytest.fixture(scope="session")

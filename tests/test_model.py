@@ -1,11 +1,16 @@
 """model.py against transformers' own forward on repeated rows, and the checkpoint in Hugging Face form."""
+
 import json
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
+from transformers import (
+    AutoTokenizer,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
 
 import model as model_module
 from data import build_prompt
@@ -36,23 +41,36 @@ GROUPS = [[5, 1, 12], [7], [1, 1], [3, 9, 2, 4]]  # completion lengths of four p
 def test_shared_prefix_logps_equal_transformers_on_repeated_rows(policy, prompts):
     completions = [random_completions(policy, lengths, i) for i, lengths in enumerate(GROUPS)]
     with torch.no_grad():
-        logp, mask = policy.completion_logps(prompts, policy.features(prompts), completions, temperature=0.7)
+        logp, mask = policy.completion_logps(
+            prompts, policy.features(prompts), completions, temperature=0.7
+        )
         row = 0
         for prompt, group in zip(prompts, completions, strict=True):
             for completion in group:
-                assert mask[row].sum() == len(completion) and (logp[row, len(completion):] == 0).all()
-                torch.testing.assert_close(logp[row, : len(completion)], hf_logps(policy, prompt, completion, 0.7), atol=1e-5, rtol=1e-6)
+                assert (
+                    mask[row].sum() == len(completion) and (logp[row, len(completion) :] == 0).all()
+                )
+                torch.testing.assert_close(
+                    logp[row, : len(completion)],
+                    hf_logps(policy, prompt, completion, 0.7),
+                    atol=1e-5,
+                    rtol=1e-6,
+                )
                 row += 1
     assert row == len(logp)
 
 
-@pytest.mark.parametrize("kind", ["video", "image", "image+sound", "sound", "video+sound", "several"])
+@pytest.mark.parametrize(
+    "kind", ["video", "image", "image+sound", "sound", "video+sound", "several"]
+)
 def test_every_kind_of_prompt_equals_transformers(policy, kind):
     prompt = build_prompt(sample_of(kind), media_of(kind), policy.tokenizer, policy.form)
     completion = random_completions(policy, [6])[0]
     with torch.no_grad():
         ours, _ = policy.completion_logps([prompt], policy.features([prompt]), [[completion]])
-        torch.testing.assert_close(ours[0], hf_logps(policy, prompt, completion), atol=1e-5, rtol=1e-6)
+        torch.testing.assert_close(
+            ours[0], hf_logps(policy, prompt, completion), atol=1e-5, rtol=1e-6
+        )
 
 
 def gradients(policy):
@@ -61,12 +79,19 @@ def gradients(policy):
     return found
 
 
-MIXES = [GROUPS, [[1], [1], [1], [1]], [[], [6, 2], [], [3]], [[30, 1], [2, 2, 2, 2, 2], [17], [0, 8, 0]]]
+MIXES = [
+    GROUPS,
+    [[1], [1], [1], [1]],
+    [[], [6, 2], [], [3]],
+    [[30, 1], [2, 2, 2, 2, 2], [17], [0, 8, 0]],
+]
 
 
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("layers", ["kept", "checkpointed", "by hand"])
-def test_packed_rows_give_the_gradients_of_repeated_rows(fresh_policy, prompts, mix, layers, monkeypatch):
+def test_packed_rows_give_the_gradients_of_repeated_rows(
+    fresh_policy, prompts, mix, layers, monkeypatch
+):
     """Every parameter's gradient, towers included, within 1e-5 of transformers' over [prompt | completion] rows, one at a time."""
     policy = fresh_policy
     policy.checkpoint_layers = layers == "checkpointed"
@@ -74,7 +99,9 @@ def test_packed_rows_give_the_gradients_of_repeated_rows(fresh_policy, prompts, 
         monkeypatch.setattr(model_module, "attend", attend_by_hand)
         monkeypatch.setattr(model_module, "attend_backward", attend_by_hand_backward)
     completions = [random_completions(policy, lengths, i) for i, lengths in enumerate(mix)]
-    logp, mask = policy.completion_logps(prompts, policy.features(prompts), completions, temperature=0.8)
+    logp, mask = policy.completion_logps(
+        prompts, policy.features(prompts), completions, temperature=0.8
+    )
     weights = torch.randn(logp.shape, generator=torch.Generator().manual_seed(1))
     (logp * weights)[mask].sum().backward()
     ours, row = gradients(policy), 0
@@ -82,22 +109,38 @@ def test_packed_rows_give_the_gradients_of_repeated_rows(fresh_policy, prompts, 
         for completion in group:
             if completion:
                 theirs = hf_logps(policy, prompt, completion, 0.8)
-                torch.testing.assert_close(logp[row, : len(completion)], theirs, atol=1e-5, rtol=1e-6)
+                torch.testing.assert_close(
+                    logp[row, : len(completion)], theirs, atol=1e-5, rtol=1e-6
+                )
                 (theirs * weights[row, : len(completion)]).sum().backward()
             row += 1
     theirs = gradients(policy)
-    assert set(ours) >= set(theirs) and any("visual" in n for n in theirs) and any("audio_tower" in n for n in theirs)
+    assert (
+        set(ours) >= set(theirs)
+        and any("visual" in n for n in theirs)
+        and any("audio_tower" in n for n in theirs)
+    )
     flat = [torch.cat([g[n].flatten() for n in theirs]) for g in (ours, theirs)]
     assert (flat[0] - flat[1]).norm() <= 1e-5 * flat[1].norm()
     assert all(not ours[n].any() for n in set(ours) - set(theirs))
-    for name, grad in theirs.items():       # a gradient that is nearly zero (a key bias: softmax ignores it) is all rounding
+    for (
+        name,
+        grad,
+    ) in (
+        theirs.items()
+    ):  # a gradient that is nearly zero (a key bias: softmax ignores it) is all rounding
         assert (ours[name] - grad).norm() <= 1e-4 * grad.norm() + 1e-6 * flat[1].norm(), name
 
 
 def test_the_prompt_is_computed_once_and_its_last_layer_hardly_at_all(policy, prompts):
     """Tokens that pass the first and the last layer's MLP: P + sum (R - 1) of each row; and 1 + sum (R - 1). Repeated rows would take sum (P + R)."""
     passed = {0: [], -1: []}
-    hooks = [policy.text.layers[i].mlp.register_forward_hook(lambda m, args, out, i=i: passed[i].append(len(args[0]))) for i in passed]
+    hooks = [
+        policy.text.layers[i].mlp.register_forward_hook(
+            lambda m, args, out, i=i: passed[i].append(len(args[0]))
+        )
+        for i in passed
+    ]
     completions = [random_completions(policy, lengths) for lengths in GROUPS]
     with torch.no_grad():
         policy.completion_logps(prompts, policy.features(prompts), completions)
@@ -107,11 +150,17 @@ def test_the_prompt_is_computed_once_and_its_last_layer_hardly_at_all(policy, pr
     assert passed == {0: [sum(len(p.ids) for p in prompts) + own], -1: [len(prompts) + own]}
 
 
-@pytest.mark.parametrize(("heads", "keys", "causal"), [((4, 2), (9, 9), True), ((4, 4), (5, 12), False), ((6, 2), (1, 7), False)])
+@pytest.mark.parametrize(
+    ("heads", "keys", "causal"),
+    [((4, 2), (9, 9), True), ((4, 4), (5, 12), False), ((6, 2), (1, 7), False)],
+)
 def test_attention_and_its_gradients_equal_torch(heads, keys, causal):
     """Kernel and by hand, against scaled_dot_product_attention and autograd; the log-sum-exp against its definition."""
     g = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, h, n, 16, generator=g, requires_grad=True) for h, n in ((heads[0], keys[0]), (heads[1], keys[1]), (heads[1], keys[1])))
+    q, k, v = (
+        torch.randn(2, h, n, 16, generator=g, requires_grad=True)
+        for h, n in ((heads[0], keys[0]), (heads[1], keys[1]), (heads[1], keys[1]))
+    )
     grad = torch.randn(2, heads[0], keys[0], 16, generator=g)
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
     scores = torch.einsum("bhsd,bhld->bhsl", q, k.repeat_interleave(heads[0] // heads[1], 1)) / 4
@@ -130,11 +179,26 @@ def test_attention_and_its_gradients_equal_torch(heads, keys, causal):
 def test_gpu_kernels_take_these_calls():
     """On tensors that only claim to be on a GPU: names, arguments, shapes and types of the calls that bf16 on CUDA makes. (Not their results.)"""
     with FakeTensorMode():
-        q, k = (torch.empty(1, h, n, 128, device="cuda", dtype=torch.bfloat16) for h, n in ((28, 40), (4, 100)))
+        q, k = (
+            torch.empty(1, h, n, 128, device="cuda", dtype=torch.bfloat16)
+            for h, n in ((28, 40), (4, 100))
+        )
         out, lse = attend(q, k, k)
-        assert (out.shape, lse.shape, lse.dtype, out.dtype) == (q.shape, q.shape[:3], torch.float32, torch.bfloat16)
-        assert [x.shape for x in attend_backward(out, q, k, k, out, lse)] == [q.shape, k.shape, k.shape]
-        h, weight, banned = (torch.zeros(n, device="cuda", dtype=t) for n, t in (((5, 64), q.dtype), ((900, 64), q.dtype), (900, torch.bool)))
+        assert (out.shape, lse.shape, lse.dtype, out.dtype) == (
+            q.shape,
+            q.shape[:3],
+            torch.float32,
+            torch.bfloat16,
+        )
+        assert [x.shape for x in attend_backward(out, q, k, k, out, lse)] == [
+            q.shape,
+            k.shape,
+            k.shape,
+        ]
+        h, weight, banned = (
+            torch.zeros(n, device="cuda", dtype=t)
+            for n, t in (((5, 64), q.dtype), ((900, 64), q.dtype), (900, torch.bool))
+        )
         logits = model_module.fp32_logits(h, weight, banned, 0.7)
         assert logits.shape == (5, 900) and logits.dtype == torch.float32
 
@@ -149,7 +213,10 @@ def test_attention_over_two_sets_of_keys_is_that_over_both():
     torch.testing.assert_close(out, whole)
     torch.testing.assert_close(both, lse)
     dq, dk, dv = attend_backward(grad, q, k, v, whole, lse)
-    first, second = (attend_backward(grad, q, k[:, :, s], v[:, :, s], out, both) for s in (slice(4), slice(4, None)))
+    first, second = (
+        attend_backward(grad, q, k[:, :, s], v[:, :, s], out, both)
+        for s in (slice(4), slice(4, None))
+    )
     torch.testing.assert_close(first[0] + second[0], dq)
     torch.testing.assert_close(torch.cat([first[1], second[1]], 2), dk)
     torch.testing.assert_close(torch.cat([first[2], second[2]], 2), dv)
@@ -165,14 +232,29 @@ def test_chunked_log_probs_equal_log_softmax_and_hold_one_chunk(monkeypatch, tem
     monkeypatch.setattr(model_module, "LOGIT_CHUNK", 4)
     rows = []
     real = model_module.fp32_logits
-    monkeypatch.setattr(model_module, "fp32_logits", lambda h, *args: rows.append(len(h)) or real(h, *args))
+    monkeypatch.setattr(
+        model_module, "fp32_logits", lambda h, *args: rows.append(len(h)) or real(h, *args)
+    )
     g = torch.Generator().manual_seed(0)
-    h, w = torch.randn(10, 6, generator=g, requires_grad=True), torch.randn(13, 6, generator=g, requires_grad=True)
-    targets, banned, grad = torch.randint(0, 10, (10,), generator=g), torch.arange(13) > 9, torch.randn(10, generator=g)
+    h, w = (
+        torch.randn(10, 6, generator=g, requires_grad=True),
+        torch.randn(13, 6, generator=g, requires_grad=True),
+    )
+    targets, banned, grad = (
+        torch.randint(0, 10, (10,), generator=g),
+        torch.arange(13) > 9,
+        torch.randn(10, generator=g),
+    )
     ours = TokenLogprobs.apply(h, w, targets, banned, temperature)
-    theirs = ((h @ w.T).masked_fill(banned, float("-inf")) / temperature).log_softmax(-1)[range(10), targets]
+    theirs = ((h @ w.T).masked_fill(banned, float("-inf")) / temperature).log_softmax(-1)[
+        range(10), targets
+    ]
     torch.testing.assert_close(ours, theirs)
-    for a, b in zip(torch.autograd.grad(ours, (h, w), grad), torch.autograd.grad(theirs, (h, w), grad), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(ours, (h, w), grad),
+        torch.autograd.grad(theirs, (h, w), grad),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b)
     assert rows == [4, 4, 2] * 2
 
@@ -182,12 +264,21 @@ def test_bf16_weights_keep_an_fp32_head(prompts):
     exact, half = load_policy(DEFAULT_MODEL), load_policy(DEFAULT_MODEL, dtype=torch.bfloat16)
     completions = [[c] for c in random_completions(exact, [8, 8, 8, 8])]
     with torch.no_grad():
-        a, b = (p.completion_logps(prompts, p.features(prompts), completions)[0] for p in (exact, half))
+        a, b = (
+            p.completion_logps(prompts, p.features(prompts), completions)[0] for p in (exact, half)
+        )
         state = torch.randn(3, 128, dtype=torch.bfloat16)
         torch.testing.assert_close(half.log_distribution(state).exp().sum(-1), torch.ones(3))
         logits = model_module.fp32_logits(state, half.head.weight, half.banned, 1.0)
     assert b.dtype == logits.dtype == torch.float32
-    torch.testing.assert_close(logits, (state.double() @ half.head.weight.double().T).float().masked_fill(half.banned, float("-inf")), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        logits,
+        (state.double() @ half.head.weight.double().T)
+        .float()
+        .masked_fill(half.banned, float("-inf")),
+        atol=1e-4,
+        rtol=1e-5,
+    )
     assert (a - b).abs().median() < 0.1 < a.abs().median()
 
 
@@ -196,11 +287,18 @@ def test_long_batches_are_split_by_tokens(fresh_policy, prompts):
     fresh_policy.freeze_towers()
     assert split_by_tokens(list("abcd"), [3, 4, 9, 1], 8) == [["a", "b"], ["c"], ["d"]]
     passes = []
-    fresh_policy.text.layers[0].mlp.register_forward_hook(lambda m, args, out: passes.append(len(args[0])))
+    fresh_policy.text.layers[0].mlp.register_forward_hook(
+        lambda m, args, out: passes.append(len(args[0]))
+    )
     whole = fresh_policy.prefill(prompts, fresh_policy.features(prompts))
     fresh_policy.max_tokens, fresh_policy.cache = 1, FeatureCache(0)
     single = fresh_policy.prefill(prompts, fresh_policy.features(prompts))
-    assert passes == [sum(whole.lengths), *whole.lengths] and whole.keys[0].shape == (4, 2, max(whole.lengths), 32)
+    assert passes == [sum(whole.lengths), *whole.lengths] and whole.keys[0].shape == (
+        4,
+        2,
+        max(whole.lengths),
+        32,
+    )
     for name in ("keys", "values"):
         for a, b in zip(getattr(whole, name), getattr(single, name), strict=True):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
@@ -208,7 +306,9 @@ def test_long_batches_are_split_by_tokens(fresh_policy, prompts):
 
 
 def test_log_prob_passes_change_no_input(policy, prompts):
-    before = [(p.ids.clone(), p.positions.clone(), p.patches.clone(), p.mels[0].clone()) for p in prompts]
+    before = [
+        (p.ids.clone(), p.positions.clone(), p.patches.clone(), p.mels[0].clone()) for p in prompts
+    ]
     weights = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
     completions = [random_completions(policy, [4, 2]) for _ in prompts]
     copy = json.loads(json.dumps(completions))
@@ -218,7 +318,12 @@ def test_log_prob_passes_change_no_input(policy, prompts):
     second, _ = policy.completion_logps(prompts, features, completions)
     assert torch.equal(first, second) and completions == copy
     for prompt, old in zip(prompts, before, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip((prompt.ids, prompt.positions, prompt.patches, prompt.mels[0]), old, strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(
+                (prompt.ids, prompt.positions, prompt.patches, prompt.mels[0]), old, strict=True
+            )
+        )
     assert all(torch.equal(f[k], old[k]) for f, old in zip(features, kept, strict=True) for k in f)
     assert all(torch.equal(p, weights[n]) for n, p in policy.model.named_parameters())
 
@@ -228,7 +333,9 @@ def test_empty_completions_give_no_nan(fresh_policy, prompts):
     logp, mask = fresh_policy.completion_logps(prompts[:2], features, [[[], [5, 6]], [[]]])
     assert mask.sum(1).tolist() == [0, 2, 0] and torch.isfinite(logp).all()
     logp.sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in fresh_policy.model.parameters() if p.grad is not None)
+    assert all(
+        torch.isfinite(p.grad).all() for p in fresh_policy.model.parameters() if p.grad is not None
+    )
     logp, mask = fresh_policy.completion_logps(prompts[:1], features[:1], [[[], []]])
     assert logp.shape == mask.shape == (2, 0)
 
@@ -238,9 +345,20 @@ def test_ids_a_completion_may_not_hold_have_no_probability(policy, prompts):
     with torch.no_grad():
         last = policy.prefill(prompts[:1], policy.features(prompts[:1])).last
         p = policy.log_distribution(last).exp()[0]
-    for token in ("<|AUDIO|>", "<|VIDEO|>", "<|IMAGE|>", "<|im_start|>", "<|vision_bos|>", "<|audio_eos|>"):
+    for token in (
+        "<|AUDIO|>",
+        "<|VIDEO|>",
+        "<|IMAGE|>",
+        "<|im_start|>",
+        "<|vision_bos|>",
+        "<|audio_eos|>",
+    ):
         assert p[tok.convert_tokens_to_ids(token)] == 0
-    assert p[tok.convert_tokens_to_ids("<think>")] > 0 and p[tok.eos_token_id] > 0 and p.sum() == pytest.approx(1, abs=1e-5)
+    assert (
+        p[tok.convert_tokens_to_ids("<think>")] > 0
+        and p[tok.eos_token_id] > 0
+        and p.sum() == pytest.approx(1, abs=1e-5)
+    )
 
 
 def test_checkpoint_loads_in_transformers_with_equal_logits(fresh_policy, prompts, tmp_path):
@@ -250,10 +368,15 @@ def test_checkpoint_loads_in_transformers_with_equal_logits(fresh_policy, prompt
         fresh_policy.save(tmp_path / "m")
         theirs = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(tmp_path / "m").eval()
         inputs = hf_inputs(fresh_policy, prompts[0])
-        torch.testing.assert_close(theirs(**inputs).logits, fresh_policy.model(**inputs).logits, atol=0, rtol=0)
+        torch.testing.assert_close(
+            theirs(**inputs).logits, fresh_policy.model(**inputs).logits, atol=0, rtol=0
+        )
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m")
     text = "left: red square 0101\n<think>a</think>"
-    assert tokenizer(text)["input_ids"] == fresh_policy.tokenizer(text)["input_ids"] and tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert (
+        tokenizer(text)["input_ids"] == fresh_policy.tokenizer(text)["input_ids"]
+        and tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    )
     assert WhisperFeatureExtractor.from_pretrained(tmp_path / "m").feature_size == 64
 
 
@@ -262,13 +385,20 @@ def test_chat_form_is_qwens(policy):
     tok = policy.tokenizer
     turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Why?"}]}
     text = tok.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
-    assert text == ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_bos|><|VIDEO|><|vision_eos|>Why?<|im_end|>\n"
-                    "<|im_start|>assistant\n")
+    assert text == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_bos|><|VIDEO|><|vision_eos|>Why?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
     for marker in ("<|im_start|>", "<|im_end|>", "<|endoftext|>", *MEDIA_TOKENS.values()):
         ids = tok(marker)["input_ids"]
         assert len(ids) == 1 and bool(policy.banned[ids[0]]) == (ids[0] not in policy.eos_ids)
-    assert tok.convert_ids_to_tokens(policy.eos_ids) in (["<|im_end|>", "<|endoftext|>"], ["<|endoftext|>", "<|im_end|>"])
-    assert [len(tok(tag)["input_ids"]) for tag in ("<think>", "</think>", "<answer>", "</answer>")] == [1] * 4
+    assert tok.convert_ids_to_tokens(policy.eos_ids) in (
+        ["<|im_end|>", "<|endoftext|>"],
+        ["<|endoftext|>", "<|im_end|>"],
+    )
+    assert [
+        len(tok(tag)["input_ids"]) for tag in ("<think>", "</think>", "<answer>", "</answer>")
+    ] == [1] * 4
 
 
 def test_bundled_model_is_small_and_documented():
@@ -282,31 +412,44 @@ def test_towers_run_once_per_clip_and_step_and_once_for_all_while_frozen(fresh_p
     calls = []
     fresh_policy.visual.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
     clips = {p.sample.media_key: len(p.patches) for p in prompts}
-    assert len(clips) < len(prompts)                                   # two questions about each clip
+    assert len(clips) < len(prompts)  # two questions about each clip
     seen = {}
     a = fresh_policy.features(prompts, seen)
     assert calls == [sum(clips.values())] and set(seen) == set(clips)
-    assert all(x is y for x, y in zip(a, fresh_policy.features(prompts, seen), strict=True)) and len(calls) == 1
+    assert (
+        all(x is y for x, y in zip(a, fresh_policy.features(prompts, seen), strict=True))
+        and len(calls) == 1
+    )
     fresh_policy.features(prompts, {})
-    assert len(calls) == 2                                             # trained towers: once per step
+    assert len(calls) == 2  # trained towers: once per step
     fresh_policy.freeze_towers()
     b, c = fresh_policy.features(prompts, {}), fresh_policy.features(prompts, {})
     assert len(calls) == 3 and set(fresh_policy.cache.store) == set(clips)
-    assert all(torch.equal(x[k], y[k]) and torch.equal(x[k], z[k]) for x, y, z in zip(a, b, c, strict=True) for k in x)
+    assert all(
+        torch.equal(x[k], y[k]) and torch.equal(x[k], z[k])
+        for x, y, z in zip(a, b, c, strict=True)
+        for k in x
+    )
     assert a[0]["vision"].requires_grad and not b[0]["vision"].requires_grad
 
 
 def test_gradients_reach_the_towers_through_features_of_the_rollout(fresh_policy, prompts):
     """Features computed without gradients, gradients collected in them, towers run once more: the same as one graph through all."""
     completions = [random_completions(fresh_policy, [4, 2]) for _ in prompts]
-    fresh_policy.completion_logps(prompts, fresh_policy.features(prompts), completions)[0].sum().backward()
+    fresh_policy.completion_logps(prompts, fresh_policy.features(prompts), completions)[
+        0
+    ].sum().backward()
     direct = gradients(fresh_policy)
     with torch.no_grad():
         seen = {}
         fresh_policy.features(prompts, seen)
-    leaves = {key: {name: t.requires_grad_() for name, t in value.items()} for key, value in seen.items()}
-    for i in range(4):                                                 # in four micro-batches
-        fresh_policy.completion_logps([prompts[i]], fresh_policy.features([prompts[i]], leaves), [completions[i]])[0].sum().backward()
+    leaves = {
+        key: {name: t.requires_grad_() for name, t in value.items()} for key, value in seen.items()
+    }
+    for i in range(4):  # in four micro-batches
+        fresh_policy.completion_logps(
+            [prompts[i]], fresh_policy.features([prompts[i]], leaves), [completions[i]]
+        )[0].sum().backward()
     fresh_policy.towers_backward(prompts, leaves)
     for name, grad in gradients(fresh_policy).items():
         assert (grad - direct[name]).norm() <= 1e-4 * direct[name].norm() + 1e-5, name
@@ -315,8 +458,8 @@ def test_gradients_reach_the_towers_through_features_of_the_rollout(fresh_policy
 def test_feature_cache_is_bounded():
     cache = FeatureCache(max_bytes=100)
     for i in range(10):
-        cache.put(str(i), {"vision": torch.zeros(10)})      # 40 bytes each
-    cache.put("large", {"vision": torch.zeros(30)})         # would push out all others and still not fit
+        cache.put(str(i), {"vision": torch.zeros(10)})  # 40 bytes each
+    cache.put("large", {"vision": torch.zeros(30)})  # would push out all others and still not fit
     assert list(cache.store) == ["8", "9"] and cache.bytes == 80 and cache.get("0") is None
 
 
@@ -336,17 +479,39 @@ def test_reference_is_frozen_and_stays(fresh_policy, prompts):
 
 def test_parts_are_found_in_both_layouts(policy):
     """transformers 5.23 keeps the towers under thinker.model, 5.17 had them directly under the thinker."""
+
     class Old:
         pass
+
     old = Old()
-    old.visual, old.audio_tower, old.model, old.lm_head = policy.visual, policy.audio_tower, policy.text, policy.head
-    assert parts(old) == (policy.visual, policy.audio_tower, policy.text, policy.head) == parts(policy.model)
+    old.visual, old.audio_tower, old.model, old.lm_head = (
+        policy.visual,
+        policy.audio_tower,
+        policy.text,
+        policy.head,
+    )
+    assert (
+        parts(old)
+        == (policy.visual, policy.audio_tower, policy.text, policy.head)
+        == parts(policy.model)
+    )
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (None, "not a model folder"), ('{"model_type": "bert"}', "model_type 'bert'"),
-    ('{"model_type": "qwen2_5_omni_thinker", "text_config": {"attention_dropout": 0.1}}', "attention_dropout"),
-    ('{"model_type": "qwen2_5_omni_thinker", "text_config": {"use_sliding_window": true}}', "use_sliding_window")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not a model folder"),
+        ('{"model_type": "bert"}', "model_type 'bert'"),
+        (
+            '{"model_type": "qwen2_5_omni_thinker", "text_config": {"attention_dropout": 0.1}}',
+            "attention_dropout",
+        ),
+        (
+            '{"model_type": "qwen2_5_omni_thinker", "text_config": {"use_sliding_window": true}}',
+            "use_sliding_window",
+        ),
+    ],
+)
 def test_a_folder_that_is_no_model_is_refused(tmp_path, content, message):
     if content:
         (tmp_path / "config.json").write_text(content)
@@ -364,5 +529,9 @@ def test_a_model_without_weights_is_refused(policy, tmp_path):
 
 def test_tiny_model_is_made_alike_from_a_seed():
     a, b = (make_tiny_policy(["red square 0101"] * 3, seed=7) for _ in range(2))
-    assert isinstance(a, Policy) and all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True))
-    assert a.tokenizer.decode(a.tokenizer("übung 漢字 10")["input_ids"]) == "übung 漢字 10"     # any text, byte by byte if need be
+    assert isinstance(a, Policy) and all(
+        torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True)
+    )
+    assert (
+        a.tokenizer.decode(a.tokenizer("übung 漢字 10")["input_ids"]) == "übung 漢字 10"
+    )  # any text, byte by byte if need be

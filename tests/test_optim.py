@@ -1,4 +1,5 @@
 """optim.py: against torch's AdamW on fp32 weights, and rounding against its own definition."""
+
 import copy
 
 import pytest
@@ -10,7 +11,10 @@ from optim import Bf16AdamW, Trained, deal, learning_rate, round_at_random
 
 def weights(dtype, seed=0, n=4000):
     g = torch.Generator().manual_seed(seed)
-    return [torch.nn.Parameter(torch.randn(n, generator=g).to(dtype)), torch.nn.Parameter(torch.randn(5, 7, generator=g).to(dtype))]
+    return [
+        torch.nn.Parameter(torch.randn(n, generator=g).to(dtype)),
+        torch.nn.Parameter(torch.randn(5, 7, generator=g).to(dtype)),
+    ]
 
 
 def give_gradients(params, step):
@@ -22,12 +26,16 @@ def give_gradients(params, step):
 def test_fp32_weights_get_torchs_fused_adamw():
     a, b = weights(torch.float32)
     optimizer = Trained({"a": a}, {"b": b}, lr=1e-3, tower_share=0.1, weight_decay=0.01).optimizer
-    assert type(optimizer) is torch.optim.AdamW and optimizer.defaults["fused"] and [g["share"] for g in optimizer.param_groups] == [1.0, 0.1]
+    assert (
+        type(optimizer) is torch.optim.AdamW
+        and optimizer.defaults["fused"]
+        and [g["share"] for g in optimizer.param_groups] == [1.0, 0.1]
+    )
 
 
 def test_fp32_masters_follow_torchs_adamw(monkeypatch):
     """bf16 weights with fp32 state are, after every step, the rounded weights of AdamW on fp32 ones given the same gradients."""
-    monkeypatch.setattr(optim, "SLICE", 1000)               # several slices per tensor
+    monkeypatch.setattr(optim, "SLICE", 1000)  # several slices per tensor
     ours, exact = weights(torch.bfloat16), weights(torch.bfloat16)
     exact = [torch.nn.Parameter(p.detach().float()) for p in exact]
     settings = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
@@ -46,7 +54,9 @@ def test_random_rounding_is_unbiased_and_only_to_neighbours():
     """1 + 1/512 lies a quarter of the way from 1 to 1 + 1/128, bf16's next number: 25 % go up (standard error 0.14 %)."""
     x = torch.full((100_000,), 1 + 1 / 512)
     rounded = round_at_random(x, torch.Generator().manual_seed(0)).float()
-    assert set(rounded.tolist()) == {1.0, 1 + 1 / 128} and (rounded > 1).float().mean().item() == pytest.approx(0.25, abs=0.006)
+    assert set(rounded.tolist()) == {1.0, 1 + 1 / 128} and (
+        rounded > 1
+    ).float().mean().item() == pytest.approx(0.25, abs=0.006)
     kept = torch.tensor([0.0, -1.5, 3.0e38, 1e-30, float("inf")]).bfloat16().float()
     assert torch.equal(round_at_random(kept, torch.Generator().manual_seed(1)).float(), kept)
 
@@ -54,20 +64,26 @@ def test_random_rounding_is_unbiased_and_only_to_neighbours():
 def test_bf16_state_keeps_steps_that_nearest_rounding_would_lose():
     """1,000 steps of 5e-7, the released learning rate, on weights of 1: each is 1/15,000 of bf16's spacing. Together they are 5e-4."""
     ours, nearest = (torch.nn.Parameter(torch.ones(20_000, dtype=torch.bfloat16)) for _ in range(2))
-    a, b = Bf16AdamW([ours], lr=5e-7, state_dtype=torch.bfloat16), torch.optim.AdamW([nearest], lr=5e-7, weight_decay=0.0)
+    a, b = (
+        Bf16AdamW([ours], lr=5e-7, state_dtype=torch.bfloat16),
+        torch.optim.AdamW([nearest], lr=5e-7, weight_decay=0.0),
+    )
     for _ in range(1000):
         ours.grad, nearest.grad = (torch.ones_like(p) for p in (ours, nearest))
         a.step()
         b.step()
-    assert bool((nearest == 1).all())                                   # torch's own: nothing happened
+    assert bool((nearest == 1).all())  # torch's own: nothing happened
     assert 1 - ours.float().mean().item() == pytest.approx(5e-4, rel=0.15)
-    assert {s.dtype for k, s in a.state[ours].items() if k != "step"} == {torch.bfloat16} and "master" not in a.state[ours]
+    assert {s.dtype for k, s in a.state[ours].items() if k != "step"} == {
+        torch.bfloat16
+    } and "master" not in a.state[ours]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_restored_optimiser_goes_on_bit_for_bit(dtype):
     def make(params):
         return Bf16AdamW([{"params": params, "share": 1.0}], lr=1e-3, state_dtype=dtype, seed=3)
+
     first = weights(torch.bfloat16)
     a = make(first)
     for step in range(3):
@@ -92,7 +108,9 @@ def test_a_step_clips_and_reports_the_norm_and_scales_rates_by_share():
     a.grad, b.grad = torch.tensor([3.0]), torch.tensor([-4.0])
     assert trained.step(0.5, max_grad_norm=1.0) == pytest.approx(5.0)
     assert (a.item(), b.item()) == pytest.approx((-0.5, 0.05), rel=1e-4) and a.grad is None
-    assert trained.state()["a"]["exp_avg"].item() == pytest.approx(0.1 * 3 / 5, rel=1e-4)            # clipped to norm 1, then (1 - beta1) of it
+    assert trained.state()["a"]["exp_avg"].item() == pytest.approx(
+        0.1 * 3 / 5, rel=1e-4
+    )  # clipped to norm 1, then (1 - beta1) of it
 
 
 def test_clipping_equals_torchs():
@@ -107,17 +125,31 @@ def test_clipping_equals_torchs():
 
 def test_owners_hold_about_the_same(monkeypatch):
     """The sizes of Qwen2.5-Omni-7B's kinds of tensors: no process holds more than the mean and one tensor."""
-    sizes = [545_000_000, 545_000_000] + [67_895_296] * 84 + [12_845_056] * 56 + [1_835_008] * 56 + [3584] * 57
+    sizes = (
+        [545_000_000, 545_000_000]
+        + [67_895_296] * 84
+        + [12_845_056] * 56
+        + [1_835_008] * 56
+        + [3584] * 57
+    )
     for world in (1, 2, 3, 8):
         owners = deal(sizes, world)
-        held = [sum(n for n, o in zip(sizes, owners, strict=True) if o == rank) for rank in range(world)]
+        held = [
+            sum(n for n, o in zip(sizes, owners, strict=True) if o == rank) for rank in range(world)
+        ]
         assert sum(held) == sum(sizes) and max(held) <= sum(sizes) / world + max(sizes) / 8
     monkeypatch.setattr(optim, "BUCKET", 8)
-    trained = Trained({str(n): torch.nn.Parameter(torch.zeros(n)) for n in (3, 4, 9, 1)}, {}, lr=1.0)
-    assert [(owner, [p.numel() for p in batch]) for owner, batch in trained.messages(trained.whole)] == [(0, [3, 4]), (0, [9]), (0, [1])]
+    trained = Trained(
+        {str(n): torch.nn.Parameter(torch.zeros(n)) for n in (3, 4, 9, 1)}, {}, lr=1.0
+    )
+    assert [
+        (owner, [p.numel() for p in batch]) for owner, batch in trained.messages(trained.whole)
+    ] == [(0, [3, 4]), (0, [9]), (0, [1])]
 
 
 def test_learning_rate_warms_up_and_decays():
     """Four warm-up steps of 40, then half a cosine from 1 to 0.05: in its middle (step 22) 0.525."""
-    assert [learning_rate(1.0, 0.1, s, 40) for s in (0, 1, 3, 4, 22)] == pytest.approx([0.25, 0.5, 1.0, 1.0, 0.525])
+    assert [learning_rate(1.0, 0.1, s, 40) for s in (0, 1, 3, 4, 22)] == pytest.approx(
+        [0.25, 0.5, 1.0, 1.0, 0.525]
+    )
     assert 0.05 < learning_rate(1.0, 0.1, 39, 40) < 0.06

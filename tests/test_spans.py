@@ -1,16 +1,27 @@
 """Parts of media: spans of seconds, folders of frames, sound up to a limit, and pictures of a moment. Frame i of a clip is one grey of 10 i."""
+
 import av
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
-from data import MIN_SOUND, MediaError, MediaStore, PromptMaker, check_media, decode, file_of, load_media, read_sound
+from data import (
+    MIN_SOUND,
+    MediaError,
+    MediaStore,
+    PromptMaker,
+    check_media,
+    decode,
+    file_of,
+    load_media,
+    read_sound,
+)
 from records import DataError, Sample
 from tests.layouts_video import write_frames, write_video
 
 SETTINGS = {"fps": 8.0, "max_frames": 16, "min_pixels": 784, "max_pixels": 56 * 56}
-RAMP = np.arange(32_000, dtype=np.float32) / 32_000                                            # 2 s
+RAMP = np.arange(32_000, dtype=np.float32) / 32_000  # 2 s
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +47,38 @@ def greys(media, step=10):
 
 
 # ---------------------------------------------------------------------------------------------- frames
-@pytest.mark.parametrize(("span", "fps", "most", "expected"), [
-    (None, 8.0, 16, list(range(16))), ((0.5, 1.5), 8.0, 16, [4, 5, 6, 7, 8, 9, 10, 11]), ((0.51, 1.49), 8.0, 16, [4, 5, 6, 7, 8, 9, 10, 11]),
-    ((0.5, 1.5), 2.0, 16, [4, 8]),                                     # 1 s at 2 per second: of its 8 frames every fourth
-    ((0.5, 1.5), 8.0, 4, [4, 6, 8, 10]), ((1.0, 2.0), 4.0, 16, [8, 10, 12, 14]),
-    ((1.5, 9.0), 8.0, 16, [12, 13, 14, 15]),                           # only 0.5 s of it is there
-    ((5.0, 9.0), 8.0, 16, [15, 15]), ((0.0, 0.1), 8.0, 16, [0, 0])])   # behind the end: the last frame; shorter than a frame: one
+@pytest.mark.parametrize(
+    ("span", "fps", "most", "expected"),
+    [
+        (None, 8.0, 16, list(range(16))),
+        ((0.5, 1.5), 8.0, 16, [4, 5, 6, 7, 8, 9, 10, 11]),
+        ((0.51, 1.49), 8.0, 16, [4, 5, 6, 7, 8, 9, 10, 11]),
+        ((0.5, 1.5), 2.0, 16, [4, 8]),  # 1 s at 2 per second: of its 8 frames every fourth
+        ((0.5, 1.5), 8.0, 4, [4, 6, 8, 10]),
+        ((1.0, 2.0), 4.0, 16, [8, 10, 12, 14]),
+        ((1.5, 9.0), 8.0, 16, [12, 13, 14, 15]),  # only 0.5 s of it is there
+        ((5.0, 9.0), 8.0, 16, [15, 15]),
+        ((0.0, 0.1), 8.0, 16, [0, 0]),
+    ],
+)  # behind the end: the last frame; shorter than a frame: one
 def test_frames_of_a_span(folder, span, fps, most, expected):
     (media,) = load_media(video(folder, span=span), **SETTINGS | {"fps": fps, "max_frames": most})
     assert greys(media) == expected and media.sound is None
-    assert media.times == pytest.approx((np.array(expected) - expected[0]) / 8)                # time 0 is the span's start
+    assert media.times == pytest.approx(
+        (np.array(expected) - expected[0]) / 8
+    )  # time 0 is the span's start
 
 
-@pytest.mark.parametrize(("suffix", "span", "expected"), [
-    (None, None, [1, 2, 3, 4, 5, 6]), (None, (1.0, 1.7), [4, 5]), (None, (1.34, 60.0), [5, 6]), (None, (60.0, 61.0), [6, 6]), (".png", None, [1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    ("suffix", "span", "expected"),
+    [
+        (None, None, [1, 2, 3, 4, 5, 6]),
+        (None, (1.0, 1.7), [4, 5]),
+        (None, (1.34, 60.0), [5, 6]),
+        (None, (60.0, 61.0), [6, 6]),
+        (".png", None, [1, 2, 3, 4]),
+    ],
+)
 def test_a_folder_of_frames(tmp_path, suffix, span, expected):
     """Six pictures at 3 per second, picture i a grey of 20 i; as .png the last two are put away under a name that is no picture's."""
     pictures = sorted(write_frames(tmp_path / "f", 6).iterdir())
@@ -59,8 +88,10 @@ def test_a_folder_of_frames(tmp_path, suffix, span, expected):
     (media,) = load_media(sample, **SETTINGS)
     assert greys(media, 20) == expected and media.sound is None
     assert media.times == pytest.approx((np.array(expected) - expected[0]) / 3)
-    store = MediaStore(tmp_path / "store", 10**9)                                              # folders are read each time
-    assert np.array_equal(decode(sample, SETTINGS, store)[0].frames, media.frames) and not list(store.folder.iterdir())
+    store = MediaStore(tmp_path / "store", 10**9)  # folders are read each time
+    assert np.array_equal(decode(sample, SETTINGS, store)[0].frames, media.frames) and not list(
+        store.folder.iterdir()
+    )
 
 
 def test_folders_that_cannot_be_read_are_named(folder, tmp_path):
@@ -68,36 +99,65 @@ def test_folders_that_cannot_be_read_are_named(folder, tmp_path):
     (tmp_path / "odd").mkdir()
     for name, size in (("00001.jpg", 28), ("00002.jpg", 56)):
         Image.new("RGB", (size, size)).save(tmp_path / "odd" / name)
-    for sample, message in ((video(tmp_path, "odd", frame_rate=3.0), "of different sizes"),
-                            (video(tmp_path, "empty", frame_rate=3.0), "holds no .jpg or .png"), (video(tmp_path, "none", frame_rate=3.0), "folder of frames"),
-                            (video(folder, frame_rate=3.0), "folder of frames"), (video(tmp_path, "empty"), "is not a file")):
+    for sample, message in (
+        (video(tmp_path, "odd", frame_rate=3.0), "of different sizes"),
+        (video(tmp_path, "empty", frame_rate=3.0), "holds no .jpg or .png"),
+        (video(tmp_path, "none", frame_rate=3.0), "folder of frames"),
+        (video(folder, frame_rate=3.0), "folder of frames"),
+        (video(tmp_path, "empty"), "is not a file"),
+    ):
         with pytest.raises(MediaError, match=message):
             load_media(sample, **SETTINGS)
 
 
 # ---------------------------------------------------------------------------------------------- sound
-@pytest.mark.parametrize(("span", "limit", "start", "stop", "cut"), [
-    (None, 0.0, 0, 32_000, False), ((0.5, 1.5), 0.0, 8_000, 24_000, False), ((0.5, 1.5), 0.25, 8_000, 12_000, True), ((0.5, 1.5), 1.0, 8_000, 24_000, False),
-    (None, 0.5, 0, 8_000, True), ((1.5, 9.0), 0.0, 24_000, 32_000, False), ((1.9, 9.0), 0.0, 30_400, 32_000, False), ((1.95, 9.0), 0.0, 31_200, 32_000, False)])
+@pytest.mark.parametrize(
+    ("span", "limit", "start", "stop", "cut"),
+    [
+        (None, 0.0, 0, 32_000, False),
+        ((0.5, 1.5), 0.0, 8_000, 24_000, False),
+        ((0.5, 1.5), 0.25, 8_000, 12_000, True),
+        ((0.5, 1.5), 1.0, 8_000, 24_000, False),
+        (None, 0.5, 0, 8_000, True),
+        ((1.5, 9.0), 0.0, 24_000, 32_000, False),
+        ((1.9, 9.0), 0.0, 30_400, 32_000, False),
+        ((1.95, 9.0), 0.0, 31_200, 32_000, False),
+    ],
+)
 def test_sound_of_a_span_up_to_a_limit(folder, span, limit, start, stop, cut):
     """Sample n of the sound is n / 32000; what is shorter than a tenth of a second is filled up with silence."""
-    (media,) = load_media(video(folder, soundtrack=str(folder / "ramp.wav"), span=span), **SETTINGS, max_sound=limit)
+    (media,) = load_media(
+        video(folder, soundtrack=str(folder / "ramp.wav"), span=span), **SETTINGS, max_sound=limit
+    )
     assert np.array_equal(media.sound[: stop - start], RAMP[start:stop]) and media.cut == cut
-    assert len(media.sound) == max(stop - start, MIN_SOUND) and not media.sound[stop - start:].any()
+    assert (
+        len(media.sound) == max(stop - start, MIN_SOUND) and not media.sound[stop - start :].any()
+    )
 
 
 def test_a_span_behind_the_sound_is_silent(folder):
-    (media,) = load_media(video(folder, soundtrack=str(folder / "ramp.wav"), span=(2.5, 3.0)), **SETTINGS, max_sound=1.0)
+    (media,) = load_media(
+        video(folder, soundtrack=str(folder / "ramp.wav"), span=(2.5, 3.0)),
+        **SETTINGS,
+        max_sound=1.0,
+    )
     assert media.sound is None and not media.cut
     (media,) = load_media(video(folder, "loud.mp4", span=(0.5, 1.0)), **SETTINGS, use_audio=False)
     assert media.sound is None and greys(media) == [4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "loud.mp4", "ramp.wav"])
-@pytest.mark.parametrize(("limit", "seconds", "cut"), [(0.0, 2.0, False), (0.5, 0.5, True), (1.0, 1.0, True), (3.0, 2.0, False)])
+@pytest.mark.parametrize(
+    ("limit", "seconds", "cut"),
+    [(0.0, 2.0, False), (0.5, 0.5, True), (1.0, 1.0, True), (3.0, 2.0, False)],
+)
 def test_the_limit_by_way_of_the_store(folder, tmp_path, name, limit, seconds, cut):
     """Decoded, written and read back: the same sound and the same mark, whatever other limit is stored beside it."""
-    sample = Sample("a", "q", "numeric", "1", audios=[str(folder / name)]) if name == "ramp.wav" else video(folder, name)
+    sample = (
+        Sample("a", "q", "numeric", "1", audios=[str(folder / name)])
+        if name == "ramp.wav"
+        else video(folder, name)
+    )
     store = MediaStore(tmp_path, 10**9)
     decode(sample, SETTINGS | {"max_sound": 0.25}, store)
     found = [decode(sample, SETTINGS | {"max_sound": limit}, store)[0] for _ in range(2)]
@@ -106,20 +166,36 @@ def test_the_limit_by_way_of_the_store(folder, tmp_path, name, limit, seconds, c
         if name == "clip.mp4":
             assert media.sound is None and not media.cut
         else:
-            assert len(media.sound) == pytest.approx(16_000 * seconds, abs=0 if cut or name == "ramp.wav" else 2_048) and media.cut == cut
+            assert (
+                len(media.sound)
+                == pytest.approx(16_000 * seconds, abs=0 if cut or name == "ramp.wav" else 2_048)
+                and media.cut == cut
+            )
             assert np.array_equal(media.sound, found[0].sound)
 
 
 @pytest.mark.parametrize("stored", [False, True])
 def test_prompts_name_what_was_cut(policy, folder, tmp_path, stored):
     """At most 1 s of sound, 100 mel frames; prompts say so where the sound goes on, once more from the store."""
-    asked = [video(folder), video(folder, "loud.mp4"), Sample("a", "q", "numeric", "1", audios=[str(folder / "ramp.wav")]),
-             video(folder, "loud.mp4", soundtrack=str(folder / "ramp.wav"), span=(0.5, 1.5))]
+    asked = [
+        video(folder),
+        video(folder, "loud.mp4"),
+        Sample("a", "q", "numeric", "1", audios=[str(folder / "ramp.wav")]),
+        video(folder, "loud.mp4", soundtrack=str(folder / "ramp.wav"), span=(0.5, 1.5)),
+    ]
     for _ in range(2 if stored else 1):
-        make = PromptMaker(policy.tokenizer, policy.form, store=MediaStore(tmp_path, 10**9) if stored else None, max_sound=1.0, **SETTINGS)
+        make = PromptMaker(
+            policy.tokenizer,
+            policy.form,
+            store=MediaStore(tmp_path, 10**9) if stored else None,
+            max_sound=1.0,
+            **SETTINGS,
+        )
         prompts = make.many(asked)
         assert [[m.shape[1] for m in p.mels] for p in prompts] == [[], [100], [100], [100]]
-        assert [p.sound for p in prompts] == ["silent", "cut", "cut", "heard"] and make.silent == {str(folder / "clip.mp4")}
+        assert [p.sound for p in prompts] == ["silent", "cut", "cut", "heard"] and make.silent == {
+            str(folder / "clip.mp4")
+        }
 
 
 def test_two_spans_of_one_clip_are_two_sets_of_media(policy, folder):
@@ -128,20 +204,35 @@ def test_two_spans_of_one_clip_are_two_sets_of_media(policy, folder):
     first, second = video(folder, span=(0.0, 0.25)), video(folder, span=(1.0, 1.25))
     for a, b in (make.many([first, second]), make.many([first, second])):
         # frames 0, 1 and 8, 9: a mean of 5 and of 85; a step of 255 is 1 / std in patches, on average over the colours about 3.7
-        assert float((b.patches - a.patches).mean()) == pytest.approx(80 / 255 * np.mean([1 / 0.26862954, 1 / 0.26130258, 1 / 0.27577711]), abs=0.03)
+        assert float((b.patches - a.patches).mean()) == pytest.approx(
+            80 / 255 * np.mean([1 / 0.26862954, 1 / 0.26130258, 1 / 0.27577711]), abs=0.03
+        )
 
 
 # ---------------------------------------------------------------------------------------------- pictures of a moment
-@pytest.mark.parametrize(("moment", "expected"), [("0", 0), ("0.5", 4), ("0.55", 4), ("0.6", 5), ("1.875", 15), ("2.0", 15), ("99.5", 15)])
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [("0", 0), ("0.5", 4), ("0.55", 4), ("0.6", 5), ("1.875", 15), ("2.0", 15), ("99.5", 15)],
+)
 def test_the_picture_of_a_moment(folder, moment, expected):
     (media,) = load_media(picture(folder, moment), **SETTINGS)
-    assert media.kind == "image" and greys(media) == [expected] and media.frames.shape == (1, 56, 56, 3)
+    assert (
+        media.kind == "image"
+        and greys(media) == [expected]
+        and media.frames.shape == (1, 56, 56, 3)
+    )
 
 
 def test_moments_are_stored_apart(folder, tmp_path):
-    store, moments, both = MediaStore(tmp_path, 10**9), picture(folder, 0.5, 1.0, 0.5), video(folder)
+    store, moments, both = (
+        MediaStore(tmp_path, 10**9),
+        picture(folder, 0.5, 1.0, 0.5),
+        video(folder),
+    )
     for _ in range(2):
-        assert [greys(m) for m in decode(moments, SETTINGS, store)] == [[4], [8], [4]] and greys(decode(both, SETTINGS, store)[0]) == list(range(16))
+        assert [greys(m) for m in decode(moments, SETTINGS, store)] == [[4], [8], [4]] and greys(
+            decode(both, SETTINGS, store)[0]
+        ) == list(range(16))
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -155,14 +246,16 @@ def test_the_file_of_a_moment(folder):
         load_media(absent, **SETTINGS)
 
 
-@pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("a.mp3", "libmp3lame"), ("a.opus", "libopus")])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.m4a", "aac"), ("a.mp3", "libmp3lame"), ("a.opus", "libopus")]
+)
 def test_sound_files_that_soundfile_does_not_know(tmp_path, name, codec):
     """Half a second of 500 Hz at 48 kHz in files of other kinds: as long, and with its power at 500 Hz."""
     with av.open(str(tmp_path / name), "w") as out:
         stream = out.add_stream(codec, rate=48_000, layout="mono")
         wave = (0.5 * np.sin(2 * np.pi * 500 * np.arange(24_000) / 48_000)).astype(np.float32)
         for start in range(0, 24_000, 960):
-            frame = av.AudioFrame.from_ndarray(wave[None, start: start + 960], "fltp", "mono")
+            frame = av.AudioFrame.from_ndarray(wave[None, start : start + 960], "fltp", "mono")
             frame.sample_rate, frame.pts = 48_000, start
             for packet in stream.encode(frame):
                 out.mux(packet)
