@@ -19,55 +19,54 @@ Nothing is dropped from a score. An item whose media cannot be read, whose promp
 --strict stops at it instead. Intervals: percentile bootstrap over videos (their questions stay together), 10,000 resamples.
 """
 
-import hashlib
 import json
-import math
-import os
 import platform
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 import transformers
 from tqdm import tqdm
 
-from benchmarks import BENCHMARKS, STYLES, Benchmark, Item, Metric, ask, load_items, read_answer
-from data import MIN_PIXELS, Prompt, PromptMaker, TooLong, check_media, question_text
+from benchmarks.base import STYLES, Benchmark, Item, ask, read_answer
+from benchmarks.report import (
+    by_length,
+    comparison,
+    length_table,
+    plot_by_length,
+    plot_scores,
+    table,
+)
+from benchmarks.results import (
+    BAD_MEDIA,
+    NO_ANSWER,
+    NO_VERDICT,
+    TOO_LONG,
+    claim,
+    collect,
+    fingerprint,
+    read_results,
+    write,
+)
+from benchmarks.statistics import gain, labels_of, measured, summarise
+from benchmarks.table import BENCHMARKS, load_items
+from data import PromptBuilder, TooLong, prompt_builder, question_text
+from engine.distributed import gather, start_processes, wants_cuda, weight_dtype
+from engine.families import ATTENTIONS, DEFAULT_MODEL, load_config, prompt_format
+from formats.files import write_whole
+from formats.sample import DataError
 from judge import Endpoint, LocalModel, Request, check_endpoint
-from model import ATTENTIONS, DEFAULT_MODEL, Policy, load_config, load_policy, prompt_format
-from program import (
-    bound_memory,
-    ends_in_a_sentence,
-    fill,
-    flag,
-    gather,
-    is_tiny,
-    only_run,
-    prompt_maker,
-    read_flags,
-    start_processes,
-    wants_cuda,
-    weight_dtype,
-)
-from records import DataError, write_whole
+from media.decode import check_media
+from media.prompt_format import MIN_PIXELS
+from model import Policy, bound_memory, load_policy
 from rewards import split_completion
-from rollout import Completion, generate
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-BAD_MEDIA, TOO_LONG, NO_ANSWER, NO_VERDICT = (
-    "media missing or unusable",
-    "prompt too long",
-    "no answer in the reply",
-    "judge gave no verdict",
-)
+from rollout import sample_answers
+from run.flags import fill, flag, is_tiny, read_flags
+from run.session import ends_in_a_sentence, only_run
 
 
 @dataclass
@@ -176,6 +175,7 @@ DEFAULTS = {
     "real": {"max_frames": 64, "max_pixels": 100_352, "max_completion_tokens": 2048},
     "tiny": {"max_frames": 16, "max_pixels": 84 * 28, "max_completion_tokens": 112},
 }
+
 NOT_SETTINGS = {
     "out",
     "strict",
@@ -196,13 +196,6 @@ NOT_SETTINGS = {
     "by_length",
     "length_edges",
 }  # what changes no completion
-ROUNDING = {
-    "batch",
-    "max_tokens",
-    "max_cache_tokens",
-    "attn",
-    "device",
-}  # what changes its rounding only, and may be changed when memory runs out
 
 
 def parse(argv: list[str]) -> Config:
@@ -239,43 +232,6 @@ def parse(argv: list[str]) -> Config:
     return cfg
 
 
-# ---------------------------------------------------------------------------------------------- asking
-def answer(
-    policy: Policy,
-    make: PromptMaker,
-    samples: list,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
-    cuda_graph: bool = True,
-) -> list[tuple[Prompt | DataError, Completion | None]]:
-    """One completion of each sample: (its prompt, the completion), or (the error that says why it cannot be asked, None). Neighbours about the same media
-    share their prefill."""
-    made = make.each(samples)
-    prompts = [p for p in made if isinstance(p, Prompt)]
-    with torch.no_grad():
-        done = iter(
-            generate(
-                policy,
-                prompts,
-                policy.features(prompts),
-                1,
-                max_new_tokens,
-                temperature,
-                top_k,
-                top_p,
-                generator,
-                cuda_graph,
-                share=True,
-            )
-            if prompts
-            else []
-        )
-    return [(p, next(done)[0] if isinstance(p, Prompt) else None) for p in made]
-
-
 def batches_of(items: list[Item], size: int) -> list[list[Item]]:
     """Items cut into batches, those about the same media side by side, in the order in which the media come up first."""
     by_media: dict[str, list[Item]] = {}
@@ -286,15 +242,15 @@ def batches_of(items: list[Item], size: int) -> list[list[Item]]:
 
 
 def answer_batch(
-    cfg: Config, policy: Policy, make: PromptMaker, items: list[Item], number: int
+    cfg: Config, policy: Policy, builder: PromptBuilder, items: list[Item], number: int
 ) -> list[dict]:
     """One batch of items -> their lines of results.jsonl, an open answer's score still None."""
     benchmark, started = BENCHMARKS[cfg.benchmark], time.perf_counter()
     generator = torch.Generator(policy.device).manual_seed(cfg.seed * 1_000_003 + number)
     samples = [ask(one, benchmark, cfg.prompt) for one in items]
-    done = answer(
+    done = sample_answers(
         policy,
-        make,
+        builder,
         samples,
         cfg.max_completion_tokens,
         cfg.temperature,
@@ -370,83 +326,12 @@ def let_judge(
     return judged
 
 
-# ---------------------------------------------------------------------------------------------- results on disk
-def read_results(path: Path) -> dict[str, dict]:
-    """{id: line} of a results file, a later line of an id in place of an earlier one. A last line that a killed run left torn is not read."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
-    found: dict[str, dict] = {}
-    for n, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line) if line else None
-        except json.JSONDecodeError:
-            if n == len(lines):
-                break
-            raise DataError(
-                f"{path}:{n}: not a line of results; remove that line, and its item is asked again"
-            ) from None
-        if row is not None:
-            found[row["id"]] = row
-    return found
-
-
-def collect(out: Path, order: list[str]) -> dict[str, dict]:
-    """Bring what all processes have written into results.jsonl, in the order of the items. Whole at any moment: written beside and renamed."""
-    parts = [out / "results.jsonl", *sorted(out.glob("results.rank*.jsonl"))]
-    found: dict[str, dict] = {}
-    for path in parts:
-        found |= read_results(path)
-    place = {name: i for i, name in enumerate(order)}
-    if strange := [name for name in found if name not in place]:
-        raise DataError(
-            f"{out}/results.jsonl: holds the item '{strange[0]}', which the benchmark's files do not; pass another --out"
-        )
-    found = dict(sorted(found.items(), key=lambda pair: place[pair[0]]))
-    write_whole(
-        out / "results.jsonl",
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.values()),
-    )
-    for path in parts[1:]:
-        path.unlink()
-    return found
-
-
-def fingerprint(model: str) -> str:
-    """What tells a model's weights apart without reading them: names, sizes and times of change of the files, or the hub name."""
-    folder = Path(model) if model else DEFAULT_MODEL
-    files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("config.json"))
-    known = (
-        [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files] if model else "bundled"
-    )
-    return hashlib.sha256(json.dumps(known or model).encode()).hexdigest()[:16]
-
-
 def settings_of(cfg: Config) -> dict:
     hears = prompt_format(load_config(cfg.model or DEFAULT_MODEL)).n_mels is not None
     return {k: v for k, v in asdict(cfg).items() if k not in NOT_SETTINGS} | {
         "weights": fingerprint(cfg.model),
         "use_audio": cfg.use_audio and hears,
     }
-
-
-def claim(out: Path, settings: dict) -> None:
-    """Make --out this run's, or go on with it when it was made with the same settings."""
-    file = out / "settings.json"
-    before = json.loads(file.read_text()) if file.is_file() else settings
-    differ = {
-        k: f"{k} {before.get(k)!r}, now {settings.get(k)!r}"
-        for k in {**before, **settings}
-        if before.get(k) != settings.get(k)
-    }
-    if differ.keys() - ROUNDING:
-        raise DataError(
-            f"{out}: holds results made with other settings ({', '.join(v for k, v in differ.items() if k not in ROUNDING)}); "
-            "pass another --out, or remove the folder"
-        )
-    if differ:
-        print(
-            f"going on with {', '.join(differ.values())}: the items to come are rounded differently from those that are done"
-        )
-    write_whole(file, json.dumps(settings, indent=2) + "\n")
 
 
 def run(cfg: Config) -> None:
@@ -521,7 +406,7 @@ def run_benchmark(cfg: Config, rank: int, world: int, device: torch.device) -> N
         policy.freeze_towers()
         bound_memory(cfg, policy)
         cfg.use_audio = settings["use_audio"]
-        make = prompt_maker(cfg, policy, max_sound=cfg.max_sound)
+        builder = prompt_builder(cfg, policy, max_sound=cfg.max_sound)
         bar = tqdm(
             total=sum(len(batch) for _, batch in todo) * world,
             disable=rank > 0,
@@ -530,12 +415,12 @@ def run_benchmark(cfg: Config, rank: int, world: int, device: torch.device) -> N
         )
         for at, (number, batch) in enumerate(todo):
             coming = [one for _, some in todo[at : at + 2] for one in some]
-            make.ahead(
+            builder.prefetch(
                 [ask(one, benchmark, cfg.prompt) for one in coming]
             )  # decoded while this batch is answered
             found = [
                 row
-                for row in answer_batch(cfg, policy, make, batch, number)
+                for row in answer_batch(cfg, policy, builder, batch, number)
                 if row["id"] not in done
             ]
             let_judge(judge, cfg.judge, benchmark, by_id, found)
@@ -575,15 +460,6 @@ def refuse(found: Iterable[dict]) -> None:
             )
 
 
-def write(path: Path, found: list[dict]) -> None:
-    """Append lines, safe on the disk when this returns."""
-    if found:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
-            file.flush()
-            os.fsync(file.fileno())
-
-
 def choose(items: list[Item], only: str, limit: int) -> list[Item]:
     """The items with a label (`--only`), of these the first ones (`--limit`)."""
     if only:
@@ -602,12 +478,6 @@ def choose(items: list[Item], only: str, limit: int) -> list[Item]:
     return items[: limit or None]
 
 
-def labels_of(labels: dict, name: str) -> list[str]:
-    """The values of one label: a question may have several types."""
-    value = labels.get(name, [])
-    return [value] if isinstance(value, str) else list(value)
-
-
 def versions() -> dict[str, str]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return {
@@ -619,238 +489,6 @@ def versions() -> dict[str, str]:
     }
 
 
-# ---------------------------------------------------------------------------------------------- statistics
-def sums(found: list[dict], metric: Metric) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the lines that have the metric's part, by video (C) and group of `over` (K): sums of the part (C, K), numbers of lines (C, K), and the groups'
-    weights (K,). Groups weigh alike inside their outer group, which weigh alike."""
-    some = [row for row in found if row["parts"].get(metric.part) is not None]
-    videos = {v: i for i, v in enumerate(sorted({row["video"] for row in some}))}
-    keys = [tuple(row["labels"][name] for name in metric.over) for row in some]
-    leaves = {key: i for i, key in enumerate(sorted(set(keys)))}
-    total, count = (np.zeros((len(videos), len(leaves))) for _ in range(2))
-    for row, key in zip(some, keys, strict=True):
-        total[videos[row["video"]], leaves[key]] += row["parts"][metric.part]
-        count[videos[row["video"]], leaves[key]] += 1
-    siblings = [
-        Counter(key[:depth] for key in {k[: depth + 1] for k in leaves})
-        for depth in range(len(metric.over))
-    ]
-    return (
-        total,
-        count,
-        np.array(
-            [
-                math.prod(1 / siblings[depth][key[:depth]] for depth in range(len(metric.over)))
-                for key in leaves
-            ]
-        ),
-    )
-
-
-def mean_of_groups(
-    total: np.ndarray, count: np.ndarray, weights: np.ndarray, root: bool
-) -> np.ndarray:
-    """(.., K) sums and numbers -> (..) weighted means of the groups' means; a group without a line leaves its weight to the others."""
-    there = count > 0
-    means = np.where(there, total / np.maximum(count, 1), 0.0)
-    value = (means * weights).sum(-1) / (there * weights).sum(-1)
-    return np.sqrt(value) if root else value
-
-
-def estimate(found: list[dict], metric: Metric) -> float | None:
-    """A metric's value; None when no line has its part."""
-    total, count, weights = sums(found, metric)
-    return (
-        float(mean_of_groups(total.sum(0), count.sum(0), weights, metric.root))
-        if len(total)
-        else None
-    )
-
-
-def resampled(
-    found: list[dict], metric: Metric, resamples: int = 10_000, seed: int = 0
-) -> np.ndarray:
-    """(resamples,) values of a metric on as many videos drawn with replacement, each with all of its lines. The same videos are drawn for any lines about
-    the same videos, so that two runs on the same items can be subtracted draw by draw."""
-    total, count, weights = sums(found, metric)
-    n, rng, out = len(total), np.random.default_rng(seed), []
-    for start in range(0, resamples, size := max(1, 2**22 // n)):
-        some = min(size, resamples - start)
-        drawn = rng.integers(0, n, (some, n)) + np.arange(some)[:, None] * n
-        times = (
-            np.bincount(drawn.ravel(), minlength=some * n).reshape(some, n).astype(float)
-        )  # how often each video was drawn
-        out.append(mean_of_groups(times @ total, times @ count, weights, metric.root))
-    return np.concatenate(out)
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of resampled values."""
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def measured(found: list[dict], metric: Metric, resamples: int) -> dict:
-    """{value, low, high, n, videos} of a metric; low and high None where fewer than two videos leave nothing to resample."""
-    some = [row for row in found if row["parts"].get(metric.part) is not None]
-    videos = len({row["video"] for row in some})
-    low, high = interval(resampled(some, metric, resamples)) if videos > 1 else (None, None)
-    return {
-        "value": estimate(some, metric),
-        "low": low,
-        "high": high,
-        "n": len(some),
-        "videos": videos,
-    }
-
-
-def summarise(found: list[dict], benchmark: Benchmark, resamples: int = 10_000) -> dict:
-    """Scores, scores of splits (each a plain mean over its lines), failures by reason, and what a judge has still to say."""
-    plain = [m for m in benchmark.metrics if not m.over] or [
-        Metric("mean", benchmark.metrics[0].part)
-    ]
-    splits: dict[str, dict] = {}
-    for name in benchmark.splits:
-        for value in sorted({v for row in found for v in labels_of(row["labels"], name)}):
-            inside = [row for row in found if value in labels_of(row["labels"], name)]
-            splits.setdefault(name, {})[value] = {
-                m.name: v for m in plain if (v := measured(inside, m, resamples))["n"]
-            }
-    failed = [
-        {"id": row["id"], "failure": row["failure"], "reason": row["reason"] or row["failure"]}
-        for row in found
-        if row["failure"]
-    ]
-    return {
-        "n": len(found),
-        "videos": len({row["video"] for row in found}),
-        "metrics": {
-            m.name: v for m in benchmark.metrics if (v := measured(found, m, resamples))["n"]
-        },
-        "splits": splits,
-        "failures": dict(Counter(f["failure"] for f in failed).most_common()),
-        "failed": failed,
-        "unjudged": sum(None in row["parts"].values() for row in found),
-        "sound": dict(Counter(row["sound"] for row in found).most_common()),
-        "completion_tokens": float(np.mean([row["tokens"] for row in found])) if found else 0.0,
-    }
-
-
-def gain(base: list[dict], other: list[dict], metric: Metric, resamples: int = 10_000) -> dict:
-    """{value, low, high} of other - base on the same items, resampled in pairs: both on the same videos. Raises DataError for different items."""
-    ids, theirs = {row["id"] for row in base}, {row["id"] for row in other}
-    if ids != theirs:
-        one = sorted(ids ^ theirs)[0]
-        raise DataError(
-            f"the runs are not of the same items: {len(ids - theirs)} are in the first only, {len(theirs - ids)} in the second only, e.g. '{one}'; "
-            "run eval.py to the end, with the same --only and --limit"
-        )
-    scored = [
-        {row["id"] for row in rows if row["parts"].get(metric.part) is not None}
-        for rows in (base, other)
-    ]
-    if one := scored[0] ^ scored[1]:
-        raise DataError(
-            f"open answers of one run are scored and of the other not, e.g. '{sorted(one)[0]}'; run eval.py with --judge on both"
-        )
-    if not scored[0]:
-        return {"value": None, "low": None, "high": None, "n": 0}
-    videos = {
-        row["id"]: row["video"] for row in base
-    }  # runs may have kept their media in different places
-    base, other = (
-        [row | {"video": videos[row["id"]]} for row in rows if row["id"] in scored[0]]
-        for rows in (base, other)
-    )
-    low, high = (
-        interval(resampled(other, metric, resamples) - resampled(base, metric, resamples))
-        if len({row["video"] for row in base}) > 1
-        else (None, None)
-    )
-    return {
-        "value": estimate(other, metric) - estimate(base, metric),
-        "low": low,
-        "high": high,
-        "n": len(base),
-    }
-
-
-# ---------------------------------------------------------------------------------------------- tables
-def shown(value: float | None, percent: bool, sign: bool = False) -> str:
-    return (
-        "-"
-        if value is None
-        else f"{value * 100:{'+' if sign else ''}.1f}"
-        if percent
-        else f"{value:{'+' if sign else ''}.2f}"
-    )
-
-
-def line(name: str, found: dict, percent: bool) -> str:
-    return f"  {name:<44} {shown(found['value'], percent):>6}  [{shown(found['low'], percent)}, {shown(found['high'], percent)}]  n {found['n']:,}"
-
-
-def table(summary: dict) -> str:
-    """A summary as text: metrics with intervals, splits, failures."""
-    metrics = BENCHMARKS[summary["benchmark"]].metrics
-    percent, lower = {m.name: m.percent for m in metrics}, {m.name for m in metrics if not m.higher}
-    lines = [
-        f"{summary['title']}: {summary['n']:,} items about {summary['videos']:,} videos, {summary['settings']['model'] or 'the bundled model'}, "
-        f"--prompt {summary['settings']['prompt']}",
-        f"scored by: {summary['rule']}",
-    ]
-    lines += [
-        line(name, found, percent[name]) + ("" if name not in lower else ", lower is better")
-        for name, found in summary["metrics"].items()
-    ]
-    settings = summary["settings"]
-    lines.append(
-        f"  at most {settings['max_frames']} frames of {settings['max_pixels']:,} pixels at {settings['fps']:g} per second, "
-        f"{'with' if settings['use_audio'] else 'without'} the sound of videos, replies of at most {settings['max_completion_tokens']:,} tokens, "
-        + (f"temperature {settings['temperature']:g}" if settings["temperature"] else "greedy")
-    )
-    lines.append(
-        "  " + ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
-    )
-    for name, values in summary["splits"].items():
-        lines.append(f"by {name}")
-        for value, found in values.items():
-            lines += [
-                line(
-                    f"{value}, {metric}" if len(found) > 1 else value,
-                    one,
-                    percent.get(metric, True),
-                )
-                for metric, one in found.items()
-            ]
-    for failure, n in summary["failures"].items():
-        one = next(f for f in summary["failed"] if f["failure"] == failure)
-        lines.append(
-            f"wrong because of: {failure}: {n:,}, e.g. "
-            + (one["id"] if one["reason"] == failure else one["reason"])
-            + (" (mended? --retry asks them again)" if failure == BAD_MEDIA else "")
-        )
-    for kind, what in (
-        ("silent", "about a video without sound"),
-        ("cut", "with sound cut at --max_sound"),
-    ):
-        if n := summary["sound"].get(kind):
-            lines.append(f"asked {what}: {n:,}")
-    if summary["unjudged"]:
-        lines.append(f"not scored, waiting for a --judge: {summary['unjudged']:,} open answers")
-    if summary["size"] and summary["there"] != summary["size"]:
-        lines.append(
-            f"the benchmark has {summary['size']:,} items as published, these files {summary['there']:,}"
-        )
-    if summary["left_out"]:
-        lines.append(
-            f"left out, because the files do not say what is right: {len(summary['left_out']):,}, e.g. {summary['left_out'][0]['id']}: "
-            f"{summary['left_out'][0]['reason']}"
-        )
-    return "\n".join(lines)
-
-
-# ---------------------------------------------------------------------------------------------- runs compared
 def load_runs(
     words: tuple[str, ...],
 ) -> tuple[dict[str, dict[str, list[dict]]], dict[str, dict[str, dict]]]:
@@ -947,144 +585,6 @@ def compare(cfg: Config) -> None:
         + (", compare.png" if cfg.plot else "")
         + (", by_length.png" if cfg.by_length else "")
     )
-
-
-def significant(found: dict) -> bool:
-    """Does the 95 % interval of a gain leave out 0?"""
-    return found["low"] is not None and not found["low"] <= 0 <= found["high"]
-
-
-def comparison(cells: dict[str, dict[str, dict]], names: list[str]) -> str:
-    """The table of `compare` in Markdown."""
-    first = next(iter(cells.values()))
-    lines = [
-        "| | "
-        + " | ".join(f"{BENCHMARKS[name].title} ({first[name]['n']:,})" for name in names)
-        + " |",
-        "|" + "---|" * (len(names) + 1),
-    ]
-    for run, row in cells.items():
-        texts = []
-        for name in names:
-            cell, percent = row[name], BENCHMARKS[name].metrics[0].percent
-            text = shown(cell["value"], percent)
-            if found := cell.get("gain"):
-                text += f" ({shown(found['value'], percent, True)}{'' if significant(found) else '†'} [{shown(found['low'], percent, True)}, "
-                text += f"{shown(found['high'], percent, True)}])"
-            else:
-                text += f" [{shown(cell['low'], percent)}, {shown(cell['high'], percent)}]"
-            texts.append(text)
-        lines.append(f"| {run} | " + " | ".join(texts) + " |")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "In brackets: the 95 % interval of the score, or of the gain over the first row, in pairs. † not significant: the "
-            "interval holds 0.",
-        ]
-    )
-
-
-def by_length(
-    runs: dict, base: str, names: list[str], edges: list[int], resamples: int
-) -> dict[str, list[dict]]:
-    """Figure 6 of the paper: {run: [{low_tokens, high_tokens, and `gain`'s fields}]}, items grouped by how many tokens the run reasons for; those of all
-    benchmarks together that score answers one by one."""
-    metric, out = Metric("accuracy"), {}
-    pools = {
-        run: [
-            row | {"id": f"{name}/{row['id']}", "video": f"{name}/{row['video']}"}
-            for name in names
-            for row in found[name]
-            if row["parts"].get("score") is not None
-        ]
-        for run, found in runs.items()
-    }
-    before = {row["id"]: row for row in pools[base]}
-    for run in [run for run in runs if run != base]:
-        for low, high in zip([0, *edges], [*edges, math.inf], strict=True):
-            some = [
-                row
-                for row in pools[run]
-                if low <= row["reasoning_tokens"] < high and row["id"] in before
-            ]
-            if some:
-                found = gain([before[row["id"]] for row in some], some, metric, resamples)
-                out.setdefault(run, []).append(
-                    {"low_tokens": low, "high_tokens": None if high == math.inf else high, **found}
-                )
-    return out
-
-
-def length_table(found: dict[str, list[dict]]) -> str:
-    return "\n".join(
-        f"{run}, {group_name(g)}: {shown(g['value'], True, True)}{'' if significant(g) else '†'} [{shown(g['low'], True, True)}, "
-        f"{shown(g['high'], True, True)}], n {g['n']:,}"
-        for run, groups in found.items()
-        for g in groups
-    )
-
-
-def group_name(group: dict) -> str:
-    return (
-        f"{group['low_tokens']}+ tokens"
-        if group["high_tokens"] is None
-        else f"{group['low_tokens']}-{group['high_tokens'] - 1} tokens"
-    )
-
-
-def bars(axes, values: list[dict], places: list[float], width: float, label: str) -> None:
-    """Bars with their intervals, in percent."""
-    heights = [100 * v["value"] for v in values]
-    wings = [
-        [
-            0.0 if v[side] is None else abs(100 * v[side] - h)
-            for v, h in zip(values, heights, strict=True)
-        ]
-        for side in ("low", "high")
-    ]
-    axes.bar(places, heights, width, yerr=wings, capsize=3, label=label)
-
-
-def plot_scores(cells: dict[str, dict[str, dict]], names: list[str], path: Path) -> None:
-    """compare.png: a group of bars per benchmark, of those whose headline is a share."""
-    names, width = [name for name in names if BENCHMARKS[name].metrics[0].percent], 0.8 / len(cells)
-    figure, axes = plt.subplots(figsize=(2 + 1.6 * len(names), 4), layout="constrained")
-    for i, (run, row) in enumerate(cells.items()):
-        bars(
-            axes,
-            [row[name] for name in names],
-            [x + i * width for x in range(len(names))],
-            width,
-            run,
-        )
-    axes.set(
-        xticks=[x + 0.4 - width / 2 for x in range(len(names))],
-        xticklabels=[BENCHMARKS[name].title for name in names],
-        ylabel="score, 95 % interval",
-    )
-    axes.legend()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def plot_by_length(found: dict[str, list[dict]], path: Path) -> None:
-    """by_length.png: the gain over the base in groups of reasoning length."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    order = {group_name(g): g["low_tokens"] for groups in found.values() for g in groups}
-    labels, width = sorted(order, key=order.get), 0.8 / max(1, len(found))
-    for i, (run, groups) in enumerate(found.items()):
-        bars(axes, groups, [labels.index(group_name(g)) + i * width for g in groups], width, run)
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(
-        xticks=[x + 0.4 - width / 2 for x in range(len(labels))],
-        xticklabels=labels,
-        ylabel="gain in accuracy, 95 % interval",
-        xlabel="reasoning",
-    )
-    axes.legend()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def main(argv: list[str]) -> None:

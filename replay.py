@@ -32,11 +32,13 @@ import numpy as np
 import torch
 
 TIERS = ("hard", "medium", "easy")
+
 SHARES = {
     "hard": 0.40,
     "medium": 0.35,
     "easy": 0.25,
 }  # of the capacity, of the draws, and of the prompts
+
 SUCCESS = 0.5  # an accuracy reward from here on counts as a success
 
 

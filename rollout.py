@@ -29,9 +29,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data import Prompt, share_prefixes
-from model import Policy, Prefix, attend, block, join, split_by_tokens
-from records import DataError
+from data import Prompt, PromptBuilder, share_prefixes
+from engine.attention import attend, join
+from engine.batching import split_by_tokens
+from engine.families import block
+from formats.sample import DataError
+from model import Policy, Prefix
 
 COMPACT_EVERY = 8  # decode steps between two looks at which completions have ended
 WINDOW = {
@@ -374,3 +377,39 @@ def pack(policy: Policy, tokens: Tensor, logps: Tensor, n: int) -> list[list[Com
             )
         )
     return [out[i : i + n] for i in range(0, len(out), n)]
+
+
+def sample_answers(
+    policy: Policy,
+    builder: PromptBuilder,
+    samples: list,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+    cuda_graph: bool = True,
+) -> list[tuple[Prompt | DataError, Completion | None]]:
+    """One completion of each sample: (its prompt, the completion), or (the error that says why it cannot be asked, None). Neighbours about the same media
+    share their prefill."""
+    made = builder.build(samples)
+    prompts = [p for p in made if isinstance(p, Prompt)]
+    with torch.no_grad():
+        done = iter(
+            generate(
+                policy,
+                prompts,
+                policy.features(prompts),
+                1,
+                max_new_tokens,
+                temperature,
+                top_k,
+                top_p,
+                generator,
+                cuda_graph,
+                share=True,
+            )
+            if prompts
+            else []
+        )
+    return [(p, next(done)[0] if isinstance(p, Prompt) else None) for p in made]

@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 STD_EPS = 1e-4
+
 SHAPES = ("u", "uniform", "decay", "incline", "inverse")
+
 LEVELS, CLIPS, NORMS = ("token", "sequence"), ("ppo", "cispo", "truncated"), ("sequence", "token")
 
 

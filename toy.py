@@ -31,29 +31,41 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from records import Sample, save_samples
-from rewards import f1
+from formats.own import save_samples
+from formats.sample import Sample
+from problems import f1
 
 VERSION = 3  # part of the cache folder's name: raise it when the world changes
+
 BEATS, BEAT_SECONDS = 4, 1.0
+
 VIDEO_FPS, CELL = 8, 56  # 32 frames of 3 cells side by side: 168 x 56 pixels
+
 SAMPLE_RATE = 16_000
+
 PLACES = {
     "left": (150, 60, 20),
     "centre": (20, 120, 120),
     "right": (150, 40, 150),
 }  # and the colour of the floor there
+
 COLOURS = {
     "red": (225, 45, 45),
     "green": (40, 190, 70),
     "blue": (60, 90, 240),
     "yellow": (235, 215, 50),
 }
+
 SHAPES = ("square", "disc", "triangle")
+
 ACTS = ("hop", "flash")
+
 PITCHES = {"low": 300.0, "mid": 800.0, "high": 2200.0}  # Hz
+
 LETTERS = "ABCD"
+
 PLAN_SHARES = {"careful": 0.36, "guess": 0.38, "one-sense": 0.13, "slip": 0.13}
+
 HINTED, HINTED_CAREFUL = (
     0.60,
     0.90,
@@ -132,7 +144,6 @@ def make_scene(rng: np.random.Generator) -> Scene:
     return Scene(shapes, tones)
 
 
-# ---------------------------------------------------------------------------------------------- rendering
 def draw_cell(place: str, shape: Shape | None, moving: bool, light: int) -> np.ndarray:
     """One 56 x 56 cell: the floor of `place`, a wall of grey level `light`, the shape at rest or moving. Returns (56, 56, 3) uint8."""
     cell = Image.new("RGB", (CELL, CELL), (light,) * 3)
@@ -207,7 +218,6 @@ def write_clip(path: Path, scene: Scene, rng: np.random.Generator) -> None:
     partial.rename(path)
 
 
-# ---------------------------------------------------------------------------------------------- questions
 @dataclass
 class Question:
     """A question about a scene and the lines a thinker may write on the way to its answer.
@@ -503,7 +513,6 @@ def make_records(
     return records
 
 
-# ---------------------------------------------------------------------------------------------- the data set
 def build(
     root: str | Path, stage: int, split: str, clips: int, seed: int = 0, progress: bool = True
 ) -> Path:

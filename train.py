@@ -42,7 +42,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,21 @@ import torch
 import torch.distributed as dist
 
 import toy
-from checkpoint import (
+from config import Config
+from data import Prompt, PromptBuilder, prompt_builder, question_text, share_prefixes
+from engine.batching import split_by_tokens
+from engine.distributed import gather, start_processes, weight_dtype
+from engine.families import DEFAULT_MODEL
+from engine.optim import Bf16AdamW, Trained, learning_rate
+from formats.sample import DataError, Sample
+from groups import Group, pack_rows
+from judge import DEFAULT_JUDGE, Endpoint, Judge, LocalModel, watch
+from media.workers import Decoders
+from model import Policy, bound_memory, load_policy
+from replay import Entry, ReplayBuffer
+from rewards import score_group, split_completion
+from rollout import Completion, generate, sample_answers
+from run.checkpoint import (
     STOP,
     Saved,
     Signals,
@@ -60,55 +74,12 @@ from checkpoint import (
     save,
     set_random_states,
 )
-from data import (
-    MIN_PIXELS,
-    Decoders,
-    MediaError,
-    Prompt,
-    PromptMaker,
-    TooLong,
-    check_media,
-    question_text,
-    share_prefixes,
-)
-from eval import answer
-from judge import DEFAULT_JUDGE, Endpoint, Judge, LocalModel, check_endpoint, watch
-from logs import Logger, plot_curriculum
-from model import (
-    ATTENTIONS,
-    DEFAULT_MODEL,
-    LOGIT_CHUNK,
-    Policy,
-    load_config,
-    load_policy,
-    make_tiny_policy,
-    parameter_counts,
-    split_by_tokens,
-)
-from optim import BUCKET, Bf16AdamW, Trained, learning_rate
-from program import (
-    bound_memory,
-    ends_in_a_sentence,
-    fill,
-    flag,
-    gather,
-    is_tiny,
-    only_run,
-    prompt_maker,
-    read_flags,
-    start_processes,
-    wants_cuda,
-    weight_dtype,
-)
-from records import DataError, Sample, load_samples
-from replay import Entry, ReplayBuffer
-from rewards import score_group, split_completion
-from rollout import Completion, generate
+from run.curriculum import curriculum
+from run.logs import Logger, plot_curriculum
+from run.memory import estimate
+from run.session import ends_in_a_sentence, only_run
+from run.stream import Cursor, load_data, next_prompts, owner
 from tas import (
-    CLIPS,
-    LEVELS,
-    NORMS,
-    SHAPES,
     clipped_is_loss,
     group_advantages,
     half_loss,
@@ -118,500 +89,7 @@ from tas import (
     temporal_weights,
     too_stale,
 )
-
-# ---------------------------------------------------------------------------------------------- flags
-PAPER = {
-    "fresh": 4,
-    "replayed": 4,
-    "replay_min": 64,
-    "replay_draw": "tiers",
-    "replay_shift": 0.0,
-    "clip": "ppo",
-    "loss_norm": "sequence",
-    "tas_shape": "u",
-    "hint_patience": 3,
-    "hint_kl": 1e-3,
-}
-OURS = PAPER | {
-    "fresh": 2,
-    "replayed": 6,
-    "replay_min": 256,
-    "replay_draw": "uniform",
-    "replay_shift": 0.2,
-    "clip": "truncated",
-    "loss_norm": "token",
-    "beta": 0.0,
-}
-GRPO = PAPER | {
-    "fresh": 8,
-    "replayed": 0,
-    "tas_shape": "uniform",
-    "hint_patience": 0,
-    "hint_kl": 0.0,
-}
-METHODS = {
-    "avatar": OURS,
-    "avatar_paper": PAPER,
-    "grpo": GRPO,
-    "tas_only": GRPO | {"tas_shape": "u"},
-    "replay_only": OURS | {"tas_shape": "uniform"},
-}
-# The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
-DEFAULTS = {
-    "real": {
-        "train_type": "lora",
-        "steps": 0,
-        "beta": 0.1,
-        "lr": 5e-7,
-        "train_towers": False,
-        "max_completion_tokens": 2048,
-        "max_pixels": 50_176,
-        "use_audio": True,
-        "eval_every": 100,
-        "toy_clips": 256,
-        "prompts_per_step": 8,
-        "tower_lr": 1.0,
-    },
-    "tiny": {
-        "train_type": "full",
-        "steps": 48,
-        "beta": 0.02,
-        "lr": 2e-4,
-        "train_towers": False,
-        "max_completion_tokens": 112,
-        "max_pixels": 84 * 28,
-        "use_audio": True,
-        "eval_every": 8,
-        "toy_clips": 256,
-        "prompts_per_step": 16,
-        "tower_lr": 0.1,
-    },
-    "tiny stage 0": {
-        "steps": 1150,
-        "lr": 2e-3,
-        "train_towers": True,
-        "eval_every": 250,
-        "toy_clips": 5000,
-        "prompts_per_step": 64,
-        "tower_lr": 1.0,
-    },
-}
-
-
-@dataclass
-class Config:
-    """Every flag of train.py. A default of None is filled in from METHODS (by --method) or DEFAULTS (by model and stage)."""
-
-    stage: int = flag(
-        2,
-        "0 cold start (SFT), 1 visual, 2 audio-visual, 3 localisation; several in a row: 0,1,2,3",
-        known=(0, 1, 2, 3),
-    )
-    method: str = flag(
-        "avatar",
-        "avatar, avatar_paper (the paper's own numbers), grpo (the baseline), tas_only, replay_only: presets of the flags below",
-        known=tuple(METHODS),
-    )
-    model: str = flag(
-        "",
-        "model folder or hub name; empty: the bundled tiny model (stage 0: a new random tiny model)",
-    )
-    data: str = flag("", "training records, of any format of records.py; empty: the toy world")
-    eval_data: str = flag(
-        "", "held-out records; empty: the toy world's, or no evaluation with --data"
-    )
-    media_root: str = flag(
-        "", "folder that media paths are relative to; empty: the data file's own folder"
-    )
-    out: str = flag("", "output folder; empty: runs/stage<stage>-<method>-seed<seed>")
-    seed: int = flag(0, "seed of data order, sampling and replay draws")
-    steps: int | None = flag(None, "optimiser steps; 0: one pass over the data", 0)
-    prompts_per_step: int | None = flag(
-        None, "B: prompts with fresh completions per step (stage 0: traces), over all processes", 1
-    )
-    fresh: int | None = flag(
-        None, "fresh completions per prompt (avatar 2, avatar_paper 4, grpo 8)", 1
-    )
-    replayed: int | None = flag(
-        None,
-        "replayed completions per replayed group, or all of its prompt where fewer are stored "
-        "(avatar 6, avatar_paper 4, grpo 0 = no replay)",
-        0,
-    )
-    replay_groups: int = flag(1, "replayed groups per prompt with fresh completions", 1)
-    replay_draw: str | None = flag(
-        None,
-        "which prompts are replayed: drawn by tiers (avatar_paper), or uniform, all alike likely (avatar)",
-        known=("tiers", "uniform"),
-    )
-    replay_baseline: str = flag(
-        "vcrs",
-        "what replayed rewards stand against: vcrs, the prompt's Rbar(q), or group, the mean of the replayed group",
-        known=("vcrs", "group"),
-    )
-    replay_shift: float | None = flag(
-        None,
-        "added to the advantages of replayed groups: above 0 their successes weigh more than their failures (avatar 0.2); "
-        "0 = off",
-    )
-    alpha: float = flag(1.0, "weight of the off-policy half in J = J_on + alpha J_off")
-    dynamic_sampling: int = flag(
-        0,
-        "extra rounds of fresh prompts in place of groups whose rewards are all alike (DAPO), all counted; 0 = off",
-        0,
-    )
-    tas_shape: str | None = flag(
-        None, f"temporal weights: {', '.join(SHAPES)} (avatar u, grpo uniform = off)", known=SHAPES
-    )
-    tas_lambda: float = flag(0.3, "lambda of the temporal weights; 0 = off", 0)
-    tas_normalize: bool = flag(
-        False,
-        "divide temporal weights by their mean, so that a shape does not change the step size",
-    )
-    is_level: str = flag(
-        "token",
-        "importance ratio per token, or per sequence (length-normalised, as GSPO)",
-        known=LEVELS,
-    )
-    clip: str | None = flag(
-        None,
-        "ppo (avatar_paper, grpo); cispo: clip the ratio as a weight; truncated: as a weight, from above only (avatar)",
-        known=CLIPS,
-    )
-    clip_eps: float = flag(0.2, "epsilon of the clipped ratio", 0, 1)
-    clip_eps_high: float = flag(
-        0.0,
-        "epsilon of the upper bound when it differs (DAPO's clip-higher: 0.28); 0 = clip_eps",
-        0,
-    )
-    loss_norm: str | None = flag(
-        None,
-        "mean over: completions, of their token means (sequence), where tokens of short ones weigh more; or all tokens of "
-        "a half of the loss (token: avatar)",
-        known=NORMS,
-    )
-    beta: float | None = flag(
-        None,
-        "weight of the KL to the stage's starting weights; 0 = off, no reference pass (avatar)",
-        0,
-    )
-    train_type: str | None = flag(
-        None,
-        "lora: adapters; full: all weights, optimiser state sharded; fsdp: weights sharded, too (FSDP2)",
-        known=("lora", "full", "fsdp"),
-    )
-    lora_rank: int = flag(8, "rank of the adapters on all linear layers", 1)
-    lora_alpha: float = flag(32.0, "the adapters' product is scaled by alpha / rank", 0)
-    lr: float | None = flag(None, "peak learning rate of AdamW", 0)
-    warmup: float = flag(0.05, "share of the steps with rising learning rate; 0 = off", 0, 1)
-    max_grad_norm: float = flag(1.0, "gradient clipping; 0 = off")
-    train_towers: bool | None = flag(
-        None, "train the vision and audio towers, too (stage 0 of the tiny model does)"
-    )
-    tower_lr: float | None = flag(
-        None,
-        "learning rate of the towers as a share of --lr; 0 = they stay, at the cost of their gradient",
-        0,
-    )
-    max_prompt_tokens: int = flag(
-        16_384, "longer prompts are left out and counted, never cut; 0 = no limit", 0
-    )
-    max_tokens: int = flag(
-        16_384,
-        "tokens per forward pass (a prompt and its completions stay together): lower it when memory runs out",
-        1,
-    )
-    max_cache_tokens: int = flag(
-        2**18,
-        "tokens whose keys and values are held while completions decode together (7B: 57 kB each)",
-        1,
-    )
-    checkpoint_layers: bool | None = flag(
-        None,
-        "keep each layer's input and compute the layer again in the backward pass (empty: on a GPU)",
-    )
-    optim_dtype: str = flag(
-        "fp32",
-        "AdamW over bf16 weights: fp32 (with fp32 master weights, 16 bytes per weight) or bf16 (rounded at random, 8 bytes)",
-        known=("fp32", "bf16"),
-    )
-    attn: str = flag(
-        "auto",
-        f"attention of the towers: {', '.join(ATTENTIONS)}; auto: flash-attn where it is installed, else PyTorch's",
-        known=ATTENTIONS,
-    )
-    cuda_graph: bool = flag(True, "on a GPU, replay decode steps as CUDA graphs")
-    feature_cache_gb: float = flag(
-        4.0,
-        "host memory for tower outputs while the towers are frozen; 0 = they run once per step",
-        0,
-    )
-    media_cache: str = flag("media_cache", "folder for decoded frames and sound; empty = off")
-    media_cache_gb: float = flag(20.0, "most that the folder holds", 0)
-    media_timeout: float = flag(
-        120.0,
-        "seconds that a process may decode the media of one record, which then count as bad (--workers 0: no limit)",
-        1,
-    )
-    max_bad_fraction: float = flag(
-        0.2,
-        "share of the records whose media may be bad; with more the run ends and names them",
-        0,
-        1,
-    )
-    allow_outside: bool = flag(False, "let a data set name files outside of its media folder")
-    workers: int | None = flag(
-        None,
-        "processes that decode ahead, each under --media_timeout; 0 = threads without (empty: 4 with a GPU, else 1, toy 0)",
-        0,
-    )
-    temperature: float = flag(
-        1.0, "sampling temperature, of rollout and training log-probs alike", 1e-3
-    )
-    top_k: int = flag(0, "sample among the k likeliest ids only; 0 = off", 0)
-    top_p: float = flag(1.0, "sample in the nucleus of this mass only; 1 = off", 1e-6, 1)
-    max_completion_tokens: int | None = flag(None, "longest completion, EOS included", 1)
-    format_penalty: float = flag(0.0, "format reward of a badly formed completion: 0, or -1")
-    capacity: int = flag(
-        10_000, "completions the buffer holds: 40 / 35 / 25 % hard / medium / easy", 1
-    )
-    replay_min: int | None = flag(
-        None,
-        "replay starts when the buffer holds this many completions (avatar 256, avatar_paper 64)",
-        1,
-    )
-    replay_max_age: int = flag(
-        0, "completions older than this many steps are dropped from the buffer; 0 = kept", 0
-    )
-    stale_bound: float = flag(
-        0.0,
-        "a replayed completion with A < 0 and mean log(pi_behaviour / pi_theta) above this is left out; 0 = off",
-        0,
-    )
-    vcrs_window: int = flag(20, "fresh unhinted rewards in a prompt's moving average Rbar(q)", 1)
-    hint_patience: int | None = flag(
-        None,
-        "visits without success before a prompt gets its hint (3; grpo and tas_only 0); 0 = this rule off",
-        0,
-    )
-    hint_kl: float | None = flag(
-        None,
-        "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per token is below (1e-3; "
-        "grpo and tas_only 0); 0 = this rule off",
-        0,
-    )
-    fps: float = flag(2.0, "video frames sampled per second", 1e-3)
-    max_frames: int = flag(16, "most frames per video", 2)
-    max_pixels: int | None = flag(None, "most pixels per frame", MIN_PIXELS)
-    use_audio: bool | None = flag(
-        None, "read the sound of videos (stage 1 of a real model does not)"
-    )
-    judge: str = flag(
-        "",
-        "stage 3: the judge's model folder or hub name, or oracle (toy only); empty: oracle on the toy, else "
-        + DEFAULT_JUDGE,
-    )
-    judge_endpoint: str = flag(
-        "",
-        "stage 3: an OpenAI-compatible server that runs the --judge, e.g. http://localhost:8000/v1; empty: load it here",
-    )
-    judge_device: str = flag(
-        "", "stage 3: where a judge that is loaded here runs; empty: the training device"
-    )
-    audio_caption: bool = flag(False, "put the record's audio caption into the prompt")
-    eval_every: int | None = flag(
-        None, "steps between evaluations; 0 = only at the start and the end"
-    )
-    eval_temperature: float = flag(1.0, "sampling temperature of evaluations; 0 = greedy", 0)
-    max_nonfinite: int = flag(
-        5,
-        "steps in a row whose gradient may be infinite or no number; they are skipped, and the last one ends the run",
-        1,
-    )
-    save_every: int = flag(
-        0, "steps between checkpoints; 0 = only at the end, and when a signal asks for one", 0
-    )
-    keep: int = flag(2, "newest checkpoints that are kept", 1)
-    resume: bool = flag(
-        False,
-        "go on with the run in --out from its newest checkpoint; begin it where there is none yet",
-    )
-    overwrite: bool = flag(False, "begin anew in an --out that holds a run, which is lost")
-    toy_dir: str = flag("toy_world", "where the toy world is rendered and cached")
-    toy_clips: int | None = flag(None, "training clips of the toy world", 1)
-    toy_heldout: int = flag(160, "held-out clips of the toy world, two questions each", 1)
-    device: str = flag("", "cpu or cuda; empty: cuda when there is one")
-    timeout: int = flag(
-        1800, "seconds that a process waits for the others before it ends the run", 1
-    )
-    estimate: bool = flag(
-        False, "print the memory per GPU that --model needs, for every --train_type, and end"
-    )
-
-
-def parse(argv: list[str]) -> Config:
-    """Flags -> Config with every None filled in. Unknown flags and values out of range end the program with one sentence."""
-    cfg, _ = read_flags(Config, __doc__.split("\n")[0], argv)
-    tiny, gpu = is_tiny(cfg.model), wants_cuda(cfg)
-    table = (
-        DEFAULTS["tiny" if tiny else "real"]
-        | METHODS[cfg.method]
-        | ({"use_audio": False} if cfg.stage == 1 and not tiny else {})
-    )
-    if cfg.stage == 0 and tiny:
-        table |= DEFAULTS["tiny stage 0"]
-    fill(
-        cfg, table | {"checkpoint_layers": gpu, "workers": 4 if gpu else int(bool(cfg.data))}
-    )  # the toy's own clips need no guard
-    if cfg.judge_endpoint:
-        check_endpoint(cfg.judge_endpoint)  # before it is written into the run's config.json
-    cfg.out = cfg.out or f"runs/stage{cfg.stage}-{cfg.method}-seed{cfg.seed}"
-    return cfg
-
-
-# ---------------------------------------------------------------------------------------------- processes
-def owner(prompt_id: str, world: int) -> int:
-    """The rank a prompt belongs to, for good: its history lives there. A stable hash, not Python's."""
-    return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big") % world
-
-
-# ---------------------------------------------------------------------------------------------- data
-class Cursor:
-    """Endless passes over this rank's samples, each in a fresh random order. With by_clip the questions about one clip stay together
-    (in random order of clips), so that trained towers run once for all of them. dropped: the sentences on records that cannot be used, by id."""
-
-    def __init__(self, samples: list[Sample], seed: int, by_clip: bool = False):
-        self.samples, self.rng, self.order = samples, np.random.default_rng(seed), []
-        self.dropped: dict[str, DataError] = {}
-        clips: dict[str, list[int]] = {}
-        for i, s in enumerate(samples):
-            clips.setdefault(s.media_key if by_clip else s.id, []).append(i)
-        self.clips = list(clips.values())
-
-    def peek(self, n: int) -> list[Sample]:
-        """The next n samples, which stay in line. Raises DataError when every record has been dropped."""
-        while len(self.order) < n:
-            if len(self.dropped) == len(self.samples):
-                raise DataError(
-                    f"none of the {len(self.samples):,} records of this process can be used; the last one: {list(self.dropped.values())[-1]}"
-                )
-            self.order += [
-                i
-                for c in self.rng.permutation(len(self.clips))
-                for i in self.clips[c]
-                if self.samples[i].id not in self.dropped
-            ]
-        return [self.samples[i] for i in self.order[:n]]
-
-    def state(self) -> dict:
-        """Where this process is in its data, and what it has dropped."""
-        return {
-            "rng": json.dumps(self.rng.bit_generator.state),
-            "order": self.order,
-            "dropped": {
-                i: [type(why).__name__, *map(str, why.args)] for i, why in self.dropped.items()
-            },
-        }
-
-    def load(self, state: dict) -> None:
-        self.rng.bit_generator.state = json.loads(state["rng"])
-        self.order = list(state["order"])
-        self.dropped = {
-            i: {"MediaError": MediaError, "TooLong": TooLong}[kind](*args)
-            for i, (kind, *args) in state["dropped"].items()
-        }
-
-    def deal(self, states: list[dict], samples: list[Sample]) -> None:
-        """Go on with this process's share of what other processes had before them in this pass, and of what they had dropped. samples: of all processes."""
-        parts: list[list[Sample]] = [[] for _ in states]
-        for s in samples:
-            parts[owner(s.id, len(states))].append(s)
-        place = {s.id: i for i, s in enumerate(self.samples)}
-        lines = [
-            [part[at].id for at in state["order"]]
-            for part, state in zip(parts, states, strict=True)
-        ]
-        waiting = [i for row in itertools.zip_longest(*lines) for i in row if i in place]
-        dropped = {i: why for state in states for i, why in state["dropped"].items() if i in place}
-        self.load(
-            {
-                "rng": json.dumps(self.rng.bit_generator.state),
-                "order": [place[i] for i in waiting],
-                "dropped": dropped,
-            }
-        )
-
-    def take(self, n: int) -> list[Sample]:
-        taken = self.peek(n)
-        self.order = self.order[n:]
-        return taken
-
-    def drop(self, sample: Sample, why: DataError) -> None:
-        """Leave a record out from now on."""
-        self.dropped[sample.id] = why
-        self.order = [i for i in self.order if self.samples[i].id != sample.id]
-
-
-def next_prompts(
-    cursor: Cursor, make: PromptMaker, n: int, hinted: Callable[[Sample], bool]
-) -> list[Prompt]:
-    """The prompts of the next n records that can be used. Those that cannot are dropped, each process its own: it goes on with its next ones, so that
-    all processes keep step."""
-    prompts: list[Prompt] = []
-    while len(prompts) < n:
-        some = cursor.take(n - len(prompts))
-        for sample, made in zip(some, make.each(some, [hinted(s) for s in some]), strict=True):
-            if isinstance(made, Prompt):
-                prompts.append(made)
-            else:
-                cursor.drop(sample, made)
-    return prompts
-
-
-def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sample]]:
-    """(all training samples, this rank's share of the held-out ones), from --data or the toy world (rendered by rank 0)."""
-    train_file, eval_file = cfg.data, cfg.eval_data
-    if not cfg.data:
-        if rank == 0:
-            made = [
-                str(toy.build(cfg.toy_dir, cfg.stage, "train", cfg.toy_clips)),
-                str(toy.build(cfg.toy_dir, cfg.stage, "heldout", cfg.toy_heldout)),
-            ]
-        train_file, default_eval = gather(made if rank == 0 else None)[0]
-        eval_file = cfg.eval_data or default_eval
-    samples = load_samples(train_file, cfg.media_root, cfg.stage, allow_outside=cfg.allow_outside)
-    check_media(
-        samples, train_file, "pass --media_root with the folder that its paths are relative to"
-    )
-    if cfg.stage == 0 and (bare := [s for s in samples if not s.trace]):
-        raise DataError(
-            f"{bare[0].where}: field 'trace' of record '{bare[0].id}' is empty; stage 0 imitates traces"
-        )
-    if not all(any(owner(s.id, world) == r for s in samples) for r in range(world)):
-        raise DataError(
-            f"{train_file}: {len(samples)} prompts are too few for {world} processes, each needs one of its own by the hash of its id; "
-            "use fewer processes or more data"
-        )
-    held = (
-        load_samples(eval_file, cfg.media_root, cfg.stage, allow_outside=cfg.allow_outside)
-        if eval_file
-        else []
-    )
-    return samples, held[rank::world]
-
-
-# ---------------------------------------------------------------------------------------------- rollout, reward
-@dataclass
-class Group:
-    """Completions of one prompt that are trained together. advantages, rewards (G,); steps: when each was written."""
-
-    prompt: Prompt
-    tokens: list[list[int]]
-    behaviour: list[list[float]]
-    rewards: list[float]
-    advantages: torch.Tensor
-    replayed: bool
-    steps: list[int]
+from tools.tiny_model import make_tiny_policy
 
 
 def make_judge(cfg: Config, samples: list[Sample], device: torch.device):
@@ -669,17 +147,22 @@ def score(
 
 @torch.no_grad()
 def evaluate(
-    cfg: Config, policy: Policy, make: PromptMaker, held: list[Sample], judge=None, batch: int = 160
+    cfg: Config,
+    policy: Policy,
+    builder: PromptBuilder,
+    held: list[Sample],
+    judge=None,
+    batch: int = 160,
 ) -> tuple[dict[str, float], list[dict]]:
     """One completion per held-out question, always from the same random stream. Returns the mean scores over all processes and a
     few full examples. `correct` is the share of completely right answers (accuracy reward 1)."""
     generator = torch.Generator(policy.device).manual_seed(1234)
     rows, examples, unusable = [], [], 0
     for i in range(0, len(held), batch):
-        make.ahead(held[i : i + 2 * batch])
-        done = answer(
+        builder.prefetch(held[i : i + 2 * batch])
+        done = sample_answers(
             policy,
-            make,
+            builder,
             held[i : i + batch],
             cfg.max_completion_tokens,
             cfg.eval_temperature,
@@ -729,7 +212,6 @@ def example(prompt: Prompt, completion: Completion, parts: dict, advantage: floa
     }
 
 
-# ---------------------------------------------------------------------------------------------- one step of RL
 def sample_groups(
     cfg: Config,
     policy: Policy,
@@ -825,7 +307,7 @@ def rollout_step(
 
 def replay_step(
     cfg: Config,
-    make: PromptMaker,
+    builder: PromptBuilder,
     buffer: ReplayBuffer,
     by_id: dict[str, Sample],
     n: int,
@@ -850,7 +332,7 @@ def replay_step(
         )  # (G,)
         for hinted in (False, True):
             some = [i for i, e in enumerate(entries) if e.hinted == hinted]
-            prompt = make.each([by_id[prompt_id]], [hinted])[0] if some else None
+            prompt = builder.build([by_id[prompt_id]], [hinted])[0] if some else None
             if isinstance(prompt, Prompt):  # its media may have gone since it was sampled
                 groups.append(
                     Group(
@@ -864,22 +346,6 @@ def replay_step(
                     )
                 )
     return groups
-
-
-def pack_rows(groups: list[Group], max_tokens: int) -> list[list[list[Group]]]:
-    """Micro-batches of packed rows: a row is the groups, fresh and replayed, that were written for one and the same prompt (a hint makes another
-    one of it), so that they share its prefix. A micro-batch holds rows of at most max_tokens tokens, or a single longer one."""
-    rows: dict[tuple[str, bool], list[Group]] = {}
-    for g in groups:
-        rows.setdefault((g.prompt.sample.id, g.prompt.hinted), []).append(g)
-    return split_by_tokens(
-        list(rows.values()),
-        [
-            len(row[0].prompt.ids) + sum(len(t) for g in row for t in g.tokens)
-            for row in rows.values()
-        ],
-        max_tokens,
-    )
 
 
 def update_step(
@@ -1161,7 +627,7 @@ def streams(cfg: Config, rank: int, saved: Saved | None) -> int:
 def train_rl(
     cfg: Config,
     policy: Policy,
-    make: PromptMaker,
+    builder: PromptBuilder,
     mine: list[Sample],
     held: list[Sample],
     rank: int,
@@ -1195,23 +661,23 @@ def train_rl(
         if saved.own:
             generator.set_state(saved.own["generator"])
     else:
-        logger.evaluation(0, generated, *evaluate(cfg, policy, make, held, judge), started)
+        logger.evaluation(0, generated, *evaluate(cfg, policy, builder, held, judge), started)
 
     def more(n: int) -> list[Prompt]:
-        return next_prompts(cursor, make, n, lambda s: bool(s.hint) and buffer.wants_hint(s.id))
+        return next_prompts(cursor, builder, n, lambda s: bool(s.hint) and buffer.wants_hint(s.id))
 
     for step in range(saved.step if saved else 0, steps):
         t0, cpu = time.perf_counter(), time.process_time()
         seen: dict[str, dict[str, torch.Tensor]] = {}  # tower outputs of this step, by media
         prompts = more(per_rank)
-        make.ahead(cursor.peek(per_rank))  # decoded while this step computes
+        builder.prefetch(cursor.peek(per_rank))  # decoded while this step computes
         groups, examples = rollout_step(
             cfg, policy, buffer, prompts, step, generator, more, judge, seen
         )
         generated += sum(gather(len(examples)))
         t1 = time.perf_counter()
         if cfg.replayed and sum(gather(len(buffer))) >= cfg.replay_min:
-            groups += replay_step(cfg, make, buffer, by_id, per_rank * cfg.replay_groups, step)
+            groups += replay_step(cfg, builder, buffer, by_id, per_rank * cfg.replay_groups, step)
         log = try_update(cfg, policy, reference, groups, step, seen, learner)
         for prompt_id, rows in itertools.groupby(sorted(log["stale"]), key=lambda row: row[0]):
             buffer.note_kl(prompt_id, float(np.mean([row[5] for row in rows])))
@@ -1238,7 +704,7 @@ def train_rl(
         )
         if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
             logger.evaluation(
-                step + 1, generated, *evaluate(cfg, policy, make, held, judge), started
+                step + 1, generated, *evaluate(cfg, policy, builder, held, judge), started
             )
         if keep(
             step + 1,
@@ -1270,7 +736,7 @@ def go_on(
 def train_sft(
     cfg: Config,
     policy: Policy,
-    make: PromptMaker,
+    builder: PromptBuilder,
     mine: list[Sample],
     held: list[Sample],
     rank: int,
@@ -1299,8 +765,8 @@ def train_sft(
         go_on(saved, trained, cursor, logger, rank, world)
     for step in range(saved.step if saved else 0, steps):
         t0 = time.perf_counter()
-        prompts = next_prompts(cursor, make, per_rank, lambda s: bool(s.hint))
-        make.ahead(cursor.peek(per_rank))
+        prompts = next_prompts(cursor, builder, per_rank, lambda s: bool(s.hint))
+        builder.prefetch(cursor.peek(per_rank))
         traces = [
             policy.tokenizer(p.sample.trace, add_special_tokens=False)["input_ids"]
             + [policy.tokenizer.eos_token_id]
@@ -1344,13 +810,12 @@ def train_sft(
             step, sum(gather(loss)), norm, lr, total, time.perf_counter() - t0, cursor.dropped
         )
         if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
-            logger.evaluation(step + 1, 0, *evaluate(cfg, policy, make, held), started)
+            logger.evaluation(step + 1, 0, *evaluate(cfg, policy, builder, held), started)
         if keep(step + 1, 0, trained, cursor, logger, dict):
             break
     return logger.finish()
 
 
-# ---------------------------------------------------------------------------------------------- the program
 def run(cfg: Config) -> None:
     """One stage, from its flags to its checkpoint. The process group stays up for a next one."""
     if cfg.estimate:
@@ -1394,7 +859,7 @@ def run_stage(cfg: Config, rank: int, world: int, device: torch.device) -> None:
     policy.model.train()
     bound_memory(cfg, policy)
     policy.checkpoint_layers = cfg.checkpoint_layers
-    make = prompt_maker(cfg, policy, cfg.audio_caption)
+    builder = prompt_builder(cfg, policy, cfg.audio_caption)
     steps = cfg.steps or max(1, sum(gather(len(mine))) // cfg.prompts_per_step)
     if rank == 0:
         (Path(cfg.out) / "config.json").write_text(json.dumps(asdict(cfg), indent=2) + "\n")
@@ -1446,7 +911,7 @@ def run_stage(cfg: Config, rank: int, world: int, device: torch.device) -> None:
             return asked == STOP
 
         result = (train_sft if cfg.stage == 0 else train_rl)(
-            cfg, policy, make, mine, held, rank, world, steps, saved, keep
+            cfg, policy, builder, mine, held, rank, world, steps, saved, keep
         )
     if signals.stopped:
         if rank == 0:
@@ -1461,124 +926,13 @@ def run_stage(cfg: Config, rank: int, world: int, device: torch.device) -> None:
             if evals
             else f"{generated:,} completions"
         )
-        if make.silent:
+        if builder.silent:
             print(
-                f"{len(make.silent):,} videos of rank 0 have no sound track and were shown without sound, e.g. {min(make.silent)}"
+                f"{len(builder.silent):,} videos of rank 0 have no sound track and were shown without sound, e.g. {min(builder.silent)}"
             )
         print(
             f"{gained} ({(time.perf_counter() - started) / 60:.1f} minutes); see {cfg.out}/curves.png, metrics.jsonl, completions.jsonl, checkpoint/"
         )
-
-
-# ---------------------------------------------------------------------------------------------- memory
-def memory(cfg: Config, counts: dict[str, int], text, world: int) -> dict[str, float]:
-    """GB per GPU of each part of a bf16 run on `world` GPUs, by --train_type: what is held always, and the larger of what the rollout and the update hold.
-
-    counts: weights by part (model.parameter_counts); text: the decoder's config. Exact for weights, gradients and optimiser state; activations are counted
-    by their tensors, and leave out the allocator's gaps, CUDA's own 0.5-1 GB and the towers' working set.
-    """
-    decoder = counts["decoder"] + counts["head"]
-    whole = decoder + counts["towers"]
-    learnt = (
-        counts["adapters"] if cfg.train_type == "lora" else whole if cfg.train_towers else decoder
-    )
-    state = {"fp32": 12, "bf16": 4}[
-        cfg.optim_dtype
-    ] / world  # master and two moments, or two moments
-    split = world if cfg.train_type == "fsdp" else 1
-    out = {
-        "weights": 2 * (whole + (counts["adapters"] if cfg.train_type == "lora" else 0)),
-        "gradients": 2 * learnt / split,
-        "optimiser": state * learnt,
-        "reference": 2 * decoder / split if cfg.beta and cfg.train_type != "lora" else 0,
-    }
-    if cfg.train_type == "fsdp":  # shards, two gathered layers, embedding and head
-        out["weights"] += 2 * decoder / split + 2 * (
-            2 * counts["layer"] + 2 * text.vocab_size * text.hidden_size
-        )
-    out["messages"] = 4 * min(BUCKET, learnt) if world > 1 else 0
-    d, heads, kv = (
-        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        text.num_attention_heads,
-        text.num_key_value_heads,
-    )
-    cached = min(
-        cfg.max_cache_tokens,
-        -(-cfg.prompts_per_step // world)
-        * (cfg.max_prompt_tokens + cfg.fresh * cfg.max_completion_tokens),
-    )
-    rollout = cached * 2 * text.num_hidden_layers * kv * d * 2
-    tokens = cfg.max_tokens
-    one_layer = (
-        2
-        * tokens
-        * (4 * text.hidden_size + 3 * heads * d + 4 * kv * d + 3 * text.intermediate_size)
-    )  # inputs, norms, q, k, v, MLP
-    kept = text.num_hidden_layers * (
-        2 * tokens * text.hidden_size if cfg.checkpoint_layers else one_layer
-    )
-    update = (
-        kept + 2 * one_layer + 2 * 4 * LOGIT_CHUNK * text.vocab_size
-    )  # a layer's gradients beside it; logits and theirs
-    out["rollout or update"] = max(rollout, update)
-    return {name: n / 1e9 for name, n in out.items()}
-
-
-def estimate(cfg: Config) -> None:
-    """Print `memory` for every --train_type on 1, 2, 4 and 8 GPUs."""
-    config = load_config(cfg.model or DEFAULT_MODEL)
-    counts = parameter_counts(config, cfg.lora_rank, cfg.train_towers)
-    whole = counts["decoder"] + counts["head"] + counts["towers"]
-    print(
-        f"{cfg.model or DEFAULT_MODEL}: {whole / 1e9:.2f} billion weights, {counts['towers'] / 1e9:.2f} of them in the towers; "
-        f"LoRA of rank {cfg.lora_rank}: {counts['adapters'] / 1e6:.1f} million.\nGB per GPU, computed, not measured: bf16, --optim_dtype {cfg.optim_dtype}, "
-        f"--beta {cfg.beta}, --max_tokens {cfg.max_tokens:,}, {cfg.prompts_per_step} prompts of at most {cfg.max_prompt_tokens:,} tokens x {cfg.fresh} "
-        f"completions of at most {cfg.max_completion_tokens:,}"
-    )
-    table = []
-    for kind, world in itertools.product(("lora", "full", "fsdp"), (1, 2, 4, 8)):
-        if (kind, world) != ("fsdp", 1):
-            found = memory(
-                replace(cfg, train_type=kind, checkpoint_layers=True),
-                counts,
-                config.text_config,
-                world,
-            )
-            table.append(
-                {
-                    "train_type": kind,
-                    "GPUs": world,
-                    **{k: f"{v:.1f}" for k, v in found.items()},
-                    "sum": f"{sum(found.values()):.1f}",
-                }
-            )
-    print("| " + " | ".join(table[0]) + " |\n|" + "---|" * len(table[0]))
-    print("\n".join("| " + " | ".join(str(v) for v in row.values()) + " |" for row in table))
-
-
-def curriculum(argv: list[str]) -> list[Config]:
-    """The runs that a command line asks for: one, or with --stage 0,1,2,3 one per stage, each from the last one's checkpoint and in a folder
-    of its own under --out."""
-    argv = [
-        part
-        for word in argv
-        for part in (word.split("=", 1) if word.startswith(("--stage=", "--out=")) else [word])
-    ]
-    at = argv.index("--stage") if "--stage" in argv else None
-    stages = argv[at + 1].split(",") if at is not None and at + 1 < len(argv) else []
-    if len(stages) < 2:
-        return [parse(argv)]
-    configs = [parse([*argv[: at + 1], stage, *argv[at + 2 :]]) for stage in stages]
-    base = (
-        configs[0].out
-        if "--out" in argv
-        else f"runs/stages{''.join(stages)}-{configs[0].method}-seed{configs[0].seed}"
-    )
-    for i, cfg in enumerate(configs):
-        cfg.out = f"{base}/stage{cfg.stage}"
-        if i:
-            cfg.model = f"{configs[i - 1].out}/checkpoint"
-    return configs
 
 
 def summarise(configs: list[Config]) -> None:
@@ -1594,10 +948,10 @@ def summarise(configs: list[Config]) -> None:
         policy.freeze_towers()
         # one tokenizer for all: each stage began with the last one's
         makers = makers or [
-            prompt_maker(other, policy, other.audio_caption) for other, _ in questions
+            prompt_builder(other, policy, other.audio_caption) for other, _ in questions
         ]
-        for (other, held), make in zip(questions, makers, strict=True):
-            scores, _ = evaluate(other, policy, make, held)  # accuracy needs no judge
+        for (other, held), builder in zip(questions, makers, strict=True):
+            scores, _ = evaluate(other, policy, builder, held)  # accuracy needs no judge
             table.setdefault(f"after stage {cfg.stage}", {})[f"stage {other.stage}"] = scores[
                 "correct"
             ]

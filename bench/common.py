@@ -20,8 +20,10 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import Prompt
-from model import DEFAULT_MODEL, Policy, load_tokenizer_and_config, token_fields
-from records import Sample
+from engine.families import DEFAULT_MODEL, load_tokenizer_and_config
+from formats.sample import Sample
+from model import Policy
+from tools.tiny_model import token_fields
 
 
 def arguments(description: str, **defaults) -> argparse.Namespace:

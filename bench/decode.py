@@ -13,17 +13,10 @@ import av
 import numpy as np
 from common import arguments, report, timed
 
-from data import (
-    MIN_PIXELS,
-    SAMPLE_RATE,
-    MediaStore,
-    decode,
-    frame_indices,
-    load_media,
-    read_frames,
-    read_sound,
-)
-from records import Sample
+from formats.sample import Sample
+from media.cache import MediaCache, decode, load_media
+from media.decode import frame_indices, read_frames, read_sound
+from media.prompt_format import MIN_PIXELS, SAMPLE_RATE
 
 SHAPES = {
     "tiny": {"seconds": 4, "fps": 8, "height": 28, "width": 84, "frames": 8},
@@ -109,7 +102,7 @@ def main() -> None:
             "min_pixels": MIN_PIXELS,
             "max_pixels": 50_176,
         }
-        store = MediaStore(Path(folder) / "cache", 2**30)
+        store = MediaCache(Path(folder) / "cache", 2**30)
         frames = read_frames(str(path), settings["fps"], settings["max_frames"], "")[0]
         worst = max(
             np.abs(f(str(path), index).astype(int) - frames).mean() for f in (pyav_pass, pyav_seek)

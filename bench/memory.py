@@ -17,16 +17,19 @@ from common import arguments, device, in_own_process, make_policy, peak_extra, r
 from step import random_prompts
 
 import train
-from model import parameter_counts
-from optim import Trained
+from config import parse
+from engine.families import parameter_counts
+from engine.optim import Trained
+from model import bound_memory
 from replay import ReplayBuffer
+from run.memory import memory
 
 SIDES = ("lora fp32", "lora bf16", "full fp32", "full bf16")
 
 
 def measure(args, kind: str, optim_dtype: str) -> dict:
     """Peak GB and seconds by phase of the second of two steps, and the estimate's parts."""
-    cfg = train.parse(
+    cfg = parse(
         [
             "--train_type",
             kind,
@@ -50,11 +53,11 @@ def measure(args, kind: str, optim_dtype: str) -> dict:
 
     def work() -> None:
         policy = make_policy(args.size, torch.bfloat16)
-        samples, make = random_prompts(policy, args)
-        prompts = make(samples[: args.prompts])
+        samples, builder = random_prompts(policy, args)
+        prompts = builder(samples[: args.prompts])
         cfg.max_prompt_tokens = max(len(p.ids) for p in prompts)
         cfg.max_tokens = cfg.max_prompt_tokens + args.group * args.tokens
-        train.bound_memory(cfg, policy)
+        bound_memory(cfg, policy)
         policy.checkpoint_layers = cfg.checkpoint_layers
         policy.model.train()
         learner, reference = train.prepare(cfg, policy)
@@ -86,7 +89,7 @@ def measure(args, kind: str, optim_dtype: str) -> dict:
         )
         found["prompt_tokens"] = cfg.max_prompt_tokens
         counts = parameter_counts(policy.config, cfg.lora_rank, cfg.train_towers)
-        found["estimate"] = train.memory(cfg, counts, policy.config.text_config, 1)
+        found["estimate"] = memory(cfg, counts, policy.config.text_config, 1)
 
     found["peak_gb"] = peak_extra(work) / 1e3
     return found

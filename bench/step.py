@@ -20,12 +20,17 @@ import torch
 from common import arguments, clock, device, make_policy, report
 
 import train
-from data import Media, build_prompt, log_mel
-from model import DEFAULT_MODEL, FeatureCache, load_policy
-from optim import Trained
-from records import Sample
+from config import parse
+from data import build_prompt, prompt_builder
+from engine.families import DEFAULT_MODEL
+from engine.optim import Trained
+from formats.sample import Sample
+from media.decode import Media
+from media.features import log_mel
+from model import FeatureCache, bound_memory, load_policy
 from replay import ReplayBuffer
 from rollout import Completion
+from run.stream import load_data
 from tas import clipped_is_loss, half_loss, importance_ratio, temporal_weights
 
 PHASES = (
@@ -81,7 +86,7 @@ class Maker:
 
 def main() -> None:
     args = arguments(__doc__.split("\n")[0], prompts=16, group=8, tokens=64, frames=32, seconds=60)
-    cfg = train.parse(
+    cfg = parse(
         [
             "--method",
             "grpo",
@@ -101,7 +106,7 @@ def main() -> None:
     )
     policy = load_policy(DEFAULT_MODEL) if args.size == "tiny" else make_policy("7b")
     policy.eos_ids = []
-    train.bound_memory(cfg, policy)
+    bound_memory(cfg, policy)
     policy.checkpoint_layers = cfg.checkpoint_layers
     policy.model.train()
     policy.freeze_towers()
@@ -122,7 +127,12 @@ def main() -> None:
     past = copy.copy(cfg)
     past.fresh, buffer = avatar.replayed, ReplayBuffer()
     train.rollout_step(
-        past, policy, buffer, maker.many(others), 0, torch.Generator(policy.device).manual_seed(0)
+        past,
+        policy,
+        buffer,
+        maker.build_or_raise(others),
+        0,
+        torch.Generator(policy.device).manual_seed(0),
     )
     for kept in (
         buffer.stored.values()
@@ -211,7 +221,7 @@ def ours(cfg, policy, reference, trained, buffer, maker, samples, by_id, phases)
             cfg,
             policy,
             buffer,
-            maker.many(samples),
+            maker.build_or_raise(samples),
             1,
             torch.Generator(policy.device).manual_seed(1),
             seen=seen,
@@ -330,8 +340,8 @@ class Theirs:
 def toy_prompts(cfg, policy, args):
     """Two steps' samples of the toy world, and a function that decodes their clips anew at each call, as a first visit does."""
     cfg.toy_clips = max(cfg.toy_clips, args.prompts)  # two questions about each
-    mine, _ = train.load_data(cfg, 0, 1)
-    return mine[: 2 * args.prompts], lambda some: train.prompt_maker(cfg, policy).many(some)
+    mine, _ = load_data(cfg, 0, 1)
+    return mine[: 2 * args.prompts], lambda some: prompt_builder(cfg, policy).build_or_raise(some)
 
 
 def random_prompts(policy, args):
@@ -341,7 +351,7 @@ def random_prompts(policy, args):
         for i in range(2 * args.prompts)
     ]
 
-    def make(some):
+    def builder(some):
         out = []
         for s in some:
             rng = np.random.default_rng(int(s.id[5:]))
@@ -356,7 +366,7 @@ def random_prompts(policy, args):
             out.append(build_prompt(s, [media], policy.tokenizer, policy.form))
         return out
 
-    return samples, make
+    return samples, builder
 
 
 if __name__ == "__main__":

@@ -30,15 +30,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from scipy.optimize import isotonic_regression
 from scipy.stats import t as student
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
 import toy
-from logs import BINS, plt
-from model import DEFAULT_MODEL, load_tokenizer_and_config
+from config import METHODS
+from engine.families import DEFAULT_MODEL, load_tokenizer_and_config
+from run.logs import BINS, plt
 from tas import SHAPES, temporal_weights
-from train import METHODS
 
 REPO = Path(__file__).parent.parent
 SEEDS, TUNING = (0, 1, 2, 3, 4), (100, 101)

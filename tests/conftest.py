@@ -14,9 +14,11 @@ import pytest
 import torch
 
 import toy
-from data import MIN_PIXELS, PromptMaker
-from model import DEFAULT_MODEL, load_policy
-from records import load_samples
+from data import PromptBuilder
+from engine.families import DEFAULT_MODEL
+from formats.load import load_samples
+from media.prompt_format import MIN_PIXELS
+from model import load_policy
 
 torch.manual_seed(0)
 
@@ -60,8 +62,8 @@ def fresh_policy():
 
 
 @pytest.fixture(scope="session")
-def make(policy):
-    return PromptMaker(
+def builder(policy):
+    return PromptBuilder(
         policy.tokenizer,
         policy.form,
         fps=2.0,
@@ -72,5 +74,5 @@ def make(policy):
 
 
 @pytest.fixture(scope="session")
-def prompts(make, samples):
-    return make.many(samples[:4])
+def prompts(builder, samples):
+    return builder.build_or_raise(samples[:4])

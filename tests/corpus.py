@@ -16,8 +16,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from data import attempt_with_mel
-from records import Sample
+from formats.sample import Sample
+from media.workers import attempt_with_mel
 
 SIZE = 200
 MATRIX = {

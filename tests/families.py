@@ -7,8 +7,8 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from data import MEAN, STD
-from model import DEFAULT_MODEL, FAMILIES
+from engine.families import DEFAULT_MODEL, FAMILIES
+from media.prompt_format import MEAN, STD
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 SYSTEM = "{% if loop.first and m.role != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"

@@ -20,17 +20,12 @@ import soundfile
 import torch
 from PIL import Image
 
-from data import (
-    Decoders,
-    MediaError,
-    MediaStore,
-    Prompt,
-    PromptMaker,
-    decode,
-    load_media,
-    read_frames,
-)
-from records import DataError, Sample, load_samples
+from data import Prompt, PromptBuilder
+from formats.load import load_samples
+from formats.sample import DataError, Sample
+from media.cache import MediaCache, decode, load_media
+from media.decode import MediaError, read_frames
+from media.workers import Decoders
 from tests.corpus import MATRIX, make_corpus, misbehave, patched, starve, turned, write_clip
 
 SETTINGS = {"fps": 2.0, "max_frames": 16, "min_pixels": 784, "max_pixels": 84 * 28}
@@ -76,12 +71,12 @@ def test_a_corpus_of_bad_media(tmp_path, policy):
     """200 files: none ends or stops the run, each bad one is one sentence with its path, each usable one a prompt, and processes that die are replaced."""
     corpus = make_corpus(tmp_path)
     asked = [sample_of(path, kind, f"n{i}") for i, (path, kind, _) in enumerate(corpus)]
-    make, start = (
-        PromptMaker(policy.tokenizer, policy.form, workers=2, timeout=15, **SETTINGS),
+    builder, start = (
+        PromptBuilder(policy.tokenizer, policy.form, workers=2, timeout=15, **SETTINGS),
         time.monotonic(),
     )
-    make.ahead(asked)
-    found = make.each(asked)
+    builder.prefetch(asked)
+    found = builder.build(asked)
     seconds = time.monotonic() - start
     outcomes = Counter()
     for (path, _, expectation), s, category, one in zip(
@@ -110,13 +105,13 @@ def test_a_corpus_of_bad_media(tmp_path, policy):
     assert (
         sum("made the decoder crash twice (signal 6)" in str(one) for one in found) >= 2
     )  # two of decord's aborts are among them
-    make.workers.submit = lambda *task: pytest.fail(
+    builder.workers.submit = lambda *task: pytest.fail(
         "decoded again"
     )  # neither bad nor usable files are
-    assert [str(one) for one in make.each(asked) if isinstance(one, MediaError)] == [
+    assert [str(one) for one in builder.build(asked) if isinstance(one, MediaError)] == [
         str(one) for one in found if isinstance(one, MediaError)
     ]
-    make.workers.close()
+    builder.workers.close()
 
 
 @pytest.mark.parametrize("kind", ["video", "audio", "image"])
@@ -419,7 +414,7 @@ def test_leftovers_of_killed_processes_are_removed_and_counted(tmp_path):
     for name, age in (("old.1.2.part", 3700), ("new.1.2.part", 60)):
         (tmp_path / name).write_bytes(bytes(2000))
         os.utime(tmp_path / name, (time.time() - age,) * 2)
-    store = MediaStore(tmp_path, 3000)
+    store = MediaCache(tmp_path, 3000)
     assert [p.name for p in tmp_path.iterdir()] == ["new.1.2.part"]
     for i in range(3):
         (tmp_path / f"{i}.npz").write_bytes(bytes(400))
@@ -431,7 +426,7 @@ def test_leftovers_of_killed_processes_are_removed_and_counted(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK\3\4" + bytes(40), bytes(100)])
 def test_a_damaged_stored_file_is_decoded_again(tmp_path, content):
     Image.new("RGB", (56, 56), (9, 9, 9)).save(tmp_path / "p.png")
-    store, sample = MediaStore(tmp_path / "store", 10**9), sample_of(tmp_path / "p.png", "image")
+    store, sample = MediaCache(tmp_path / "store", 10**9), sample_of(tmp_path / "p.png", "image")
     (first,) = decode(sample, SETTINGS, store)
     (stored,) = store.folder.iterdir()
     stored.write_bytes(content)

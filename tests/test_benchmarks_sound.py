@@ -15,9 +15,11 @@ from layouts_sound import (
 )
 
 import toy
-from benchmarks import BENCHMARKS, ask, item, read_answer
-from data import instructions, question_text, read_picture
-from records import DataError
+from benchmarks.base import ask, item, read_answer
+from benchmarks.table import BENCHMARKS
+from data import instructions, question_text
+from formats.sample import DataError
+from media.decode import read_picture
 
 PLACES = LAYOUTS | {
     "avodyssey_parquet": avodyssey_parquet,

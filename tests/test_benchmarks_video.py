@@ -10,18 +10,13 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from benchmarks import (
-    BENCHMARKS,
-    ask,
-    by_type,
-    mmvu_question,
-    mmvu_verdict,
-    read_answer,
-    videott_question,
-    videott_verdict,
-)
-from data import load_media, question_text
-from scoring import mean_relative_accuracy, open_match
+from benchmarks.base import ask, by_type, read_answer
+from benchmarks.mmvu import mmvu_question, mmvu_verdict
+from benchmarks.scoring import mean_relative_accuracy, open_match
+from benchmarks.table import BENCHMARKS
+from benchmarks.videott import videott_question, videott_verdict
+from data import question_text
+from media.cache import load_media
 from tests.layouts_video import LAYOUTS, write_json, write_parquet
 
 SETTINGS = {"min_pixels": 784, "max_pixels": 56 * 56}

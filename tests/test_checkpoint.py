@@ -16,13 +16,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import checkpoint
-import program
 import train
 from bench.chaos import alike, chaos, told
-from checkpoint import complete
-from records import DataError
+from config import DEFAULTS
+from formats.sample import DataError
+from media.decode import MediaError
 from replay import ReplayBuffer
+from run import checkpoint
+from run.checkpoint import STOP, Signals, attempt, complete, save
+from run.session import only_run
+from run.stream import Cursor, owner
 
 REPO = Path(__file__).parent.parent
 TOY: dict[str, str] = {}
@@ -258,7 +261,7 @@ def test_changed_flags_are_listed(finished, tmp_path, capsys):
     said = capsys.readouterr().out
     changed = said.split("changed flags")[1].splitlines()[0]
     assert (
-        f"--lr {train.DEFAULTS['tiny']['lr']} -> 0.0001" in changed
+        f"--lr {DEFAULTS['tiny']['lr']} -> 0.0001" in changed
         and "--steps 4 -> 5" in changed
         and "--out" not in changed
     )
@@ -273,7 +276,7 @@ def test_beginning_anew_must_be_asked_for(finished, tmp_path):
 
 def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
     """The system refuses to write more than 1 MB into a file, from the second checkpoint on."""
-    real, limits = checkpoint.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+    real, limits = save, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def cramped(out, step, *rest):
         resource.setrlimit(
@@ -301,11 +304,11 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
 
 
 def test_a_writer_that_finds_the_disk_full_is_told_apart_from_other_errors():
-    assert "space" in checkpoint.attempt(
+    assert "space" in attempt(
         lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     )
     with pytest.raises(RuntimeError, match="shapes"):
-        checkpoint.attempt(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not fit")))
+        attempt(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not fit")))
 
 
 # ---------------------------------------------------------------------------------------------- other numbers of processes
@@ -374,11 +377,11 @@ def test_only_a_later_second_signal_stops_at_once(monkeypatch):
     monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(number))
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
-    signals = checkpoint.Signals()
+    signals = Signals()
     for at, number in ((100.0, signal.SIGTERM), (100.4, signal.SIGTERM), (100.9, signal.SIGUSR1)):
         now[0] = at
         signals.note(number, None)
-    assert not killed and signals.agreed() == checkpoint.STOP
+    assert not killed and signals.agreed() == STOP
     now[0] = 102.0
     signals.note(signal.SIGINT, None)
     assert killed == [signal.SIGINT]
@@ -387,12 +390,12 @@ def test_only_a_later_second_signal_stops_at_once(monkeypatch):
 def test_two_runs_do_not_write_into_one_folder(tmp_path, monkeypatch):
     """The second waits a little, then says who is there; it changes nothing. When the first one is gone, however it ended, the folder is free."""
     out = tmp_path / "run"
-    code = "import sys, time, pathlib, program\nwith program.only_run(pathlib.Path(sys.argv[1]), 0):\n  print('in', flush=True)\n  time.sleep(99)"
+    code = "import sys, time, pathlib\nfrom run.session import only_run\nwith only_run(pathlib.Path(sys.argv[1]), 0):\n  print('in', flush=True)\n  time.sleep(99)"
     other = subprocess.Popen(
         [sys.executable, "-c", code, str(out)], cwd=REPO, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout.readline() == "in\n"
-    monkeypatch.setattr(train, "only_run", partial(program.only_run, patience=0.5))
+    monkeypatch.setattr(train, "only_run", partial(only_run, patience=0.5))
     with pytest.raises(
         DataError,
         match=rf"another run writes here \(process {other.pid} on .*\); stop that one, or pass another --out",
@@ -456,11 +459,11 @@ def test_two_processes_go_on_bit_for_bit(tmp_path):
 
 def test_dealing_takes_what_is_waiting_and_what_was_dropped(samples):
     """By hand: rank 0 of 2 waits for its last two records, rank 1 for its first; one of them had been dropped."""
-    parts = [[s for s in samples if train.owner(s.id, 2) == r] for r in (0, 1)]
-    cursors = [train.Cursor(part, 0) for part in parts]
+    parts = [[s for s in samples if owner(s.id, 2) == r] for r in (0, 1)]
+    cursors = [Cursor(part, 0) for part in parts]
     cursors[0].order, cursors[1].order = [len(parts[0]) - 2, len(parts[0]) - 1], [0]
-    cursors[1].dropped = {parts[1][1].id: train.MediaError("x", "is missing")}
-    one = train.Cursor(samples, 0)
+    cursors[1].dropped = {parts[1][1].id: MediaError("x", "is missing")}
+    one = Cursor(samples, 0)
     one.deal([c.state() for c in cursors], samples)
     assert [samples[i].id for i in one.order] == [parts[0][-2].id, parts[1][0].id, parts[0][-1].id]
     assert str(one.dropped[parts[1][1].id]) == "x: is missing"

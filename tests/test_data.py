@@ -1,7 +1,6 @@
 """data.py against transformers' own processors and position rules, and its errors. Media files are made on the spot."""
 
 import ast
-import inspect
 import json
 import math
 import os
@@ -29,35 +28,28 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 )
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-import data
 from data import (
-    MEAN,
-    MIN_SOUND,
-    STD,
     TYPE_INSTRUCTION,
-    Media,
-    MediaError,
-    MediaStore,
     Prompt,
-    PromptMaker,
+    PromptBuilder,
     TooLong,
-    audio_tokens,
     build_prompt,
-    check,
     chunks_by_time,
-    decode,
-    frame_indices,
-    load_media,
-    log_mel,
-    patchify,
     question_text,
-    resize_frames,
-    smart_resize,
 )
-from model import DEFAULT_MODEL, load_policy
-from records import DataError, Sample, load_samples, save_samples
-from rewards import LABELS
+from engine.families import DEFAULT_MODEL
+from formats.load import load_samples
+from formats.own import save_samples
+from formats.sample import DataError, Sample
+from media import cache
+from media.cache import MediaCache, decode, load_media
+from media.decode import MIN_SOUND, Media, MediaError, frame_indices, resize_frames, smart_resize
+from media.features import audio_tokens, log_mel, patchify, with_mel
+from media.prompt_format import MEAN, STD
+from model import load_policy
+from problems import LABELS
 from tests.families import tiny_family
+from tools.check_data import check, main
 
 SETTINGS = {"fps": 2.0, "max_frames": 16, "min_pixels": 784, "max_pixels": 84 * 28}
 
@@ -666,7 +658,7 @@ def test_several_files_become_the_right_pixels_and_sounds(tmp_path, policy):
     sample = Sample(
         "a", SEVERAL, "numeric", "1", images=paths[:2], videos=[video], audios=paths[2:]
     )
-    prompt = PromptMaker(policy.tokenizer, policy.form, **SETTINGS)(sample)
+    prompt = PromptBuilder(policy.tokenizer, policy.form, **SETTINGS)(sample)
     first, clip, second = prompt.patches.split([math.prod(grid) for grid in prompt.grids])
     processor = Qwen2VLImageProcessorPil(
         size={"shortest_edge": SETTINGS["min_pixels"], "longest_edge": SETTINGS["max_pixels"]}
@@ -723,8 +715,8 @@ def test_chunks_by_time_by_hand():
     ]
 
 
-def test_hint_goes_into_the_user_turn_and_keeps_the_system_prompt(policy, samples, make):
-    plain, hinted = make(samples[0]), make(samples[0], hinted=True)
+def test_hint_goes_into_the_user_turn_and_keeps_the_system_prompt(policy, samples, builder):
+    plain, hinted = builder(samples[0]), builder(samples[0], hinted=True)
     a, b = policy.tokenizer.decode(plain.ids), policy.tokenizer.decode(hinted.ids)
     assert samples[0].hint not in a and samples[0].hint in b
     assert (
@@ -889,8 +881,8 @@ def test_a_model_that_hears_nothing_leaves_sound_out(families, tmp_path):
     """A video's track is not asked for; a sound of its own makes the record unusable."""
     policy, video = families["qwen2_5_vl"], write_video(tmp_path / "v.mp4", rate=16_000)
     soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16_000)
-    make = PromptMaker(policy.tokenizer, policy.form, **SETTINGS)
-    seen, heard = make.each(
+    builder = PromptBuilder(policy.tokenizer, policy.form, **SETTINGS)
+    seen, heard = builder.build(
         [
             Sample("v", "q", "numeric", "1", videos=[video]),
             Sample(
@@ -898,7 +890,7 @@ def test_a_model_that_hears_nothing_leaves_sound_out(families, tmp_path):
             ),
         ]
     )
-    assert not seen.mels and seen.grids == [(2, 2, 4)] and not make.silent
+    assert not seen.mels and seen.grids == [(2, 2, 4)] and not builder.silent
     assert isinstance(heard, MediaError) and str(heard).startswith(
         "x:1 ('a'): field 'audio': this model hears nothing"
     )
@@ -1027,12 +1019,12 @@ def test_a_silent_video_is_asked_without_sound_and_noted(tmp_path, policy):
     )
     (media,) = load_media(silent, **SETTINGS)
     assert media.sound is None and len(media.frames) == 4
-    make, deaf = (
-        PromptMaker(policy.tokenizer, policy.form, use_audio=use_audio, **SETTINGS)
+    builder, deaf = (
+        PromptBuilder(policy.tokenizer, policy.form, use_audio=use_audio, **SETTINGS)
         for use_audio in (True, False)
     )
-    (a, b), (c, d) = make.many([silent, loud]), deaf.many([silent, loud])
-    assert make.silent == set(silent.videos) and not deaf.silent
+    (a, b), (c, d) = builder.build_or_raise([silent, loud]), deaf.build_or_raise([silent, loud])
+    assert builder.silent == set(silent.videos) and not deaf.silent
     assert (
         torch.equal(a.ids, c.ids)
         and torch.equal(a.positions, c.positions)
@@ -1053,13 +1045,16 @@ def test_a_silent_video_is_asked_without_sound_and_noted(tmp_path, policy):
 )
 def test_a_media_token_in_the_text_is_named_and_the_others_go_on(tmp_path, policy, question):
     """Also as a hint; `each` gives the error in its place and the right prompt beside it, `many` raises it."""
-    path, make = picture(tmp_path / "p.png"), PromptMaker(policy.tokenizer, policy.form, **SETTINGS)
+    path, builder = (
+        picture(tmp_path / "p.png"),
+        PromptBuilder(policy.tokenizer, policy.form, **SETTINGS),
+    )
     good = Sample("a", "Is <image> here?", "yes/no", "no", images=[path], where="x.jsonl:1")
     bad, sly = (
         Sample(**vars(good) | {"question": question, "id": "b"}),
         Sample(**vars(good) | {"hint": question, "id": "c"}),
     )
-    one, two, three = make.each([good, bad, sly], [False, False, True])
+    one, two, three = builder.build([good, bad, sly], [False, False, True])
     for error, name in ((two, "b"), (three, "c")):
         assert (
             isinstance(error, MediaError)
@@ -1070,7 +1065,7 @@ def test_a_media_token_in_the_text_is_named_and_the_others_go_on(tmp_path, polic
         one.ids, build_prompt(good, load_media(good, **SETTINGS), policy.tokenizer, policy.form).ids
     )
     with pytest.raises(MediaError, match="holds a media token"):
-        make.many([good, bad])
+        builder.build_or_raise([good, bad])
 
 
 def test_a_prompt_that_is_too_long_is_refused_never_cut(tmp_path, policy):
@@ -1083,10 +1078,10 @@ def test_a_prompt_that_is_too_long_is_refused_never_cut(tmp_path, policy):
         images=[picture(tmp_path / "p.png")],
         where="x.jsonl:1",
     )
-    whole = PromptMaker(policy.tokenizer, policy.form, **SETTINGS)(sample)
+    whole = PromptBuilder(policy.tokenizer, policy.form, **SETTINGS)(sample)
     n = len(whole.ids)
     fits, short = (
-        PromptMaker(policy.tokenizer, policy.form, max_prompt_tokens=most, **SETTINGS).each(
+        PromptBuilder(policy.tokenizer, policy.form, max_prompt_tokens=most, **SETTINGS).build(
             [sample]
         )[0]
         for most in (n, n - 1)
@@ -1127,16 +1122,16 @@ def mess(tmp_path):
 
 def test_check_counts_and_names_what_is_wrong(mess, policy):
     """Every sentence is there once, under its reason; lengths are those of the three prompts that can be used."""
-    make, problems = (
-        PromptMaker(policy.tokenizer, policy.form, max_prompt_tokens=400, **SETTINGS),
+    builder, problems = (
+        PromptBuilder(policy.tokenizer, policy.form, max_prompt_tokens=400, **SETTINGS),
         [],
     )
     samples = load_samples(mess, problems=problems)
-    lines = check(samples, make, problems, batch=2).split("\n")
+    lines = check(samples, builder, problems, batch=2).split("\n")
     lengths = [
         len(
             build_prompt(
-                s, data.with_mel(load_media(s, **SETTINGS), 64), policy.tokenizer, policy.form
+                s, with_mel(load_media(s, **SETTINGS), 64), policy.tokenizer, policy.form
             ).ids
         )
         for s in samples
@@ -1189,8 +1184,8 @@ def test_check_counts_and_names_what_is_wrong(mess, policy):
 
 
 def test_check_lists_at_most_so_many(mess, policy):
-    make, problems = PromptMaker(policy.tokenizer, policy.form, **SETTINGS), []
-    text = check(load_samples(mess, problems=problems), make, problems, show=1)
+    builder, problems = PromptBuilder(policy.tokenizer, policy.form, **SETTINGS), []
+    text = check(load_samples(mess, problems=problems), builder, problems, show=1)
     assert (
         "dropped, media missing or unusable: 4\n" in text
         and "\n  .. and 3 more" in text
@@ -1203,7 +1198,7 @@ def test_the_command_checks_and_shows(mess):
 
     def command(*args):
         return subprocess.run(
-            [sys.executable, inspect.getfile(data), *args],
+            [sys.executable, "-m", "tools.check_data", *args],
             capture_output=True,
             text=True,
             timeout=300,
@@ -1221,11 +1216,11 @@ def test_the_command_checks_and_shows(mess):
 
 def test_the_command_prints_prompts_and_errors(mess, capsys):
     first = write_lines(mess.parent / "first.jsonl", mess.read_text().split("\n")[0])
-    data.main([str(first), "-n", "1", "--model", str(DEFAULT_MODEL)])
+    main([str(first), "-n", "1", "--model", str(DEFAULT_MODEL)])
     out = capsys.readouterr().out
     assert out.startswith("--- good: ") and "mel frames [" in out and "gold '1'" in out
     with pytest.raises(DataError, match="no such data file"):
-        data.main([str(mess.parent / "none.jsonl"), "--check", "--workers", "0"])
+        main([str(mess.parent / "none.jsonl"), "--check", "--workers", "0"])
 
 
 def test_converting_writes_our_own_records_with_full_paths(tmp_path, monkeypatch, capsys):
@@ -1244,7 +1239,7 @@ def test_converting_writes_our_own_records_with_full_paths(tmp_path, monkeypatch
         },
     )
     monkeypatch.chdir(tmp_path)
-    data.main(["d/d.jsonl", "--convert", "ours.jsonl"])
+    main(["d/d.jsonl", "--convert", "ours.jsonl"])
     (before,), (after,) = load_samples("d/d.jsonl"), load_samples("ours.jsonl")
     assert (
         capsys.readouterr().out == "ours.jsonl: 1 records\n"
@@ -1292,7 +1287,7 @@ def same(some: list[Media], others: list[Media]) -> bool:
 
 
 def test_stored_media_are_what_was_decoded(tmp_path, clip, monkeypatch):
-    store, fresh = MediaStore(tmp_path / "cache", 2**30), load_media(clip, **SETTINGS)
+    store, fresh = MediaCache(tmp_path / "cache", 2**30), load_media(clip, **SETTINGS)
     assert same(decode(clip, SETTINGS, store), fresh)
     Image.fromarray(np.arange(56 * 56 * 3, dtype=np.uint8).reshape(56, 56, 3)).save(
         tmp_path / "p.png"
@@ -1308,7 +1303,7 @@ def test_stored_media_are_what_was_decoded(tmp_path, clip, monkeypatch):
         audios=[str(tmp_path / "a.wav")],
     )
     first = decode(still, SETTINGS, store)
-    monkeypatch.setattr(data, "load_medium", lambda *a, **k: pytest.fail("decoded again"))
+    monkeypatch.setattr(cache, "load_medium", lambda *a, **k: pytest.fail("decoded again"))
     assert same(decode(clip, SETTINGS, store), fresh)
     again = decode(still, SETTINGS, store)
     assert (
@@ -1324,7 +1319,7 @@ def test_stored_media_are_what_was_decoded(tmp_path, clip, monkeypatch):
 
 def test_stored_media_are_kept_apart_by_kind_and_soundtrack(tmp_path, clip):
     """The same file as a video, as a video with another sound, and as a sound, which is its track alone."""
-    store = MediaStore(tmp_path / "cache", 2**30)
+    store = MediaCache(tmp_path / "cache", 2**30)
     soundfile.write(tmp_path / "s.wav", np.zeros(16_000), 16_000)
     other, track = (
         Sample(**vars(clip) | {"soundtrack": str(tmp_path / "s.wav")}),
@@ -1343,7 +1338,7 @@ def test_stored_media_are_kept_apart_by_kind_and_soundtrack(tmp_path, clip):
 
 
 def test_stored_media_are_not_used_for_another_file_or_other_settings(tmp_path, clip):
-    store = MediaStore(tmp_path / "cache", 2**30)
+    store = MediaCache(tmp_path / "cache", 2**30)
     few = len(decode(clip, SETTINGS, store)[0].frames)
     assert len(decode(clip, SETTINGS | {"fps": 4.0}, store)[0].frames) == 2 * few
     write_video(
@@ -1353,7 +1348,7 @@ def test_stored_media_are_not_used_for_another_file_or_other_settings(tmp_path, 
 
 
 def test_a_damaged_cache_file_is_said_and_made_anew(tmp_path, clip):
-    store = MediaStore(tmp_path / "cache", 2**30)
+    store = MediaCache(tmp_path / "cache", 2**30)
     fresh, (path,) = decode(clip, SETTINGS, store), store.folder.iterdir()
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.warns(UserWarning, match="damaged cache file"):
@@ -1362,7 +1357,7 @@ def test_a_damaged_cache_file_is_said_and_made_anew(tmp_path, clip):
 
 
 def test_the_store_is_bounded_and_drops_the_oldest(tmp_path):
-    store = MediaStore(tmp_path / "cache", 3000)
+    store = MediaCache(tmp_path / "cache", 3000)
     for i in range(5):
         store.save(store.folder / f"{i}.npz", Media("image", np.zeros((1, 10, 10, 3), np.uint8)))
         os.utime(store.folder / f"{i}.npz", (i, i))
@@ -1392,24 +1387,24 @@ def test_workers_give_the_same_prompts_and_the_same_errors(tmp_path, policy, cli
         where="x.jsonl:5",
     )
     one, other = (
-        PromptMaker(
+        PromptBuilder(
             policy.tokenizer,
             policy.form,
             workers=n,
-            store=MediaStore(tmp_path / str(n), 2**30),
+            store=MediaCache(tmp_path / str(n), 2**30),
             **SETTINGS,
         )
         for n in (0, 1)
     )
     batch = [clip, bad, several, missing, token, Sample(**vars(bad) | {"id": "f"})]
-    other.ahead(batch)
+    other.prefetch(batch)
     assert set(other.coming) == {s.media_key for s in (clip, bad, several, missing)}
     for _ in range(2):
-        for s, a, b in zip(batch, one.each(batch), other.each(batch), strict=True):
+        for s, a, b in zip(batch, one.build(batch), other.build(batch), strict=True):
             assert type(a) is type(b) is (Prompt if s in (clip, several) else MediaError)
             if isinstance(a, Prompt):
                 expected = build_prompt(
-                    s, data.with_mel(load_media(s, **SETTINGS), 64), policy.tokenizer, policy.form
+                    s, with_mel(load_media(s, **SETTINGS), 64), policy.tokenizer, policy.form
                 )
                 for p in (a, b):
                     assert (
@@ -1421,7 +1416,7 @@ def test_workers_give_the_same_prompts_and_the_same_errors(tmp_path, policy, cli
             else:
                 assert str(a) == str(b) and str(a).startswith(f"{s.where} ('{s.id}'): ")
     assert not other.coming
-    for make in (one, other):
+    for builder in (one, other):
         with pytest.raises(DataError, match=r"x.jsonl:2 \('b'\): field 'video': cannot read"):
-            make(bad)
+            builder(bad)
     other.workers.close()

@@ -14,10 +14,14 @@ import torch
 from PIL import Image
 
 import toy
-import train
-from model import DEFAULT_MODEL, load_policy
-from records import load_samples
+from config import parse
+from engine.families import DEFAULT_MODEL
+from formats.load import load_samples
+from formats.sample import DataError
+from model import load_policy
 from replay import ReplayBuffer
+from run import stream
+from run.stream import load_data, owner
 from tests.workers import KINDS, one_step
 
 REPO = Path(__file__).parent.parent
@@ -143,9 +147,9 @@ def test_every_train_type_goes_through_trouble_on_four_processes(data, tmp_path)
     soundfile.write(tmp_path / "s.wav", 0.1 * np.sin(np.arange(16_000) / 20), 16_000)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    owned = [sum(train.owner(line["id"], 4) == rank for line in lines) for rank in range(4)]
+    owned = [sum(owner(line["id"], 4) == rank for line in lines) for rank in range(4)]
     assert any(
-        len({"video" in line for line in lines if train.owner(line["id"], 4) == rank}) == 2
+        len({"video" in line for line in lines if owner(line["id"], 4) == rank}) == 2
         for rank in range(4)
     )
     assert len(set(owned)) > 1 and max(owned) >= 2 * min(owned)
@@ -210,8 +214,7 @@ def test_every_train_type_goes_through_trouble_on_four_processes(data, tmp_path)
             buffer = ReplayBuffer()
             buffer.load_state_dict(own["buffer"])
             assert (
-                all(train.owner(i, 4) == rank and i in by_id for i in buffer.stored)
-                and len(buffer) == 32
+                all(owner(i, 4) == rank and i in by_id for i in buffer.stored) and len(buffer) == 32
             )
             stored += len(buffer)
             if rank == 0:
@@ -288,7 +291,7 @@ def test_a_process_that_falls_out_ends_the_run(how, data, tmp_path):
 
 def test_more_processes_than_prompts_is_one_sentence(data, monkeypatch):
     samples = load_samples(data)[:3]
-    monkeypatch.setattr(train, "load_samples", lambda *args, **more: samples)
-    bare = next(rank for rank in range(8) if all(train.owner(s.id, 8) != rank for s in samples))
-    with pytest.raises(train.DataError, match="3 prompts are too few for 8 processes"):
-        train.load_data(train.parse(["--data", data]), bare, 8)
+    monkeypatch.setattr(stream, "load_samples", lambda *args, **more: samples)
+    bare = next(rank for rank in range(8) if all(owner(s.id, 8) != rank for s in samples))
+    with pytest.raises(DataError, match="3 prompts are too few for 8 processes"):
+        load_data(parse(["--data", data]), bare, 8)

@@ -16,25 +16,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import benchmarks
+import benchmarks.base
+import benchmarks.files
+import benchmarks.table
 import eval as evaluation
-from benchmarks import BENCHMARKS, Metric
-from eval import (
-    BAD_MEDIA,
-    NO_ANSWER,
-    NO_VERDICT,
-    TOO_LONG,
-    by_length,
-    estimate,
-    gain,
-    interval,
-    measured,
-    resampled,
-    summarise,
-    table,
-)
-from model import DEFAULT_MODEL, load_policy
-from records import DataError
+from benchmarks.base import Metric, item
+from benchmarks.report import by_length, table
+from benchmarks.results import BAD_MEDIA, NO_ANSWER, NO_VERDICT, TOO_LONG
+from benchmarks.statistics import estimate, gain, interval, measured, resampled, summarise
+from benchmarks.table import BENCHMARKS, load_items
+from engine.families import DEFAULT_MODEL
+from formats.sample import DataError
+from model import load_policy
 from tests import layouts_sound, layouts_video
 
 REPO = Path(__file__).parent.parent
@@ -565,7 +558,7 @@ class Canned:
 
 def test_open_answers_wait_for_their_judge(tmp_path, monkeypatch):
     """Without a judge they have no score; with one, later, they get it without being asked again."""
-    one = benchmarks.item(
+    one = item(
         "m",
         "What?",
         "gold",
@@ -801,7 +794,7 @@ def test_items_that_share_an_id_are_all_kept(tmp_path):
     file = next((tmp_path / "data").glob("*.json"))
     (tmp_path / "jsons").mkdir()
     shutil.copy(file, tmp_path / "jsons" / file.name)
-    ids = [one.sample.id for one in benchmarks.load_items("tomato", tmp_path, tmp_path)[0]]
+    ids = [one.sample.id for one in load_items("tomato", tmp_path, tmp_path)[0]]
     assert (
         len(ids) == len(set(ids)) == n + len(json.loads(file.read_text()))
         and sum(i.endswith("#2") for i in ids) == len(ids) - n
@@ -829,7 +822,7 @@ def test_the_readmes_new_benchmark_runs(tmp_path, monkeypatch, one_policy):
     )
     layouts_video.write_video(tmp_path / "clips" / "c.mp4")
     known = dict(BENCHMARKS)
-    exec(code, vars(benchmarks))
+    exec(code, {**vars(benchmarks.base), **vars(benchmarks.files), **vars(benchmarks.table)})
     try:
         monkeypatch.setattr(evaluation, "load_policy", lambda *a: one_policy)
         flags = [
@@ -854,4 +847,3 @@ def test_the_readmes_new_benchmark_runs(tmp_path, monkeypatch, one_policy):
     finally:
         BENCHMARKS.clear()
         BENCHMARKS.update(known)
-        del benchmarks.read_mine

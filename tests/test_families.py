@@ -12,11 +12,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import train
-from data import Media, build_prompt
-from model import DEFAULT_MODEL, FAMILIES, load_config, load_policy, parameter_counts, parts
-from optim import Trained
-from records import DataError, Sample
+from config import parse
+from data import build_prompt, prompt_builder
+from engine.families import DEFAULT_MODEL, FAMILIES, load_config, parameter_counts, parts
+from engine.optim import Trained
+from formats.sample import DataError, Sample
+from media.decode import Media
+from model import load_policy
 from rollout import generate
+from run.memory import memory
 from tests.families import tiny_family
 from tests.reference import hf_inputs, random_completions
 
@@ -110,7 +114,7 @@ def test_greedy_rollout_equals_transformers_generate(folders, name):
 def test_a_stage_runs_on_every_class(folders, name, tmp_path):
     """Stage 1 on the toy world's videos by the real loop; what it leaves loads in transformers' own class, by the hub's names."""
     train.run(
-        train.parse(
+        parse(
             [
                 "--method",
                 "avatar_paper",
@@ -165,7 +169,7 @@ def test_a_stage_runs_on_every_class(folders, name, tmp_path):
 
 def test_the_sound_of_a_video_is_left_out_for_a_model_that_hears_nothing(folders, samples):
     policy = load_policy(folders["qwen3_vl"])
-    prompt = train.prompt_maker(train.parse(["--media_cache", ""]), policy)(samples[0])
+    prompt = prompt_builder(parse(["--media_cache", ""]), policy)(samples[0])
     assert prompt.mels == [] and len(prompt.grids) == 1
 
 
@@ -437,7 +441,7 @@ def test_a_lora_run_moves_adapters_only_and_the_next_stage_starts_from_it(tmp_pa
         "--lr",
         "1e-2",
     ]
-    train.run(train.parse([*flags, "--out", str(tmp_path / "a")]))
+    train.run(parse([*flags, "--out", str(tmp_path / "a")]))
     before, after = load_policy(DEFAULT_MODEL), load_policy(tmp_path / "a" / "checkpoint")
     moved = {
         name
@@ -459,7 +463,7 @@ def test_a_lora_run_moves_adapters_only_and_the_next_stage_starts_from_it(tmp_pa
         for name, state in own["optimizer"].items()
     )
     train.run(
-        train.parse(
+        parse(
             [
                 *flags,
                 "--stage",
@@ -479,7 +483,7 @@ def test_a_lora_run_moves_adapters_only_and_the_next_stage_starts_from_it(tmp_pa
 @pytest.mark.parametrize("optim_dtype", ["fp32", "bf16"])
 def test_estimated_states_are_the_tensors_of_a_real_step(prompts, kind, optim_dtype):
     """Weights, gradients, optimiser state and reference of the bundled model in bf16, counted tensor by tensor after one step."""
-    cfg = train.parse(["--train_type", kind, "--optim_dtype", optim_dtype, "--beta", "0.1"])
+    cfg = parse(["--train_type", kind, "--optim_dtype", optim_dtype, "--beta", "0.1"])
     policy = load_policy(DEFAULT_MODEL, dtype=torch.bfloat16)
     learner, reference = train.prepare(cfg, policy)
     trained = Trained(*learner.named_trained(), 1e-3, optim_dtype=optim_dtype)
@@ -501,14 +505,14 @@ def test_estimated_states_are_the_tensors_of_a_real_step(prompts, kind, optim_dt
         if kind == "lora"
         else sum(p.nbytes for part in (reference.text, reference.head) for p in part.parameters())
     )
-    counted = train.memory(
+    counted = memory(
         cfg, parameter_counts(policy.config, cfg.lora_rank, False), policy.config.text_config, 1
     )
     assert {name: counted[name] * 1e9 for name in found} == pytest.approx(found)
 
 
 def test_estimate_prints_a_row_per_train_type_and_gpus(capsys):
-    train.run(train.parse(["--estimate"]))
+    train.run(parse(["--estimate"]))
     out = capsys.readouterr().out
     rows = [
         line.split(" | ")
@@ -536,10 +540,10 @@ def test_estimate_of_the_7b_by_hand():
         and counts["decoder"] == 28 * layer + config.text_config.vocab_size * d + d
     )
     assert counts["decoder"] + counts["head"] == pytest.approx(7.6e9, rel=0.01)
-    cfg = train.parse(
+    cfg = parse(
         ["--model", "some/7b", "--train_type", "full", "--beta", "0", "--checkpoint_layers", "true"]
     )
-    found = train.memory(cfg, counts, config.text_config, 8)
+    found = memory(cfg, counts, config.text_config, 8)
     assert (
         found["optimiser"] == pytest.approx(12 * (counts["decoder"] + counts["head"]) / 8 / 1e9)
         and found["reference"] == 0

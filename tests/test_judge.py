@@ -22,22 +22,14 @@ from PIL import Image
 import eval as eval_program
 import judge
 import train
-from judge import (
-    Endpoint,
-    Judge,
-    LocalModel,
-    Request,
-    annotate,
-    judge_prompt,
-    listen,
-    parse_verdict,
-    reveals,
-    watch,
-)
-from model import DEFAULT_MODEL, load_tokenizer_and_config
-from records import DataError, Sample, load_samples, save_samples
+from engine.families import DEFAULT_MODEL, load_tokenizer_and_config
+from formats.load import load_samples
+from formats.own import save_samples
+from formats.sample import DataError, Sample
+from judge import Endpoint, Judge, LocalModel, Request, judge_prompt, parse_verdict, watch
 from tests.corpus import patched, write_clip
 from tests.test_data import SEVERAL, write_video
+from tools.annotate import annotate, listen, main, reveals
 
 GOOD = '{"audio": 1, "visual": 0.5, "location": 0, "caption": 0.25}'
 SCORES = {"audio": 1.0, "visual": 0.5, "location": 0.0, "caption": 0.25}
@@ -417,9 +409,11 @@ def test_the_key_goes_to_the_server_alone(server, monkeypatch):
 
 
 def test_an_address_with_a_secret_is_refused_before_it_is_written_down(tmp_path):
-    for main in (train.main, eval_program.main):
+    for command in (train.main, eval_program.main):
         with pytest.raises(DataError, match="put the key into"):
-            main(["--out", str(tmp_path / "run"), "--judge_endpoint", "https://me:hunter2@host/v1"])
+            command(
+                ["--out", str(tmp_path / "run"), "--judge_endpoint", "https://me:hunter2@host/v1"]
+            )
     assert not (tmp_path / "run").exists()
 
 
@@ -521,7 +515,7 @@ def test_hints_are_written_checked_and_continued(records, tmp_path, monkeypatch)
 def test_captions_are_made_from_the_sound_by_the_command(records, tmp_path, server, capsys):
     Server.replies[:] = ["A low tone sounds twice."] * 5
     out = tmp_path / "captioned.jsonl"
-    judge.main(
+    main(
         [
             "caption",
             "--data",

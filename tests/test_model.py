@@ -12,27 +12,18 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-import model as model_module
 from data import build_prompt
-from model import (
-    DEFAULT_MODEL,
-    MEDIA_TOKENS,
-    FeatureCache,
-    Policy,
-    TokenLogprobs,
-    attend,
-    attend_backward,
-    attend_by_hand,
-    attend_by_hand_backward,
-    join,
-    load_policy,
-    make_tiny_policy,
-    parts,
-    split_by_tokens,
-)
-from records import DataError
+from engine import attention as attention_module
+from engine import logprobs as logprobs_module
+from engine.attention import attend, attend_backward, attend_by_hand, attend_by_hand_backward, join
+from engine.batching import split_by_tokens
+from engine.families import DEFAULT_MODEL, parts
+from engine.logprobs import TokenLogprobs, fp32_logits
+from formats.sample import DataError
+from model import FeatureCache, Policy, load_policy
 from tests.reference import hf_inputs, hf_logps, random_completions
 from tests.test_data import media_of, sample_of
+from tools.tiny_model import MEDIA_TOKENS, make_tiny_policy
 
 # Random tokens have log-probs down to -40, where one fp32 step is 4e-6: hence rtol = 1e-6 beside atol = 1e-5.
 GROUPS = [[5, 1, 12], [7], [1, 1], [3, 9, 2, 4]]  # completion lengths of four prompts
@@ -96,8 +87,8 @@ def test_packed_rows_give_the_gradients_of_repeated_rows(
     policy = fresh_policy
     policy.checkpoint_layers = layers == "checkpointed"
     if layers == "by hand":
-        monkeypatch.setattr(model_module, "attend", attend_by_hand)
-        monkeypatch.setattr(model_module, "attend_backward", attend_by_hand_backward)
+        monkeypatch.setattr(attention_module, "attend", attend_by_hand)
+        monkeypatch.setattr(attention_module, "attend_backward", attend_by_hand_backward)
     completions = [random_completions(policy, lengths, i) for i, lengths in enumerate(mix)]
     logp, mask = policy.completion_logps(
         prompts, policy.features(prompts), completions, temperature=0.8
@@ -199,7 +190,7 @@ def test_gpu_kernels_take_these_calls():
             torch.zeros(n, device="cuda", dtype=t)
             for n, t in (((5, 64), q.dtype), ((900, 64), q.dtype), (900, torch.bool))
         )
-        logits = model_module.fp32_logits(h, weight, banned, 0.7)
+        logits = fp32_logits(h, weight, banned, 0.7)
         assert logits.shape == (5, 900) and logits.dtype == torch.float32
 
 
@@ -229,11 +220,11 @@ def test_attention_over_two_sets_of_keys_is_that_over_both():
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_chunked_log_probs_equal_log_softmax_and_hold_one_chunk(monkeypatch, temperature):
     """Values and gradients against torch's log_softmax; no logits block has more rows than a chunk, forward or backward."""
-    monkeypatch.setattr(model_module, "LOGIT_CHUNK", 4)
+    monkeypatch.setattr(logprobs_module, "LOGIT_CHUNK", 4)
     rows = []
-    real = model_module.fp32_logits
+    real = fp32_logits
     monkeypatch.setattr(
-        model_module, "fp32_logits", lambda h, *args: rows.append(len(h)) or real(h, *args)
+        logprobs_module, "fp32_logits", lambda h, *args: rows.append(len(h)) or real(h, *args)
     )
     g = torch.Generator().manual_seed(0)
     h, w = (
@@ -269,7 +260,7 @@ def test_bf16_weights_keep_an_fp32_head(prompts):
         )
         state = torch.randn(3, 128, dtype=torch.bfloat16)
         torch.testing.assert_close(half.log_distribution(state).exp().sum(-1), torch.ones(3))
-        logits = model_module.fp32_logits(state, half.head.weight, half.banned, 1.0)
+        logits = fp32_logits(state, half.head.weight, half.banned, 1.0)
     assert b.dtype == logits.dtype == torch.float32
     torch.testing.assert_close(
         logits,

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-import optim
-from optim import Bf16AdamW, Trained, deal, learning_rate, round_at_random
+from engine import optim
+from engine.optim import Bf16AdamW, Trained, deal, learning_rate, round_at_random
 
 
 def weights(dtype, seed=0, n=4000):
@@ -81,17 +81,17 @@ def test_bf16_state_keeps_steps_that_nearest_rounding_would_lose():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_restored_optimiser_goes_on_bit_for_bit(dtype):
-    def make(params):
+    def builder(params):
         return Bf16AdamW([{"params": params, "share": 1.0}], lr=1e-3, state_dtype=dtype, seed=3)
 
     first = weights(torch.bfloat16)
-    a = make(first)
+    a = builder(first)
     for step in range(3):
         give_gradients(first, step)
         a.step()
     saved = copy.deepcopy(a.state_dict())
     second = [torch.nn.Parameter(p.detach().clone()) for p in first]
-    b = make(second)
+    b = builder(second)
     b.load_state_dict(saved)
     assert b.state[second[0]]["exp_avg"].dtype == dtype
     for optimizer, params in ((a, first), (b, second)):

@@ -8,7 +8,10 @@ from dataclasses import MISSING, fields
 
 import pytest
 
-from records import DataError, Sample, load_samples, save_samples, take_share
+from formats.intent_train import take_share
+from formats.load import load_samples
+from formats.own import save_samples
+from formats.sample import DataError, Sample
 
 OWN = {"id": "a", "question": "How many?", "problem_type": "numeric", "answer": "1"}
 R1 = {

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from benchmarks import labels_in
-from replies import choice_in, number_in, yes_or_no
+from benchmarks.answers import choice_in, number_in, yes_or_no
+from benchmarks.base import labels_in
 
 CARS = ["A. A red car", "B. A blue car", "C. A green bus", "D. A white van"]
 LISTED = "\n".join(CARS)

@@ -7,20 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replies import choice_in, number_in
+from benchmarks.answers import choice_in, number_in
+from benchmarks.scoring import open_match
+from problems import PROBLEM_TYPES, accuracy_reward, canonical_type, normalise
 from rewards import (
-    PROBLEM_TYPES,
-    accuracy_reward,
-    canonical_type,
     final_answer,
     format_reward,
-    normalise,
     score_group,
     self_rewards,
     split_completion,
     weighted,
 )
-from scoring import open_match
 
 GOOD = "<think>look</think><answer>B</answer>"
 

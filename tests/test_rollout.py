@@ -9,16 +9,18 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import rollout
 import toy
 from data import share_prefixes
-from model import DEFAULT_MODEL, load_policy
-from records import DataError, load_samples
+from engine.families import DEFAULT_MODEL
+from formats.load import load_samples
+from formats.sample import DataError
+from model import load_policy
 from rollout import Decoding, Stepper, decode, generate, sample, truncate
 from tests.reference import hf_inputs
 
 
-def test_greedy_equals_transformers_generate_on_fifty_prompts(policy, make, tmp_path):
+def test_greedy_equals_transformers_generate_on_fifty_prompts(policy, builder, tmp_path):
     """Token for token, in one batch whose completions end at different times: prefixes of two lengths, compactions, prompts that drop out."""
     toy.build(tmp_path, 2, "train", 25, progress=False)
-    prompts = make.many(load_samples(next(tmp_path.glob("*/stage2_train_25x2.jsonl"))))
+    prompts = builder.build_or_raise(load_samples(next(tmp_path.glob("*/stage2_train_25x2.jsonl"))))
     ours = generate(policy, prompts, policy.features(prompts), 1, 60, temperature=0)
     assert len(prompts) == 50 and len({len(p.ids) for p in prompts}) > 1
     for prompt, (completion,) in zip(prompts, ours, strict=True):
@@ -136,11 +138,11 @@ def test_a_prefix_is_held_once_for_its_completions(policy, prompts):
     )
 
 
-def test_questions_about_one_clip_share_its_prefill(policy, make, samples):
+def test_questions_about_one_clip_share_its_prefill(policy, builder, samples):
     """Greedy completions and their log-probs are those of every question on its own, through compactions and with a lone question, a repeated one and one
     with its medium behind its text in the same batch; the decoder passes each clip once."""
     lone = replace(samples[6], question="Look: <video> What is there?")
-    prompts = make.many([*samples[:6], samples[5], lone, samples[7]])
+    prompts = builder.build_or_raise([*samples[:6], samples[5], lone, samples[7]])
     features = policy.features(prompts)
     alone = generate(policy, prompts, features, 2, 60, temperature=0)
     passed = []

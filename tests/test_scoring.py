@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from benchmarks import count_score, item, read_answer
-from scoring import cluster_score, pair_score, said_clusters
+from benchmarks.base import item, read_answer
+from benchmarks.cgav import count_score
+from benchmarks.scoring import cluster_score, pair_score, said_clusters
 
 
 # ---------------------------------------------------------------------------------------------- counts

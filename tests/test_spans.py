@@ -6,18 +6,10 @@ import pytest
 import soundfile
 from PIL import Image
 
-from data import (
-    MIN_SOUND,
-    MediaError,
-    MediaStore,
-    PromptMaker,
-    check_media,
-    decode,
-    file_of,
-    load_media,
-    read_sound,
-)
-from records import DataError, Sample
+from data import PromptBuilder
+from formats.sample import DataError, Sample, file_of
+from media.cache import MediaCache, decode, load_media
+from media.decode import MIN_SOUND, MediaError, check_media, read_sound
 from tests.layouts_video import write_frames, write_video
 
 SETTINGS = {"fps": 8.0, "max_frames": 16, "min_pixels": 784, "max_pixels": 56 * 56}
@@ -88,7 +80,7 @@ def test_a_folder_of_frames(tmp_path, suffix, span, expected):
     (media,) = load_media(sample, **SETTINGS)
     assert greys(media, 20) == expected and media.sound is None
     assert media.times == pytest.approx((np.array(expected) - expected[0]) / 3)
-    store = MediaStore(tmp_path / "store", 10**9)  # folders are read each time
+    store = MediaCache(tmp_path / "store", 10**9)  # folders are read each time
     assert np.array_equal(decode(sample, SETTINGS, store)[0].frames, media.frames) and not list(
         store.folder.iterdir()
     )
@@ -158,7 +150,7 @@ def test_the_limit_by_way_of_the_store(folder, tmp_path, name, limit, seconds, c
         if name == "ramp.wav"
         else video(folder, name)
     )
-    store = MediaStore(tmp_path, 10**9)
+    store = MediaCache(tmp_path, 10**9)
     decode(sample, SETTINGS | {"max_sound": 0.25}, store)
     found = [decode(sample, SETTINGS | {"max_sound": limit}, store)[0] for _ in range(2)]
     assert len(list(tmp_path.iterdir())) == 2
@@ -184,25 +176,28 @@ def test_prompts_name_what_was_cut(policy, folder, tmp_path, stored):
         video(folder, "loud.mp4", soundtrack=str(folder / "ramp.wav"), span=(0.5, 1.5)),
     ]
     for _ in range(2 if stored else 1):
-        make = PromptMaker(
+        builder = PromptBuilder(
             policy.tokenizer,
             policy.form,
-            store=MediaStore(tmp_path, 10**9) if stored else None,
+            store=MediaCache(tmp_path, 10**9) if stored else None,
             max_sound=1.0,
             **SETTINGS,
         )
-        prompts = make.many(asked)
+        prompts = builder.build_or_raise(asked)
         assert [[m.shape[1] for m in p.mels] for p in prompts] == [[], [100], [100], [100]]
-        assert [p.sound for p in prompts] == ["silent", "cut", "cut", "heard"] and make.silent == {
-            str(folder / "clip.mp4")
-        }
+        assert [p.sound for p in prompts] == [
+            "silent",
+            "cut",
+            "cut",
+            "heard",
+        ] and builder.silent == {str(folder / "clip.mp4")}
 
 
 def test_two_spans_of_one_clip_are_two_sets_of_media(policy, folder):
     """In one batch, out of one memory: the patches of black and of lighter frames."""
-    make = PromptMaker(policy.tokenizer, policy.form, **SETTINGS)
+    builder = PromptBuilder(policy.tokenizer, policy.form, **SETTINGS)
     first, second = video(folder, span=(0.0, 0.25)), video(folder, span=(1.0, 1.25))
-    for a, b in (make.many([first, second]), make.many([first, second])):
+    for a, b in (builder.build_or_raise([first, second]), builder.build_or_raise([first, second])):
         # frames 0, 1 and 8, 9: a mean of 5 and of 85; a step of 255 is 1 / std in patches, on average over the colours about 3.7
         assert float((b.patches - a.patches).mean()) == pytest.approx(
             80 / 255 * np.mean([1 / 0.26862954, 1 / 0.26130258, 1 / 0.27577711]), abs=0.03
@@ -225,7 +220,7 @@ def test_the_picture_of_a_moment(folder, moment, expected):
 
 def test_moments_are_stored_apart(folder, tmp_path):
     store, moments, both = (
-        MediaStore(tmp_path, 10**9),
+        MediaCache(tmp_path, 10**9),
         picture(folder, 0.5, 1.0, 0.5),
         video(folder),
     )

@@ -27,7 +27,7 @@ from bench.study import (
     savings_table,
     verdict,
 )
-from train import METHODS
+from config import METHODS
 
 
 def run_of(points, flags=("--method", "grpo"), rate=1e-3, seed=0) -> dict:

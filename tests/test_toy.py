@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import toy
-from records import load_samples
-from rewards import accuracy_reward, format_reward, split_completion
+from formats.load import load_samples
+from problems import accuracy_reward
+from rewards import format_reward, split_completion
 
 
 def scenes(n=200):

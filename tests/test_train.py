@@ -13,14 +13,21 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
 
-import program
 import train
+from config import Config, parse
 from data import share_prefixes
-from optim import Trained
-from records import DataError, load_samples
+from engine.distributed import start_processes
+from engine.optim import Trained
+from formats.load import load_samples
+from formats.sample import DataError
+from groups import Group
+from problems import accuracy_reward
 from replay import Entry, ReplayBuffer
-from rewards import accuracy_reward, split_completion
+from rewards import split_completion
 from rollout import generate
+from run.curriculum import curriculum
+from run.session import ends_in_a_sentence
+from run.stream import Cursor, next_prompts, owner
 from tas import group_advantages
 
 REPO = Path(__file__).parent.parent
@@ -86,9 +93,7 @@ def rows_of(folder):
 
 # ------------------------------------------------------------------ whole runs
 def test_avatar_run_leaves_its_outputs(tmp_path):
-    train.run(
-        train.parse(small(tmp_path, "--replay_min", "8", "--eval_every", "2", "--steps", "4"))
-    )
+    train.run(parse(small(tmp_path, "--replay_min", "8", "--eval_every", "2", "--steps", "4")))
     out = tmp_path / "run"
     steps, evals = rows_of(out)
     assert [r["step"] for r in steps] == [0, 1, 2, 3] and [r["step"] for r in evals] == [0, 2, 4]
@@ -139,7 +144,7 @@ def test_avatar_run_leaves_its_outputs(tmp_path):
 
 def test_our_preset_asks_for_two_completions_and_replays_as_many_groups(tmp_path):
     train.run(
-        train.parse(
+        parse(
             small(
                 tmp_path,
                 "--method",
@@ -161,7 +166,7 @@ def test_our_preset_asks_for_two_completions_and_replays_as_many_groups(tmp_path
 
 
 def test_grpo_is_the_same_loop_without_replay(tmp_path):
-    train.run(train.parse(small(tmp_path, "--method", "grpo", "--steps", "2")))
+    train.run(parse(small(tmp_path, "--method", "grpo", "--steps", "2")))
     steps, _ = rows_of(tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["fresh"], config["replayed"], config["tas_shape"]) == (8, 0, "uniform")
@@ -179,10 +184,10 @@ def test_grpo_is_the_same_loop_without_replay(tmp_path):
     ],
 )
 def test_methods_are_the_rows_of_the_ablation(method, expected):
-    cfg = train.parse(["--method", method])
+    cfg = parse(["--method", method])
     assert (cfg.fresh, cfg.replayed, cfg.tas_shape) == expected
     assert (
-        train.parse(["--method", method, "--tas_shape", "decay"]).tas_shape == "decay"
+        parse(["--method", method, "--tas_shape", "decay"]).tas_shape == "decay"
     )  # a flag wins over the preset
 
 
@@ -198,7 +203,7 @@ def test_methods_are_the_rows_of_the_ablation(method, expected):
     ],
 )
 def test_options_of_the_loss_and_the_buffer_run(tmp_path, flags):
-    train.run(train.parse(small(tmp_path, "--replay_min", "8", "--eval_every", "0", *flags)))
+    train.run(parse(small(tmp_path, "--replay_min", "8", "--eval_every", "0", *flags)))
     steps, _ = rows_of(tmp_path / "run")
     assert (
         len(steps) == 3
@@ -217,7 +222,7 @@ def test_options_of_the_loss_and_the_buffer_run(tmp_path, flags):
 
 @pytest.mark.parametrize(("baseline", "expected"), [("vcrs", [1.0, 0.5]), ("group", [0.25, -0.25])])
 def test_replayed_rewards_stand_against_the_history_or_their_own_group(
-    cfg, make, samples, baseline, expected
+    cfg, builder, samples, baseline, expected
 ):
     """Rewards 1.0 and 0.5 are replayed, of a prompt whose last four rewards are 0: Rbar(q) = 0; their own mean is 0.75. std: 0.35355."""
     s, buffer = samples[0], ReplayBuffer(seed=0, window=4)
@@ -230,7 +235,7 @@ def test_replayed_rewards_stand_against_the_history_or_their_own_group(
             ],
         )
     groups = train.replay_step(
-        replace(cfg, replayed=2, replay_baseline=baseline), make, buffer, {s.id: s}, 1, step=1
+        replace(cfg, replayed=2, replay_baseline=baseline), builder, buffer, {s.id: s}, 1, step=1
     )
     assert sorted(groups[0].advantages.tolist(), reverse=True) == pytest.approx(
         [e / (0.125**0.5 + 1e-4) for e in expected]
@@ -240,7 +245,7 @@ def test_replayed_rewards_stand_against_the_history_or_their_own_group(
 def test_curriculum_runs_stages_in_a_row(tmp_path):
     """--stage 0,2: the second starts from the first one's checkpoint; one folder each, one summary."""
     flags = small(tmp_path, "--max_completion_tokens", "8", "--eval_every", "0", stage="0,2")
-    plan = train.curriculum(flags)
+    plan = curriculum(flags)
     assert [(c.stage, c.out) for c in plan] == [
         (0, str(tmp_path / "run" / "stage0")),
         (2, str(tmp_path / "run" / "stage2")),
@@ -248,9 +253,9 @@ def test_curriculum_runs_stages_in_a_row(tmp_path):
     assert (
         plan[0].model == ""
         and plan[1].model == f"{plan[0].out}/checkpoint"
-        and (plan[0].lr, plan[1].lr) == (2e-3, train.parse([]).lr)
+        and (plan[0].lr, plan[1].lr) == (2e-3, parse([]).lr)
     )
-    assert [(c.stage, c.out) for c in train.curriculum(["--stage=1,3", f"--out={tmp_path}"])] == [
+    assert [(c.stage, c.out) for c in curriculum(["--stage=1,3", f"--out={tmp_path}"])] == [
         (1, f"{tmp_path}/stage1"),
         (3, f"{tmp_path}/stage3"),
     ]
@@ -266,7 +271,7 @@ def test_curriculum_runs_stages_in_a_row(tmp_path):
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_visual_and_localisation_stages_run(tmp_path, stage):
-    train.run(train.parse(small(tmp_path, "--steps", "2", stage=stage)))
+    train.run(parse(small(tmp_path, "--steps", "2", stage=stage)))
     steps, evals = rows_of(tmp_path / "run")
     assert (
         len(steps) == 2
@@ -276,11 +281,11 @@ def test_visual_and_localisation_stages_run(tmp_path, stage):
 
 
 def test_cold_start_makes_a_model_from_random_weights(tmp_path):
-    train.run(train.parse(small(tmp_path, "--max_completion_tokens", "8", stage=0)))
+    train.run(parse(small(tmp_path, "--max_completion_tokens", "8", stage=0)))
     steps, _ = rows_of(tmp_path / "run")
     assert len(steps) == 3 and steps[0]["loss"] > steps[-1]["loss"] > 0
     train.run(
-        train.parse(
+        parse(
             small(
                 tmp_path,
                 "--model",
@@ -299,9 +304,7 @@ def test_cold_start_makes_a_model_from_random_weights(tmp_path):
 def test_same_seed_gives_the_same_run(tmp_path):
     runs = []
     for name in "ab":
-        train.run(
-            train.parse([*small(tmp_path, "--replay_min", "8"), "--out", str(tmp_path / name)])
-        )
+        train.run(parse([*small(tmp_path, "--replay_min", "8"), "--out", str(tmp_path / name)]))
         steps, evals = rows_of(tmp_path / name)
         runs.append(
             [
@@ -342,7 +345,7 @@ def test_the_command_on_two_processes_leaves_one_set_of_outputs(tmp_path):
         for r in (0, 1)
     ]
     assert (
-        all(train.owner(i, 2) == r for r, s in enumerate(states) for i in s["ids"])
+        all(owner(i, 2) == r for r, s in enumerate(states) for i in s["ids"])
         and sum(len(s["entries"]) for s in states) == 24
     )
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "checkpoint")
@@ -362,14 +365,16 @@ def test_the_command_on_two_processes_leaves_one_set_of_outputs(tmp_path):
 # ------------------------------------------------------------------ the step
 @pytest.fixture
 def cfg(tmp_path):
-    return train.parse(small(tmp_path))
+    return parse(small(tmp_path))
 
 
-def test_ratio_is_one_on_fresh_and_not_on_replayed_completions(cfg, fresh_policy, make, samples):
+def test_ratio_is_one_on_fresh_and_not_on_replayed_completions(cfg, fresh_policy, builder, samples):
     """A completion sampled by the policy has ratio 1; after the policy has moved, the same stored completion has not."""
     buffer = ReplayBuffer(seed=0)
     generator = torch.Generator().manual_seed(0)
-    groups, _ = train.rollout_step(cfg, fresh_policy, buffer, make.many(samples[:4]), 0, generator)
+    groups, _ = train.rollout_step(
+        cfg, fresh_policy, buffer, builder.build_or_raise(samples[:4]), 0, generator
+    )
     for g in groups:
         g.advantages = torch.linspace(-1, 1, len(g.tokens))
     log = train.update_step(cfg, fresh_policy, None, groups)
@@ -382,7 +387,7 @@ def test_ratio_is_one_on_fresh_and_not_on_replayed_completions(cfg, fresh_policy
         for p in fresh_policy.text.parameters():
             p.add_(0.02 * torch.randn(p.shape, generator=generator))
     by_id = {s.id: s for s in samples}
-    old = train.replay_step(cfg, make, buffer, by_id, 4, step=1)
+    old = train.replay_step(cfg, builder, buffer, by_id, 4, step=1)
     for g in old:
         g.advantages = torch.linspace(-1, 1, len(g.tokens))
     log = train.update_step(cfg, fresh_policy, None, old)
@@ -392,11 +397,16 @@ def test_ratio_is_one_on_fresh_and_not_on_replayed_completions(cfg, fresh_policy
     )
 
 
-def test_each_prompt_stores_its_own_rewards(cfg, policy, make, samples):
+def test_each_prompt_stores_its_own_rewards(cfg, policy, builder, samples):
     """Entries, VCRS and groups of every prompt hold that prompt's completions, in order, EOS included."""
     buffer = ReplayBuffer(seed=0)
     groups, examples = train.rollout_step(
-        cfg, policy, buffer, make.many(samples[:4]), 7, torch.Generator().manual_seed(3)
+        cfg,
+        policy,
+        buffer,
+        builder.build_or_raise(samples[:4]),
+        7,
+        torch.Generator().manual_seed(3),
     )
     assert [g.prompt.sample.id for g in groups] == [s.id for s in samples[:4]]
     for i, g in enumerate(groups):
@@ -412,14 +422,14 @@ def test_each_prompt_stores_its_own_rewards(cfg, policy, make, samples):
 
 
 @pytest.mark.parametrize("norm", ["sequence", "token"])
-def test_gradients_do_not_depend_on_micro_batches(cfg, fresh_policy, make, samples, norm):
+def test_gradients_do_not_depend_on_micro_batches(cfg, fresh_policy, builder, samples, norm):
     cfg.loss_norm = norm
     fresh_policy.freeze_towers()
     groups, _ = train.rollout_step(
         cfg,
         fresh_policy,
         ReplayBuffer(seed=0),
-        make.many(samples[:4]),
+        builder.build_or_raise(samples[:4]),
         0,
         torch.Generator().manual_seed(0),
     )
@@ -439,7 +449,7 @@ def test_gradients_do_not_depend_on_micro_batches(cfg, fresh_policy, make, sampl
 
 @pytest.mark.parametrize("norm", ["sequence", "token"])
 def test_gradients_do_not_depend_on_the_number_of_processes(
-    cfg, fresh_policy, make, samples, norm, monkeypatch
+    cfg, fresh_policy, builder, samples, norm, monkeypatch
 ):
     """Two processes that each hold some of the groups: their gradients add up to those of one process that holds all."""
     cfg.loss_norm, cfg.beta = norm, 0.0
@@ -448,7 +458,7 @@ def test_gradients_do_not_depend_on_the_number_of_processes(
         cfg,
         fresh_policy,
         ReplayBuffer(seed=0),
-        make.many(samples[:4]),
+        builder.build_or_raise(samples[:4]),
         0,
         torch.Generator().manual_seed(0),
     )
@@ -470,14 +480,14 @@ def test_gradients_do_not_depend_on_the_number_of_processes(
     )
 
 
-def test_loss_is_on_policy_mean_plus_alpha_off_policy_mean(cfg, fresh_policy, make, samples):
+def test_loss_is_on_policy_mean_plus_alpha_off_policy_mean(cfg, fresh_policy, builder, samples):
     """J = J_on + alpha J_off, each half the mean over its own completions, checked on group losses taken one by one."""
     cfg.beta, cfg.alpha = 0.1, 0.5
     groups, _ = train.rollout_step(
         cfg,
         fresh_policy,
         ReplayBuffer(seed=0),
-        make.many(samples[:4]),
+        builder.build_or_raise(samples[:4]),
         0,
         torch.Generator().manual_seed(0),
     )
@@ -496,24 +506,34 @@ def test_loss_is_on_policy_mean_plus_alpha_off_policy_mean(cfg, fresh_policy, ma
 
 
 def test_fresh_and_replayed_completions_of_a_prompt_share_its_row(
-    cfg, fresh_policy, make, samples, monkeypatch
+    cfg, fresh_policy, builder, samples, monkeypatch
 ):
     """Replaying a stored completion costs its own tokens: its prompt is computed once, with the fresh ones. Log and gradients stay the same."""
     cfg.beta, cfg.alpha = 0.1, 0.5
     fresh_policy.freeze_towers()
     buffer = ReplayBuffer(seed=0)
     train.rollout_step(
-        cfg, fresh_policy, buffer, make.many(samples[:2]), 0, torch.Generator().manual_seed(0)
+        cfg,
+        fresh_policy,
+        buffer,
+        builder.build_or_raise(samples[:2]),
+        0,
+        torch.Generator().manual_seed(0),
     )
     groups, _ = train.rollout_step(
-        cfg, fresh_policy, buffer, make.many(samples[:2]), 1, torch.Generator().manual_seed(1)
+        cfg,
+        fresh_policy,
+        buffer,
+        builder.build_or_raise(samples[:2]),
+        1,
+        torch.Generator().manual_seed(1),
     )
-    groups += train.replay_step(cfg, make, buffer, {s.id: s for s in samples}, 2, step=1)
+    groups += train.replay_step(cfg, builder, buffer, {s.id: s for s in samples}, 2, step=1)
     assert sorted(g.prompt.sample.id for g in groups if g.replayed) == sorted(
         s.id for s in samples[:2]
     ) and {s for g in groups[2:] for s in g.steps} == {0}
-    hinted = train.Group(
-        make(samples[0], True),
+    hinted = Group(
+        builder(samples[0], True),
         groups[0].tokens,
         groups[0].behaviour,
         groups[0].rewards,
@@ -552,14 +572,19 @@ def test_fresh_and_replayed_completions_of_a_prompt_share_its_row(
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_media_pass_the_towers_once_per_step(cfg, fresh_policy, make, samples, trained):
+def test_media_pass_the_towers_once_per_step(cfg, fresh_policy, builder, samples, trained):
     """Rollout, policy, reference and replay share one run. Trained towers run once more for their gradient, a clip at a time, as under checkpointing."""
     cfg.beta = 0.1
     if not trained:
         fresh_policy.freeze_towers()
     buffer, reference = ReplayBuffer(seed=0), fresh_policy.reference()
     train.rollout_step(
-        cfg, fresh_policy, buffer, make.many(samples[:4]), 0, torch.Generator().manual_seed(0)
+        cfg,
+        fresh_policy,
+        buffer,
+        builder.build_or_raise(samples[:4]),
+        0,
+        torch.Generator().manual_seed(0),
     )
     calls = []
     fresh_policy.visual.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
@@ -568,12 +593,12 @@ def test_media_pass_the_towers_once_per_step(cfg, fresh_policy, make, samples, t
         cfg,
         fresh_policy,
         buffer,
-        make.many(samples[4:8]),
+        builder.build_or_raise(samples[4:8]),
         1,
         torch.Generator().manual_seed(1),
         seen=seen,
     )
-    groups += train.replay_step(cfg, make, buffer, {s.id: s for s in samples}, 4, step=1)
+    groups += train.replay_step(cfg, builder, buffer, {s.id: s for s in samples}, 4, step=1)
     for g in groups:
         g.advantages = torch.linspace(-1, 1, len(g.tokens))
     train.update_step(cfg, fresh_policy, reference, groups, 1, seen)
@@ -591,14 +616,14 @@ def test_media_pass_the_towers_once_per_step(cfg, fresh_policy, make, samples, t
         assert calls == [2 * clip]  # the replayed clips are in the cache of earlier steps
 
 
-def test_the_kl_term_acts_on_fresh_completions_only(cfg, fresh_policy, make, samples):
+def test_the_kl_term_acts_on_fresh_completions_only(cfg, fresh_policy, builder, samples):
     """The same group has the KL's loss when it is fresh and none when it is replayed; a replayed one without advantages is not run at all."""
     cfg.beta = 0.1
     groups, _ = train.rollout_step(
         cfg,
         fresh_policy,
         ReplayBuffer(seed=0),
-        make.many(samples[:1]),
+        builder.build_or_raise(samples[:1]),
         0,
         torch.Generator().manual_seed(0),
     )
@@ -619,14 +644,14 @@ def test_the_kl_term_acts_on_fresh_completions_only(cfg, fresh_policy, make, sam
     assert train.update_step(cfg, fresh_policy, reference, groups)["ratio"] == []
 
 
-def test_groups_without_advantage_are_left_out_exactly(cfg, fresh_policy, make, samples):
+def test_groups_without_advantage_are_left_out_exactly(cfg, fresh_policy, builder, samples):
     """With beta = 0 a group of zero advantages has no gradient: leaving it out changes nothing but the time."""
     cfg.beta = 0.0
     groups, _ = train.rollout_step(
         cfg,
         fresh_policy,
         ReplayBuffer(seed=0),
-        make.many(samples[:2]),
+        builder.build_or_raise(samples[:2]),
         0,
         torch.Generator().manual_seed(0),
     )
@@ -640,16 +665,14 @@ def test_groups_without_advantage_are_left_out_exactly(cfg, fresh_policy, make, 
     torch.testing.assert_close(fresh_policy.head.weight.grad, ours, atol=1e-7, rtol=1e-5)
 
 
-def test_a_hinted_completion_is_replayed_under_its_hinted_prompt(cfg, policy, make, samples):
+def test_a_hinted_completion_is_replayed_under_its_hinted_prompt(cfg, policy, builder, samples):
     buffer = ReplayBuffer(seed=0, patience=1)
     stuck = samples[0]
     buffer.add(
-        stuck.id, [train.Entry(np.array([1], np.int32), np.array([-1.0], np.float32), 0.2, 0.0, 0)]
+        stuck.id, [Entry(np.array([1], np.int32), np.array([-1.0], np.float32), 0.2, 0.0, 0)]
     )
     assert buffer.wants_hint(stuck.id)
-    prompts = train.next_prompts(
-        train.Cursor([stuck], 0), make, 1, lambda s: buffer.wants_hint(s.id)
-    )
+    prompts = next_prompts(Cursor([stuck], 0), builder, 1, lambda s: buffer.wants_hint(s.id))
     groups, examples = train.rollout_step(
         cfg, policy, buffer, prompts, 1, torch.Generator().manual_seed(0)
     )
@@ -659,13 +682,15 @@ def test_a_hinted_completion_is_replayed_under_its_hinted_prompt(cfg, policy, ma
         and all(e.hinted for e in buffer.prompts[stuck.id].entries[1:])
     )
     assert buffer.vcrs(stuck.id) == pytest.approx(0.2)  # hinted rewards did not enter
-    drawn = [train.replay_step(cfg, make, buffer, {stuck.id: stuck}, 1, step=10) for _ in range(20)]
+    drawn = [
+        train.replay_step(cfg, builder, buffer, {stuck.id: stuck}, 1, step=10) for _ in range(20)
+    ]
     for g in [g for groups in drawn for g in groups]:
         assert g.prompt.hinted == (g.tokens != [[1]])
 
 
 def test_dynamic_sampling_replaces_groups_without_contrast_and_counts_them(
-    cfg, policy, make, samples, monkeypatch
+    cfg, policy, builder, samples, monkeypatch
 ):
     """Groups whose rewards are all alike give way to new prompts; every completion spent is in the examples and in the buffer."""
     dull = {s.id for s in samples[:2]}
@@ -690,13 +715,21 @@ def test_dynamic_sampling_replaces_groups_without_contrast_and_counts_them(
 
     def more(n):
         asked.append(n)
-        return make.many([samples[1], samples[4]][:n] if len(asked) == 1 else samples[5 : 5 + n])
+        return builder.build_or_raise(
+            [samples[1], samples[4]][:n] if len(asked) == 1 else samples[5 : 5 + n]
+        )
 
     for rounds, ids, spent in ((0, [0, 1, 2], 12), (1, [2, 1, 4], 20), (5, [2, 4, 5], 24)):
         asked.clear()
         cfg.dynamic_sampling, buffer = rounds, ReplayBuffer(seed=0)
         groups, examples = train.rollout_step(
-            cfg, policy, buffer, make.many(samples[:3]), 0, torch.Generator().manual_seed(0), more
+            cfg,
+            policy,
+            buffer,
+            builder.build_or_raise(samples[:3]),
+            0,
+            torch.Generator().manual_seed(0),
+            more,
         )
         assert [g.prompt.sample.id for g in groups] == [samples[i].id for i in ids] and len(
             examples
@@ -704,14 +737,14 @@ def test_dynamic_sampling_replaces_groups_without_contrast_and_counts_them(
     assert asked == [2, 1]
 
 
-def test_stale_bad_news_has_no_gradient(cfg, fresh_policy, make, samples):
+def test_stale_bad_news_has_no_gradient(cfg, fresh_policy, builder, samples):
     """With --stale_bound a replayed group of negative advantages whose behaviour the policy has left is counted and not trained."""
     cfg.beta, cfg.stale_bound = 0.0, 0.5
     groups, _ = train.rollout_step(
         cfg,
         fresh_policy,
         ReplayBuffer(seed=0),
-        make.many(samples[:1]),
+        builder.build_or_raise(samples[:1]),
         0,
         torch.Generator().manual_seed(0),
     )
@@ -732,10 +765,10 @@ def test_stale_bad_news_has_no_gradient(cfg, fresh_policy, make, samples):
     assert train.update_step(cfg, fresh_policy, None, groups, step=3)["loss"][0] < 0
 
 
-def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, make, samples):
+def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, builder, samples):
     """The update points the right way: rewarding one of two sampled answers makes it likelier."""
     fresh_policy.freeze_towers()
-    prompt = make(samples[0])
+    prompt = builder(samples[0])
     done = generate(
         fresh_policy,
         [prompt],
@@ -745,7 +778,7 @@ def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, make, sam
         generator=torch.Generator().manual_seed(0),
     )[0]
     good, bad = done[0], next(c for c in done if c.tokens != done[0].tokens)
-    group = train.Group(
+    group = Group(
         prompt,
         [good.tokens, bad.tokens],
         [good.logps, bad.logps],
@@ -766,9 +799,9 @@ def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, make, sam
     assert logp[0].sum() > sum(good.logps) and logp[1].sum() < sum(bad.logps)
 
 
-def test_cold_start_on_shared_prefixes_equals_separate_prompts(policy, make, samples):
+def test_cold_start_on_shared_prefixes_equals_separate_prompts(policy, builder, samples):
     """Questions about one clip share its prefix; the traces' log-probs are those of every prompt on its own."""
-    prompts = make.many(samples[:6])
+    prompts = builder.build_or_raise(samples[:6])
     traces = [
         policy.tokenizer(f"<think>look {i}</think><answer>{s.answer}</answer>")["input_ids"]
         for i, s in enumerate(samples[:6])
@@ -812,29 +845,27 @@ def test_cold_start_on_shared_prefixes_equals_separate_prompts(policy, make, sam
 )
 def test_bad_flags_end_with_one_sentence(flags, message, capsys):
     with pytest.raises(SystemExit):
-        train.parse(flags)
+        parse(flags)
     assert message in capsys.readouterr().err
 
 
 def test_a_switch_needs_no_value():
     assert (
-        train.parse(["--tas_normalize"]).tas_normalize
-        and train.parse(["--tas_normalize", "--lr", "1"]).tas_normalize
+        parse(["--tas_normalize"]).tas_normalize
+        and parse(["--tas_normalize", "--lr", "1"]).tas_normalize
     )
-    assert (
-        not train.parse(["--cuda_graph", "false"]).cuda_graph and not train.parse([]).tas_normalize
-    )
+    assert not parse(["--cuda_graph", "false"]).cuda_graph and not parse([]).tas_normalize
 
 
 def test_every_flag_is_explained(capsys):
     with pytest.raises(SystemExit):
-        train.parse(["--help"])
+        parse(["--help"])
     text = capsys.readouterr().out
-    assert all(f"--{f.name} " in text and f.metadata["help"][:10] for f in fields(train.Config))
+    assert all(f"--{f.name} " in text and f.metadata["help"][:10] for f in fields(Config))
 
 
 def test_the_papers_preset_has_the_methods_numbers():
-    cfg = train.parse(["--model", "some/7b", "--method", "avatar_paper"])
+    cfg = parse(["--model", "some/7b", "--method", "avatar_paper"])
     assert (cfg.replay_groups, cfg.replay_draw, cfg.replay_baseline) == (1, "tiers", "vcrs")
     assert (
         cfg.fresh,
@@ -871,7 +902,7 @@ def test_the_papers_preset_has_the_methods_numbers():
 
 @pytest.mark.parametrize("method", ["grpo", "tas_only"])
 def test_a_baseline_has_neither_replay_nor_hints(method):
-    cfg = train.parse(["--method", method])
+    cfg = parse(["--method", method])
     assert (cfg.fresh, cfg.replayed, cfg.hint_patience, cfg.hint_kl, cfg.loss_norm, cfg.beta) == (
         8,
         0,
@@ -880,26 +911,26 @@ def test_a_baseline_has_neither_replay_nor_hints(method):
         "sequence",
         0.02,
     )
-    assert train.parse(["--method", method, "--hint_patience", "2"]).hint_patience == 2
+    assert parse(["--method", method, "--hint_patience", "2"]).hint_patience == 2
 
 
 def test_prompts_are_split_over_ranks_for_good():
-    owners = [train.owner(f"q{i}", 4) for i in range(4000)]
-    assert owners == [train.owner(f"q{i}", 4) for i in range(4000)] and all(
+    owners = [owner(f"q{i}", 4) for i in range(4000)]
+    assert owners == [owner(f"q{i}", 4) for i in range(4000)] and all(
         900 < owners.count(r) < 1100 for r in range(4)
     )
 
 
 def test_cursor_visits_every_sample_once_per_pass(samples):
     for by_clip in (False, True):
-        cursor = train.Cursor(samples, 0, by_clip)
+        cursor = Cursor(samples, 0, by_clip)
         taken = [s.id for _ in range(2 * len(samples) // 4) for s in cursor.take(4)]
         half = len(samples)
         assert (
             sorted(taken[:half]) == sorted(taken[half:]) == sorted(s.id for s in samples)
             and taken[:half] != taken[half:]
         )
-    clips = [s.media_key for s in train.Cursor(samples, 0, by_clip=True).take(len(samples))]
+    clips = [s.media_key for s in Cursor(samples, 0, by_clip=True).take(len(samples))]
     assert all(clips[i] == clips[i + 1] for i in range(0, len(clips), 2))
 
 
@@ -920,7 +951,7 @@ def test_missing_media_end_the_run_with_one_sentence(tmp_path):
         match=r"d.jsonl: of 1 of its media files that were looked for none exists, e.g. .*gone.mp4; pass",
     ):
         train.run(
-            train.parse(
+            parse(
                 [
                     "--data",
                     str(tmp_path / "d.jsonl"),
@@ -963,7 +994,7 @@ def test_downloaded_formats_train_as_they_are(tmp_path, world, samples):
     (tmp_path / "avatar.jsonl").write_text("".join(json.dumps(r) + "\n" for r in avatar))
     for name in ("r1.json", "avatar.jsonl"):
         train.run(
-            train.parse(
+            parse(
                 [
                     *small(tmp_path, "--steps", "2", "--workers", "0"),
                     "--data",
@@ -988,16 +1019,14 @@ def test_downloaded_formats_train_as_they_are(tmp_path, world, samples):
         ) >= 1
 
 
-def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path, make, samples):
+def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path, builder, samples):
     """A limit in the middle of the toy's prompt lengths: the run goes on with the shorter ones; a limit below all of them ends it."""
     flags = small(tmp_path, "--replay_min", "8", "--steps", "6", "--eval_every", "0")
-    train.run(train.parse([*flags, "--steps", "1"]))
+    train.run(parse([*flags, "--steps", "1"]))
     mine = load_samples(next((tmp_path / "toy").glob("*/stage2_train_6x2.jsonl")))
-    lengths = {s.id: len(p.ids) for s, p in zip(mine, make.many(mine), strict=True)}
+    lengths = {s.id: len(p.ids) for s, p in zip(mine, builder.build_or_raise(mine), strict=True)}
     limit = sorted(lengths.values())[6]
-    train.run(
-        train.parse([*flags, "--max_prompt_tokens", str(limit), "--out", str(tmp_path / "limit")])
-    )
+    train.run(parse([*flags, "--max_prompt_tokens", str(limit), "--out", str(tmp_path / "limit")]))
     steps, _ = rows_of(tmp_path / "limit")
     long = {i for i, n in lengths.items() if n > limit}
     named = [
@@ -1020,14 +1049,12 @@ def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path, make, samp
         DataError,
         match=r"none of the 12 records of this process can be used; the last one: .*more than --max_prompt_tokens 50",
     ):
-        train.run(
-            train.parse([*flags, "--max_prompt_tokens", "50", "--out", str(tmp_path / "none")])
-        )
+        train.run(parse([*flags, "--max_prompt_tokens", "50", "--out", str(tmp_path / "none")]))
 
 
-def test_an_unusable_question_counts_as_wrong_in_an_evaluation(cfg, policy, make, samples):
-    gone = train.replace(samples[1], videos=["gone.mp4"])
-    scores, examples = train.evaluate(cfg, policy, make, [samples[0], gone])
+def test_an_unusable_question_counts_as_wrong_in_an_evaluation(cfg, policy, builder, samples):
+    gone = replace(samples[1], videos=["gone.mp4"])
+    scores, examples = train.evaluate(cfg, policy, builder, [samples[0], gone])
     assert (
         (scores["n"], scores["unusable"], len(examples)) == (2, 1, 1)
         and scores["correct"] in (0.0, 0.5)
@@ -1043,7 +1070,7 @@ def test_the_oracle_judge_needs_the_scene(tmp_path):
     )
     with pytest.raises(DataError, match="the oracle judge reads it; pass --judge MODEL"):
         train.run(
-            train.parse(
+            parse(
                 [
                     "--stage",
                     "3",
@@ -1060,9 +1087,11 @@ def test_the_oracle_judge_needs_the_scene(tmp_path):
         )
 
 
-def test_a_missing_verdict_is_counted_and_falls_back_to_the_format(policy, make, samples, tmp_path):
+def test_a_missing_verdict_is_counted_and_falls_back_to_the_format(
+    policy, builder, samples, tmp_path
+):
     """The judge sees all completions of a step in one batch; a group with a missing verdict is paid by the format alone."""
-    cfg, asked = train.parse(small(tmp_path, stage=3)), []
+    cfg, asked = parse(small(tmp_path, stage=3)), []
 
     def judge(items):
         asked.append(items)
@@ -1075,7 +1104,7 @@ def test_a_missing_verdict_is_counted_and_falls_back_to_the_format(policy, make,
         cfg,
         policy,
         ReplayBuffer(seed=0),
-        make.many(samples[:2]),
+        builder.build_or_raise(samples[:2]),
         0,
         torch.Generator().manual_seed(0),
         judge=judge,
@@ -1093,9 +1122,9 @@ def test_a_missing_verdict_is_counted_and_falls_back_to_the_format(policy, make,
 def test_a_checkpoint_of_the_tiny_model_keeps_its_defaults(policy, tmp_path):
     policy.save(tmp_path / "checkpoint")
     assert (
-        train.parse(["--model", str(tmp_path / "checkpoint")]).lr
-        == train.parse([]).lr
-        != train.parse(["--model", "some/7b"]).lr
+        parse(["--model", str(tmp_path / "checkpoint")]).lr
+        == parse([]).lr
+        != parse(["--model", "some/7b"]).lr
     )
 
 
@@ -1134,15 +1163,15 @@ def test_the_readme_names_tests_that_exist():
 
 def test_a_run_uses_the_cores_it_may_use_or_as_many_threads_as_asked(monkeypatch):
     before = torch.get_num_threads()
-    cfg = train.parse(["--device", "cpu"])
+    cfg = parse(["--device", "cpu"])
     try:
         torch.set_num_threads(1)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        program.start_processes(cfg)
+        start_processes(cfg)
         assert torch.get_num_threads() == 1
         monkeypatch.delenv("OMP_NUM_THREADS")
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 5})
-        program.start_processes(cfg)
+        start_processes(cfg)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -1156,4 +1185,4 @@ def test_a_full_gpu_ends_the_program_with_a_sentence():
         SystemExit,
         match=r"error: out of GPU memory: CUDA out of memory; lower --max_tokens, --max_cache_tokens, --max_frames",
     ):
-        program.ends_in_a_sentence(main, [])
+        ends_in_a_sentence(main, [])

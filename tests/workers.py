@@ -18,27 +18,34 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 import train
-from data import MIN_PIXELS, PromptMaker
-from model import DEFAULT_MODEL, load_policy
-from optim import Trained
-from records import load_samples
+from config import parse
+from data import PromptBuilder
+from engine.distributed import start_processes
+from engine.families import DEFAULT_MODEL
+from engine.optim import Trained
+from formats.load import load_samples
+from groups import Group
+from media.prompt_format import MIN_PIXELS
+from model import load_policy
 from rollout import generate
+from run.session import ends_in_a_sentence
+from run.stream import owner
 
 KINDS = ("lora", "full", "fsdp")
 
 
-def global_batch(policy, data: str) -> list[train.Group]:
+def global_batch(policy, data: str) -> list[Group]:
     """Six groups on four prompts, fresh and replayed, of unequal sizes and lengths, the same on every process; one has no advantages."""
     g = torch.Generator().manual_seed(0)
     samples = load_samples(data)[:4]
-    prompts = PromptMaker(
+    prompts = PromptBuilder(
         policy.tokenizer,
         policy.form,
         fps=2.0,
         max_frames=8,
         min_pixels=MIN_PIXELS,
         max_pixels=MIN_PIXELS,
-    ).many(samples)
+    ).build_or_raise(samples)
     written = generate(policy, prompts, policy.features(prompts), 4, 30, generator=g)
     groups = []
     for prompt, lengths, replayed in (
@@ -59,7 +66,7 @@ def global_batch(policy, data: str) -> list[train.Group]:
             torch.zeros(len(lengths)) if prompt == 1 else torch.randn(len(lengths), generator=g)
         )
         groups.append(
-            train.Group(
+            Group(
                 prompts[prompt],
                 tokens,
                 behaviour,
@@ -79,7 +86,7 @@ def whole(x: torch.Tensor) -> torch.Tensor:
 def one_step(kind: str, data: str, towers: bool) -> dict:
     """Loss, gradients and stepped weights of the global batch, of which this process has the prompts that it owns."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    cfg = train.parse(
+    cfg = parse(
         [
             "--train_type",
             kind,
@@ -105,7 +112,7 @@ def one_step(kind: str, data: str, towers: bool) -> dict:
                     std=0.02, generator=torch.Generator().manual_seed(sum(map(ord, name)))
                 )
     trained = Trained(*learner.named_trained(), cfg.lr, weight_decay=0.0)
-    mine = [g for g in groups if train.owner(g.prompt.sample.id, world) == rank]
+    mine = [g for g in groups if owner(g.prompt.sample.id, world) == rank]
     log = train.update_step(cfg, policy, reference, mine, 1, {}, learner)
     loss = torch.tensor(sum(log["loss"]), dtype=torch.float64)
     if world > 1:
@@ -135,7 +142,7 @@ def one_step(kind: str, data: str, towers: bool) -> dict:
 
 def half_precision(kind: str, data: str) -> dict:
     """The decoder's bf16 weights before and after two steps, and the types of the optimiser's tensors, which are fp32."""
-    cfg = train.parse(["--train_type", kind, "--beta", "0", "--lr", "1e-3"])
+    cfg = parse(["--train_type", kind, "--beta", "0", "--lr", "1e-3"])
     policy = load_policy(DEFAULT_MODEL, dtype=torch.bfloat16)
     start, groups = (
         torch.cat([p.detach().flatten().float() for p in policy.text.parameters()]),
@@ -145,9 +152,7 @@ def half_precision(kind: str, data: str) -> dict:
     trained = Trained(*learner.named_trained(), cfg.lr, weight_decay=0.0)
     for step in (5, 6):
         mine = [
-            g
-            for g in groups
-            if train.owner(g.prompt.sample.id, dist.get_world_size()) == dist.get_rank()
+            g for g in groups if owner(g.prompt.sample.id, dist.get_world_size()) == dist.get_rank()
         ]
         train.update_step(cfg, policy, reference, mine, step, {}, learner)
         train.take_step(cfg, policy, learner, trained, step, 100)
@@ -161,7 +166,7 @@ def half_precision(kind: str, data: str) -> dict:
 
 
 def equal(out: str, data: str, towers: str) -> None:
-    train.start_processes(train.parse(["--device", "cpu"]))
+    start_processes(parse(["--device", "cpu"]))
     for kind in ("full", "fsdp"):
         torch.save(half_precision(kind, data), f"{out}/bf16-{kind}-{dist.get_rank()}.pt")
     for kind in KINDS:
@@ -226,9 +231,9 @@ if __name__ == "__main__":
     elif what == "train":
         trouble()
         for kind in KINDS:
-            train.run(train.parse([*rest, "--train_type", kind, "--out", f"{out}/{kind}"]))
+            train.run(parse([*rest, "--train_type", kind, "--out", f"{out}/{kind}"]))
         train.run(
-            train.parse(
+            parse(
                 [
                     "--stage",
                     "0",
@@ -260,7 +265,7 @@ if __name__ == "__main__":
         dist.destroy_process_group()
     elif what == "stop":
         stop_after(int(rest[0]))
-        train.ends_in_a_sentence(train.main, [*rest[1:], "--out", out])
+        ends_in_a_sentence(train.main, [*rest[1:], "--out", out])
     else:
         fall_out(what)
-        train.ends_in_a_sentence(train.main, [*rest, "--out", out])
+        ends_in_a_sentence(train.main, [*rest, "--out", out])

@@ -7,22 +7,24 @@ import time
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from checkpoint import Saved, sync
-from data import MediaError, TooLong
-from program import gather
-from records import DataError
+from data import TooLong
+from engine.distributed import gather
+from formats.sample import DataError
+from media.decode import MediaError
+from run.checkpoint import Saved, sync
 from tas import effective_sample_share
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 BINS = np.linspace(
     -2.5, 2.5, 42
 )  # of the advantages' histogram; what lies outside is put into the outermost
+
 FILES = ("metrics.jsonl", "completions.jsonl", "bad_media.jsonl", "dropped.jsonl")
 
 

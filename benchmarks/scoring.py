@@ -11,10 +11,9 @@ import re
 
 import numpy as np
 
-from rewards import seconds
+from problems import seconds
 
 
-# ---------------------------------------------------------------------------------------------- numbers and open answers
 def mean_relative_accuracy(said: float, gold: float) -> float:
     """MRA: the share of the thresholds 0.50, 0.55, .., 0.95 for which |said - gold| / gold <= 1 - threshold.
 
@@ -93,7 +92,6 @@ def normal(text: str) -> float | str:
         return text.strip().lower()
 
 
-# ---------------------------------------------------------------------------------------------- counted clues
 def json_in(text: str):
     """The first JSON list or object of a reply, whatever stands around it (fences, prose); None when there is none.
 

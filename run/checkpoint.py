@@ -30,16 +30,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from engine.distributed import gather
+from formats.sample import DataError
 from model import Policy
-from program import gather
-from records import DataError
 
 SAVE, STOP = 1, 2
+
+
 # Flags that say what the saved state means; all others may change between a run and its continuation.
 FIXED = ("stage", "model", "train_type", "lora_rank", "lora_alpha", "train_towers", "optim_dtype")
 
 
-# ---------------------------------------------------------------------------------------------- signals
 class Signals:
     """What the outside asks for: SIGTERM and SIGINT to save and stop after this step (one more, over a second later, stops at once), SIGUSR1 to save and go
     on."""
@@ -83,7 +84,6 @@ class Signals:
         return asked
 
 
-# ---------------------------------------------------------------------------------------------- saving
 def random_states(device: torch.device) -> dict:
     """The global random generators of this process: Python's, NumPy's, torch's and the GPU's."""
     name, keys, *rest = np.random.get_state()
@@ -211,7 +211,6 @@ def complete(out: Path) -> list[Path]:
     )
 
 
-# ---------------------------------------------------------------------------------------------- going on
 @dataclass
 class Saved:
     """A checkpoint that was read. step: of how many it is the end; own: this process's state, None when the number of processes is another one;

@@ -22,9 +22,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from model import split_by_tokens
+from engine.batching import split_by_tokens
 
 BUCKET = 2**26  # gradients or weights sent in one message
+
 SLICE = 2**26  # weights updated at a time, which bounds the fp32 scratch space to a few hundred MB
 
 

@@ -14,36 +14,46 @@ import functools
 import itertools
 import re
 
-from rewards import NUMBER_WORDS, TENS, count_of, number, plain, yes_no
+from problems import NUMBER_WORDS, TENS, count_of, number, plain, yes_no
 
 # Every pattern has bounded repeats, so that reading takes time linear in the reply's length.
 PLAINER = str.maketrans("‘’“”「」【】{}_", '\'\'""""[]   ', "*#$`\\") | {
     c: c - 0xFEE0 for c in range(0xFF01, 0xFF5F)
 }  # full width: ASCII
+
 EDGE = r"(?![A-Za-z0-9&]|'[A-Za-z]|-[A-Za-z0-9])"  # what may not follow a letter that stands alone
+
 LONE = re.compile(r"(?<![A-Za-z0-9&])(?<![A-Za-z0-9]['-])(?<!\b[A-Za-z]\.)([A-Za-z])" + EDGE)
+
 AFTER_A = (
     "because|since|as|for|given|based|with|in|from|is|or|and|then|but|due|by|if|while|when|which|that|this|the|there|it|he|she|they|was|are|were|"
     "has|does|can|would|should|must|not|shows|describes|matches|fits|seems|appears|states|says|suggests|looks|here|rather|instead|over|to"
 )
+
 WORD = re.compile(
     rf"[ \t]{{1,4}}(?!(?:{AFTER_A})\b)[a-z0-9]", re.I
 )  # behind an article or a pronoun, no option's letter
+
 THING = re.compile(
     r"\b(?:vitamin|plan|point|team|person|speaker|player|grade|type|group|hepatitis)s? $", re.I
 )
+
 LOWER = re.compile(
     rf"\s{{0,2}}[\"')\]]{{0,3}}(?:[.,;:!?)\n](?![a-z]\.)|\s{{0,4}}$|\s{{1,3}}(?:{AFTER_A})\b)"
 )  # behind a letter in lower case
+
 OPTION = r"(?:(?:the\s{1,3})?(?:options?|choices?|letters?|answers?|statement)\b[\s\"'(\[:]{0,6})?"
+
 IS = (
     r"(?:\s{0,3}[\"']?\s{0,3}[:=]|\s{1,3}(?:is|are|was|be|would be|should be|must be|could be|will be|might be|seems to be|appears to be|has to be)\b)"
     r"(?:\s{1,3}(?:therefore|thus|then|likely|probably|most likely|clearly|definitely|indeed|simply|still|actually|now)\b,?){0,2}:?"
 )
+
 NOUN = (
     r"\b(?:answers?|ans|(?:correct|right|best|final|likely|accurate|appropriate|suitable|plausible|true|my)\s{1,3}"
     r"(?:options?|choices?|ones?|letters?|statements?|descriptions?|selection|pick|response))\b"
 )
+
 ANSWER = re.compile(
     NOUN
     + r"(?:\s{1,3}(?:to|for|that|which|here|of|among|based|from|in)\b[^.:;\n]{0,80}?(?=[\s:=\"']))?"
@@ -51,11 +61,13 @@ ANSWER = re.compile(
     + r"|答案(?:应该|应|就|是|为|选|[:\s]){0,4}",
     re.I,
 )
+
 PICK = re.compile(
     r"\b(?:choose|pick|select|go with|going with|opt for|I(?: would|'d)? say|it(?:'s| is| must be| should be))\b"
     r"|(?<!不)选(?:择|[:\s]){0,3}(?!项)",
     re.I,
 )
+
 CLOSING = re.compile(
     r"\b(?:so|thus|hence|therefore)\b[,:]?\s{0,3}"
     + OPTION
@@ -64,8 +76,11 @@ CLOSING = re.compile(
     + r"(?=[\"')\]]{0,2}\s{0,3}(?:[.!;\n]|$))",
     re.I,
 )
+
 STATED = re.compile(r"[\s\"'(\[<:=]{0,8}" + OPTION + r"[\"'(\[]{0,2}([A-Za-z])" + EDGE, re.I)
+
 OR = re.compile(r"[\"')\]]{0,3}\s{1,3}or\s{1,3}(?:option\s{1,3})?[\"'(\[]{0,2}([A-Z])" + EDGE)
+
 NAMED = re.compile(
     r"\b(?:options?|choices?|answers?)[\s\"'(\[:]{1,6}([A-Za-z])"
     + EDGE
@@ -73,9 +88,11 @@ NAMED = re.compile(
     + EDGE,
     re.I,
 )
+
 LEAD = re.compile(
     r"[\"'(\[]{0,3}([A-Za-z])(?:[\"')\]]{1,3}(?!\s{0,3}(?:,|/|or\b|and\b))|[.:]|\s{0,3}[-–—](?=\s)|[ \t]{0,3}(?:\n|$))"
 )
+
 RIGHT = re.compile(
     r"[\s\"')\].,(]{0,4}(?:(?:is|are|seems|appears|looks|must be|would be|should be|will be)(?: to be)?\s{1,3}"
     r"(?:(?:the|a|also|clearly|definitely|indeed|therefore|thus|likely|probably|most likely|obviously)\s{1,3}){0,3}"
@@ -85,17 +102,20 @@ RIGHT = re.compile(
     r"|[-–—:]\s{0,3}(?:this is\s)?(?:the\s)?correct\b|(?:fits|matches) best\b|(?:是|为)?(?:正确|对的))",
     re.I,
 )
+
 WRONG = re.compile(
     r"[\s\"')\].,:(–—-]{0,4}(?:(?:is|are|was|were|would be|seems?|appears?|looks?|can be|could be)\s{1,3}"
     r"(?:(?:also|both|all|clearly|definitely|simply|therefore|thus|just|likely|probably|to be|the)\s{1,3}){0,2}"
     r"(?:not|wrong|incorrect|false|inaccurate|irrelevant|impossible|unlikely|ruled out|eliminated|excluded|too)\b"
     r"|(?:is|are|was|were|does|do|did|would|could|ca)n't\b|(?:does|do|did|can|could|would)\s?not\b|(?:[Ii]ncorrect|[Ww]rong|INCORRECT|WRONG)\b|(?:是|为)?(?:错|不))"
 )
+
 AND = re.compile(
     r"(?:[\"')\]]{0,2}(?:,|,?\s{1,3}(?:and|or|nor)\b)\s{0,3}(?:option\s{1,3})?[\"'(\[]{0,2}([A-Z])"
     + EDGE
     + "){1,6}"
 )
+
 NOT = re.compile(
     r"(?:\bnot|n't|\bcannot|\bneither|\bnor|\bunlike|\brather than|\binstead of|\bthan|\bexcept|\beliminat(?:e|es|ed|ing)|\brul(?:e|es|ed|ing) out|"
     r"\bexclud(?:e|es|ed|ing)|不选|不是|而非|排除)(?:\s{1,3}(?:be|choose|pick|select|think|that|the|correct|right|answer|is)){0,3}"
@@ -371,6 +391,7 @@ LETTERS = re.compile(  # a list of single letters, from its beginning
     + EDGE
     + "){1,25})"
 )
+
 SETS = re.compile(NOUN + IS + r"|答案(?:应该|应|就|是|为|选|[:\s]){0,4}", re.I)
 
 
@@ -435,20 +456,25 @@ def yes_or_no(text: str) -> str | None:
 
 
 DIGITS = re.compile(r"[-+]?(?<![A-Za-z0-9_.])(?<!\d:)\d+(?:,\d{3})*(?:\.\d+)?(?!:\d)")
+
 EXPLICIT = re.compile(  # what a number that is said to be the result stands behind
     r"(?:\b(?:answer|total|count|number|sum|result)\b(?:\s{1,3}(?:of|for|to|count|number|that|which|in|here)\b[^.:=\n]{0,60}?(?=[\s:=]))?"
     r"(?:\s{0,3}[:=]|\s{1,3}(?:is|are|was|were|be|would be|should be|comes to|equals)\b):?|=|\btotal of\b|\bin total,?(?: there (?:is|are|were|was))?)"
     r"(?:\s{1,3}(?:about|approximately|around|roughly|therefore|thus|there|is|are|exactly|only|just)\b){0,3}[\s\"'(:~]{0,6}",
     re.I,
 )
+
 LABEL = re.compile(
     r"(?:\b(?:frames?|clips?|videos?|images?|pictures?|steps?|options?|scenes?|seconds?|minutes?|parts?|events?|figures?|at|t =)|#) ?$",
     re.I,
 )
+
 UNIT = re.compile(
     r"(?:st|nd|rd|th)\b|[ -]?(?:s|secs?|seconds?|mins?|minutes?|hours?|ms|frames?)\b|:\d", re.I
 )
+
 IN_ALL = re.compile(r"(?:\s{1,3}\w{1,20}){0,3}?\s{1,3}(?:in total|in all|altogether)\b", re.I)
+
 NO_COUNT = (
     "of",
     "another",
@@ -466,6 +492,7 @@ NO_COUNT = (
     "a",
     "again",
 )  # behind "one" or "once"
+
 PRONOUN = (
     "no",
     "the",

@@ -1,0 +1,1 @@
+"""What surrounds a training run: flags, checkpoints, logs, memory, the order of stages."""

@@ -1,0 +1,1 @@
+"""Commands beside training: annotate a data set, check it, make the tiny model."""
