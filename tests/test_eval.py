@@ -801,11 +801,11 @@ def test_items_that_share_an_id_are_all_kept(tmp_path):
     )
 
 
-def test_the_readmes_new_benchmark_runs(tmp_path, monkeypatch, one_policy):
-    """The dozen lines of the README as they stand there."""
+def test_the_new_benchmark_of_the_docs_runs(tmp_path, monkeypatch, one_policy):
+    """The dozen lines of docs/evaluation.md as they stand there."""
     code = next(
         block
-        for block in (REPO / "README.md").read_text().split("```python\n")
+        for block in (REPO / "docs" / "evaluation.md").read_text().split("```python\n")
         if block.startswith("def read_mine")
     ).split("```")[0]
     (tmp_path / "mine.jsonl").write_text(
