@@ -1,299 +1,351 @@
-"""replay.py: the stratified buffer of past completions, the prompts' running rewards (VCRS), and the rule for hints.
+"""replay.py: the buffer of past completions, the prompts' running rewards (VCRS), and the hints.
 
-    fresh group of prompt q --add--> VCRS  Rbar(q) = mean of the last 20 fresh, unhinted rewards
-                                     tier  by the place of Rbar(q) among all prompts: bottom 40 % hard, next 35 % medium, top 25 % easy
-                                     store 10,000 completions, room 40 / 35 / 25 % per tier
-    replayed group <--draw--         tier at 40 / 35 / 25 %, then ONE prompt of it, then 4 of its completions, good and bad
+    fresh group of prompt q --add-->   VCRS  Rbar(q) = mean of its last 20 fresh, unhinted rewards
+                            --refresh  tier  rank of Rbar(q) among all prompts: bottom 40 % hard,
+                                             next 35 % medium, top 25 % easy
+                                       store 10,000 completions, of them 40 / 35 / 25 % per tier
+    replayed groups <--draw_groups--   a tier at 40 / 35 / 25 %, then ONE prompt of it, then 4 of
+                                       its completions, successes and failures
 
-An entry is tokens + behaviour log-probs + rewards; no pixels, no sound: the media are decoded or cached elsewhere, once per clip.
-Adding a group and drawing one look at each stored prompt at most once, so both stay far below a millisecond at 10,000 entries.
+An entry is one completion: tokens, behaviour log-probs and rewards. It holds no pixels and no
+sound (media are decoded again or come from a cache): 10,000 of 512 tokens need about 50 MB.
+
+The story of a hint, from a record to its removal:
+ 1. A record of the data set may carry a `hint` (Sample.hint): a strategy that a stronger model
+    wrote beforehand (tools/annotate.py). At first it is not shown.
+ 2. A prompt is stuck by either of two rules: `patience` visits in a row without a success (the
+    trainer's), or it is in the hard tier, has failed again, and the policy no longer moves on it
+    (the paper's): KL(pi_theta || pi_behaviour) of its replayed completions, which train.py reports
+    by `note_kl`, is below `hint_kl`. `add` applies both after each visit and turns the hint on.
+ 3. At the next visit next_prompts (run/stream.py) asks `wants_hint`, and instructions (data.py)
+    writes "Hint: ..." below the question. Such a Prompt has `hinted` set.
+ 4. Its completions are stored as entries with `hinted` set, and their rewards never enter Rbar(q).
+    When replayed, they are trained under the hinted prompt, for which they were written.
+ 5. The visit after a hinted one is asked without the hint: the two kinds take turns, since only an
+    unhinted success shows that the hint is no longer needed. The first one turns the hint off.
 
 How this differs from the paper and its released trainer:
- 1. A prompt is its dataset id: question AND media. The trainer's key is the question's text, so clips share histories.
- 2. Tiers are found anew from the current Rbar of all prompts, and a prompt carries its completions along; in the trainer an entry's
-    tier is frozen when it is stored. Equal Rbar share one place (the middle of their ranks); the trainer sends ties to hard.
- 3. A replayed group is several completions of ONE prompt, success and failure both present whenever the buffer has both.
- 4. A hint comes on by either of two rules: the trainer's (3 visits in a row without success) or the paper's (the prompt is in the hard
-    tier, failed again, and the policy no longer moves on it: KL(pi_theta || pi_behaviour) of its replayed completions is small).
-    Visits count, not completions, and "without success" means accuracy 0, whatever the format reward gave. While a hint is on,
-    every other visit is asked without it, since only an unhinted success may switch it off.
+ 1. A prompt is its dataset id: question AND media. The trainer's key is the question's text, so
+    clips share histories.
+ 2. Tiers are computed anew from the current Rbar of all prompts, and a prompt carries its entries
+    along; in the trainer an entry's tier is frozen when it is stored. Equal Rbar share one rank
+    (the middle of theirs); the trainer sends ties to hard.
+ 3. A replayed group is several completions of ONE prompt, with a success and a failure among them
+    whenever the buffer has both.
+ 4. Either rule turns a hint on. Visits count, not completions, and "without a success" means no
+    accuracy of 0.5 or more, whatever the format reward gave.
  5. Everything here is part of the checkpoint: entries, statistics, hint states, random state.
 
 This module imports nothing of ours.
 """
 
-import heapq
 import json
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 TIERS = ("hard", "medium", "easy")
 
-SHARES = {
-    "hard": 0.40,
-    "medium": 0.35,
-    "easy": 0.25,
-}  # of the capacity, of the draws, and of the prompts
+# Of the capacity, of the draws, and of the prompts.
+TIER_FRACTIONS = {"hard": 0.40, "medium": 0.35, "easy": 0.25}
+
+VCRS_WINDOW = 20  # rewards in Rbar(q)
 
 SUCCESS = 0.5  # an accuracy reward from here on counts as a success
 
 
 @dataclass
 class Entry:
-    """One stored completion. tokens (L,) int32, EOS included; logps (L,) float32 under the policy that wrote it; reward: the stage's
-    weighted sum of `parts`; step: when it was written."""
+    """One stored completion."""
 
-    tokens: np.ndarray
-    logps: np.ndarray
-    reward: float
+    tokens: np.ndarray  # (L,) int32, EOS included
+    logps: np.ndarray  # (L,) float32, under the policy that wrote it (the behaviour policy)
+    reward: float  # the stage's weighted sum of `scores`
     accuracy: float
-    step: int
-    hinted: bool = False
-    parts: dict[str, float | None] = field(default_factory=dict)
-    order: int = 0  # insertion number, given by the buffer
+    step: int  # when it was written
+    hinted: bool = False  # was the hint in the prompt that it answers?
+    scores: dict[str, float | None] = field(default_factory=dict)  # format, accuracy, self, judge
+    order: int = 0  # insertion number, given by the buffer: lower is older
 
     @property
     def success(self) -> bool:
         return self.accuracy >= SUCCESS
 
 
-def differ(rewards: list[float]) -> bool:
-    """Are these rewards not all alike?"""
+class ReplayedGroup(NamedTuple):
+    """What is drawn: completions of one stored prompt."""
+
+    prompt_id: str
+    entries: list[Entry]
+
+
+def are_diverse(rewards: list[float]) -> bool:
+    """Do these rewards differ? A group of equal rewards has advantage 0 and teaches nothing."""
     return max(rewards) - min(rewards) > 1e-6
 
 
 @dataclass
 class PromptHistory:
-    """What is known of one prompt: its stored completions (oldest first), its window of rewards, its hint state."""
+    """What is known of one prompt."""
 
-    rewards: deque
-    entries: list[Entry] = field(default_factory=list)
+    rewards: deque[float] = field(default_factory=lambda: deque(maxlen=VCRS_WINDOW))
+    vcrs: float | None = None  # Rbar(q), the mean of `rewards`; None before the first of them
+    entries: list[Entry] = field(default_factory=list)  # oldest first
+    tier: str = "medium"  # as of the last visit or `refresh`
     failed_visits: int = 0  # unhinted visits in a row without a success
     hint_on: bool = False
-    hint_next: bool = False  # while the hint is on: is the next visit a hinted one?
-    kl: float | None = None  # KL(pi_theta || pi_behaviour) per token on its last replay
-    tier: str = "medium"  # as of the last visit or `refresh`
-    rbar: float | None = None  # mean of `rewards`
-    unlike: bool = False  # the stored rewards differ
-    spare: Entry | None = None  # the oldest entry that is not the last success or the last failure
+    hint_next: bool = False  # while the hint is on: does the next visit show it?
+    kl: float | None = None  # KL(pi_theta || pi_behaviour) per token when it was last replayed
 
-    def index(self) -> None:
-        """Bring the derived fields up to date with `entries` and `rewards`."""
-        self.rbar = float(np.mean(self.rewards)) if self.rewards else None
-        values = [e.reward for e in self.entries]
-        self.unlike = bool(values) and differ(values)
-        wins = sum(e.success for e in self.entries)
-        count = {True: wins, False: len(values) - wins}
-        self.spare = next((e for e in self.entries if count[e.success] > 1), None)
+    def entries_before(self, step: float) -> list[Entry]:
+        """The entries that were written before a step."""
+        return [e for e in self.entries if e.step < step]
+
+    def protected(self) -> list[Entry]:
+        """The last success and the last failure: the two entries that are evicted last."""
+        newest = {e.success: e for e in self.entries}  # later entries overwrite earlier ones
+        return list(newest.values())
 
 
 class ReplayBuffer:
-    """The stratified buffer of one rank. Prompts belong to ranks by id, so a history never spans two.
+    """The stratified buffer of one rank. A prompt belongs to one rank, and so does its history.
 
-    capacity: completions in all; window: rewards in Rbar(q); patience: unhinted visits without success before a hint (0: this rule off);
-    hint_kl: the KL below which a failing prompt of the hard tier gets its hint (0: this rule off).
+    capacity: completions that it holds. patience: unhinted visits without a success before a hint
+    (0: this rule is off). hint_kl: the KL per token below which a failing prompt of the hard tier
+    gets its hint (0: this rule is off).
     """
 
     def __init__(
-        self,
-        capacity: int = 10_000,
-        window: int = 20,
-        patience: int = 3,
-        hint_kl: float = 0.0,
-        seed: int = 0,
+        self, capacity: int = 10_000, patience: int = 3, hint_kl: float = 0.0, seed: int = 0
     ):
-        if capacity < 1 or window < 1 or patience < 0 or hint_kl < 0:
-            raise ValueError(
-                f"capacity {capacity} and window {window} must be positive, patience {patience} and hint_kl {hint_kl} not negative"
-            )
-        self.room = {tier: round(capacity * share) for tier, share in SHARES.items()}
-        self.window, self.patience, self.hint_kl = window, patience, hint_kl
-        self.prompts: dict[str, PromptHistory] = {}  # every prompt seen
-        self.stored: dict[str, PromptHistory] = {}  # those with entries
-        self.inserted = 0
-        self.ranking = np.empty(0)  # sorted Rbar of all prompts seen, on all ranks
+        if capacity < 1:
+            raise ValueError(f"capacity {capacity} must be positive")
+        if patience < 0 or hint_kl < 0:
+            raise ValueError(f"patience {patience} and hint_kl {hint_kl} must not be negative")
+
+        self.tier_capacity = {
+            tier: round(capacity * fraction) for tier, fraction in TIER_FRACTIONS.items()
+        }
+        self.patience = patience
+        self.hint_kl = hint_kl
+
+        # Every prompt that was visited, and those of them that hold entries. The second is for
+        # speed: a run may visit 100,000 prompts and store the completions of 2,500.
+        self.prompts: dict[str, PromptHistory] = {}
+        self.stored: dict[str, PromptHistory] = {}
+
+        self.inserted = 0  # entries so far, evicted ones included
+        self.ranking = np.empty(0)  # sorted Rbar of all prompts on all ranks, of the last `refresh`
         self.rng = np.random.default_rng(seed)
 
     def __len__(self) -> int:
-        return sum(len(h.entries) for h in self.stored.values())
-
-    # ------------------------------------------------------------------ statistics
-    def vcrs(self, prompt_id: str) -> float | None:
-        """Rbar(q): mean of the last `window` fresh unhinted rewards; None for a prompt never seen unhinted."""
-        return self.prompts[prompt_id].rbar if prompt_id in self.prompts else None
-
-    def all_vcrs(self) -> list[float]:
-        """This rank's Rbar values, in no particular order: what `refresh` wants from every rank."""
-        return [h.rbar for h in self.prompts.values() if h.rbar is not None]
-
-    def refresh(self, values: list[float] | None = None) -> None:
-        """Recompute the tier thresholds from `values`, the Rbar of all prompts on all ranks (default: this rank's), move the prompts, and
-        evict what a tier no longer holds."""
-        self.ranking = np.sort(
-            np.asarray(self.all_vcrs() if values is None else values, dtype=np.float64)
-        )
-        for history, tier in zip(
-            self.prompts.values(), self._tiers([h.rbar for h in self.prompts.values()]), strict=True
-        ):
-            history.tier = tier
-        self._evict()
-
-    def _tiers(self, rbar: list[float | None]) -> list[str]:
-        """Tiers by the place among all prompts; equal values share the middle of their ranks; unseen: medium."""
-        if not len(self.ranking):
-            return ["medium"] * len(rbar)
-        values = np.array([np.nan if r is None else r for r in rbar])
-        below, upto = np.searchsorted(self.ranking, [values - 1e-9, values + 1e-9])
-        place = (below + upto) / 2 / len(self.ranking)
-        hard, medium = SHARES["hard"], SHARES["hard"] + SHARES["medium"]
-        return [
-            "medium" if np.isnan(v) else "hard" if p < hard else "medium" if p < medium else "easy"
-            for v, p in zip(values, place, strict=True)
-        ]
-
-    def tier(self, prompt_id: str) -> str:
-        """The prompt's tier as of its last visit or the last `refresh`; unseen: medium."""
-        return self.prompts[prompt_id].tier if prompt_id in self.prompts else "medium"
+        return sum(len(history.entries) for history in self.stored.values())
 
     # ------------------------------------------------------------------ storing
-    def add(self, prompt_id: str, group: list[Entry]) -> None:
-        """Store the fresh group of one visit and update the prompt's VCRS and hint state (hinted rewards never enter VCRS)."""
-        history = self.prompts.setdefault(prompt_id, PromptHistory(deque(maxlen=self.window)))
-        for entry in group:
-            entry.order, self.inserted = self.inserted, self.inserted + 1
-            history.entries.append(entry)
-        plain = [e for e in group if not e.hinted]
-        history.rewards.extend(e.reward for e in plain)
-        history.index()
-        history.tier = self._tiers([history.rbar])[0]
+    def add(self, prompt_id: str, entries: list[Entry]) -> None:
+        """Store the fresh group of one visit and update the prompt's VCRS, tier and hint state."""
+        history = self.prompts.setdefault(prompt_id, PromptHistory())
+        for entry in entries:
+            entry.order = self.inserted
+            self.inserted += 1
+        history.entries += entries
         if history.entries:
             self.stored[prompt_id] = history
-        if plain:
-            solved = any(e.success for e in plain)
-            history.failed_visits = 0 if solved else history.failed_visits + 1
-            stuck = 0 < self.patience <= history.failed_visits
-            stopped = (
-                history.tier == "hard" and history.kl is not None and history.kl < self.hint_kl
-            )
-            history.hint_on = not solved and (history.hint_on or stuck or stopped)
-        history.hint_next = history.hint_on and bool(
-            plain
-        )  # hinted and plain visits take turns while it is on
+
+        # Rbar(q) says how well the policy does alone, so hinted rewards stay out of it.
+        unhinted = [e for e in entries if not e.hinted]
+        history.rewards.extend(e.reward for e in unhinted)
+        if history.rewards:
+            history.vcrs = float(np.mean(history.rewards))
+
+        # The hint rule asks for the tier after this visit, so the tier moves first.
+        self._assign_tiers([history])
+        self._update_hint(history, unhinted)
+
+    def _update_hint(self, history: PromptHistory, unhinted: list[Entry]) -> None:
+        """Steps 2 and 5 of the story of a hint: turn it on, take turns, turn it off."""
+        # A hinted visit decides nothing; the next visit tries without the hint.
+        if not unhinted:
+            history.hint_next = False
+            return
+
+        if any(e.success for e in unhinted):
+            history.failed_visits = 0
+            history.hint_on = False
+        else:
+            history.failed_visits += 1
+            out_of_patience = 0 < self.patience <= history.failed_visits
+            kl_is_small = history.kl is not None and history.kl < self.hint_kl
+            stopped_exploring = history.tier == "hard" and kl_is_small
+            history.hint_on = history.hint_on or out_of_patience or stopped_exploring
+        history.hint_next = history.hint_on
 
     def note_kl(self, prompt_id: str, kl: float) -> None:
-        """Remember how far the policy has moved on a prompt's replayed completions (mean KL(pi_theta || pi_behaviour) per token)."""
+        """Remember how far the policy has moved on a prompt's replayed completions.
+
+        kl: mean KL(pi_theta || pi_behaviour) per token.
+        """
         self.prompts[prompt_id].kl = kl
 
     def wants_hint(self, prompt_id: str) -> bool:
         """Should the next visit of this prompt show its hint?"""
-        history = self.prompts.get(prompt_id)
-        return bool(history and history.hint_next)
+        return prompt_id in self.prompts and self.prompts[prompt_id].hint_next
 
     def hinted_prompts(self) -> list[str]:
         """The ids of the prompts whose hint is on."""
-        return [prompt_id for prompt_id, h in self.prompts.items() if h.hint_on]
+        return [prompt_id for prompt_id, history in self.prompts.items() if history.hint_on]
 
-    def expire(self, before: int) -> None:
-        """Drop the entries that were written before step `before`."""
-        for prompt_id, history in list(self.stored.items()):
-            if history.entries[0].step < before:  # oldest first
-                self._keep(prompt_id, [e for e in history.entries if e.step >= before])
+    # ------------------------------------------------------------------ tiers
+    def vcrs(self, prompt_id: str) -> float | None:
+        """Rbar(q): mean of the last 20 fresh, unhinted rewards; None for a prompt without any."""
+        return self.prompts[prompt_id].vcrs if prompt_id in self.prompts else None
 
-    def _keep(self, prompt_id: str, entries: list[Entry]) -> None:
-        history = self.stored[prompt_id]
-        history.entries = entries
-        history.index()
-        if not entries:
-            del self.stored[prompt_id]
+    def tier(self, prompt_id: str) -> str:
+        """The tier as of the last visit or the last `refresh`; medium before any visit."""
+        return self.prompts[prompt_id].tier if prompt_id in self.prompts else "medium"
+
+    def all_vcrs(self) -> list[float]:
+        """This rank's Rbar values in no particular order: what `refresh` needs of every rank."""
+        return [h.vcrs for h in self.prompts.values() if h.vcrs is not None]
+
+    def refresh(self, values: list[float] | None = None) -> None:
+        """Rank all prompts anew, move them between tiers, and evict what a tier no longer holds.
+
+        values: the Rbar of all prompts on all ranks, so that tiers are global; None: of this rank.
+        """
+        self.ranking = np.sort(self.all_vcrs() if values is None else values)
+        self._assign_tiers(list(self.prompts.values()))
+        self._evict()
+
+    def _assign_tiers(self, histories: list[PromptHistory]) -> None:
+        """Tiers by quantile of Rbar among all prompts; a prompt without an Rbar is medium."""
+        if not len(self.ranking):
+            return
+        values = np.array([np.nan if h.vcrs is None else h.vcrs for h in histories])  # (prompts,)
+
+        # Equal values share the middle of their ranks, so no order decides the tier of a tie.
+        # Means of the same rewards may differ in their last digit: 1e-9 takes them for equal.
+        n_below = np.searchsorted(self.ranking, values - 1e-9)  # (prompts,)
+        n_up_to = np.searchsorted(self.ranking, values + 1e-9)  # (prompts,)
+        quantiles = (n_below + n_up_to) / 2 / len(self.ranking)  # (prompts,) in [0, 1]
+
+        hard_below = TIER_FRACTIONS["hard"]
+        medium_below = TIER_FRACTIONS["hard"] + TIER_FRACTIONS["medium"]
+        for history, quantile in zip(histories, quantiles, strict=True):
+            if history.vcrs is None:
+                history.tier = "medium"
+            elif quantile < hard_below:
+                history.tier = "hard"
+            elif quantile < medium_below:
+                history.tier = "medium"
+            else:
+                history.tier = "easy"
 
     def _evict(self) -> None:
-        """Bring every tier down to its room: oldest first, but a prompt's last success or last failure only when nothing else is left."""
-        excess = {tier: held - self.room[tier] for tier, held in self.occupancy().items()}
+        """Bring every tier down to its capacity, oldest entries first.
+
+        The last success and the last failure of each prompt go only when a tier holds nothing else:
+        a prompt with both kinds can be replayed with both, and that is what has advantages.
+        """
+        held = self.occupancy()
         for tier in TIERS:
-            for victim in (lambda h: h.spare, lambda h: h.entries[0]):
-                if excess[tier] <= 0:
-                    break
-                heap = [
-                    (v.order, prompt_id)
-                    for prompt_id, h in self.stored.items()
-                    if h.tier == tier and (v := victim(h))
-                ]
-                heapq.heapify(heap)
-                while excess[tier] > 0 and heap:
-                    prompt_id = heapq.heappop(heap)[1]
-                    history = self.stored[prompt_id]
-                    gone = victim(history)
-                    self._keep(prompt_id, [e for e in history.entries if e is not gone])
-                    excess[tier] -= 1
-                    if history.entries and (v := victim(history)):
-                        heapq.heappush(heap, (v.order, prompt_id))
+            excess = held[tier] - self.tier_capacity[tier]
+            if excess <= 0:
+                continue
+
+            # Redundant entries before protected ones (False < True), older before newer.
+            queue: list[tuple[bool, int, str]] = []
+            for prompt_id, history in self.stored.items():
+                if history.tier == tier:
+                    protected = {e.order for e in history.protected()}
+                    queue += [(e.order in protected, e.order, prompt_id) for e in history.entries]
+            queue.sort()
+
+            for _, order, prompt_id in queue[:excess]:
+                history = self.stored[prompt_id]
+                history.entries = [e for e in history.entries if e.order != order]
+                if not history.entries:
+                    del self.stored[prompt_id]
 
     # ------------------------------------------------------------------ drawing
-    def draw(
-        self,
-        n: int = 4,
-        exclude: set[str] | frozenset[str] = frozenset(),
-        before: int | None = None,
-        by_tier: bool = True,
-    ) -> tuple[str, list[Entry]] | None:
-        """One stored prompt and up to n of its completions, or None when nothing (outside `exclude`) is stored. before: look only at completions
-        written before that step.
+    def draw_groups(
+        self, prompts: int, completions: int, before: float = math.inf, by_tier: bool = True
+    ) -> list[ReplayedGroup]:
+        """Replayed groups of `prompts` different stored prompts, or of as many as there are.
 
-        The tier is drawn at 40 / 35 / 25 % among those that hold a prompt with unlike rewards; a prompt whose rewards are all alike
-        is drawn only when no other is left anywhere. Both a success and a failure are in the group when the prompt has both. by_tier False: all prompts
-        with unlike rewards are equally likely.
+        completions: per group, at most. before: only entries written before that step are drawn,
+        so that a step does not replay what it has just sampled. by_tier: draw the tier at 40 / 35 /
+        25 % first; otherwise every prompt is equally likely.
         """
-        unlikes: dict[str, list[str]] = {tier: [] for tier in TIERS}
-        alike: list[str] = []
+        diverse, equal = self._drawable_prompts(before)
+        groups: list[ReplayedGroup] = []
+        while len(groups) < prompts:
+            # A prompt of equal rewards is drawn only when no other is left.
+            candidates = self._draw_tier(diverse, by_tier) or equal
+            if not candidates:
+                break
+            prompt_id = candidates.pop(self.rng.integers(len(candidates)))
+            entries = self.stored[prompt_id].entries_before(before)
+            groups.append(ReplayedGroup(prompt_id, self._draw_entries(entries, completions)))
+        return groups
+
+    def _drawable_prompts(self, before: float) -> tuple[dict[str, list[str]], list[str]]:
+        """What can be drawn: prompts of diverse rewards, by tier, and prompts of equal rewards."""
+        diverse: dict[str, list[str]] = {tier: [] for tier in TIERS}
+        equal: list[str] = []
         for prompt_id, history in self.stored.items():
-            if prompt_id in exclude:
+            # The rewards of the entries that can be drawn decide, not those of this step.
+            rewards = [e.reward for e in history.entries_before(before)]
+            if not rewards:
                 continue
-            unlike = history.unlike
-            if before is not None and history.entries[-1].step >= before:  # oldest first
-                rewards = [e.reward for e in history.entries if e.step < before]
-                if not rewards:
-                    continue
-                unlike = differ(rewards)
-            (unlikes[history.tier] if unlike else alike).append(prompt_id)
-        filled = [tier for tier in TIERS if unlikes[tier]]
-        if filled:
-            p = np.array([SHARES[tier] if by_tier else len(unlikes[tier]) for tier in filled])
-            choices = unlikes[filled[self.rng.choice(len(filled), p=p / p.sum())]]
-        elif alike:
-            choices = alike
+            if are_diverse(rewards):
+                diverse[history.tier].append(prompt_id)
+            else:
+                equal.append(prompt_id)
+        return diverse, equal
+
+    def _draw_tier(self, diverse: dict[str, list[str]], by_tier: bool) -> list[str]:
+        """The prompts of one tier, drawn among those that hold any; empty when none does."""
+        filled = [tier for tier in TIERS if diverse[tier]]
+        if not filled:
+            return []
+
+        # Uniform over prompts is a tier drawn by its number of prompts.
+        if by_tier:
+            weights = np.array([TIER_FRACTIONS[tier] for tier in filled])
         else:
-            return None
-        prompt_id = choices[self.rng.integers(len(choices))]
-        return prompt_id, self._pick(
-            [e for e in self.stored[prompt_id].entries if before is None or e.step < before], n
-        )
+            weights = np.array([len(diverse[tier]) for tier in filled])
+        index = self.rng.choice(len(filled), p=weights / weights.sum())
+        return diverse[filled[index]]
 
-    def _pick(self, entries: list[Entry], n: int) -> list[Entry]:
-        """n of the entries at random; the best and the worst outcome are both among them when they differ (and n > 1)."""
-        order = [entries[i] for i in self.rng.permutation(len(entries))]
-        picked = order[:n]
-        for kind in (True, False):
-            if (
-                n > 1
-                and all(e.success != kind for e in picked)
-                and (rest := [e for e in order[n:] if e.success == kind])
-            ):
-                picked[-1] = rest[0]
-        if (
-            n > 1
-            and len({round(e.reward, 6) for e in picked}) == 1
-            and (rest := [e for e in order[n:] if abs(e.reward - picked[0].reward) > 1e-6])
-        ):
-            picked[-1] = rest[
-                0
-            ]  # all successes (or all failures), but of unlike reward: keep the unlikeness
-        return picked
+    def _draw_entries(self, entries: list[Entry], n: int) -> list[Entry]:
+        """n of the entries at random. Where n > 1 and the entries allow it, a success and a failure
+        are among them, or at least two different rewards."""
+        shuffled = [entries[i] for i in self.rng.permutation(len(entries))]
+        chosen, others = shuffled[:n], shuffled[n:]
+        if n == 1:
+            return chosen
 
-    # ------------------------------------------------------------------ reporting and saving
+        # A kind of outcome that is missing takes the last place.
+        for success in (True, False):
+            missing = all(e.success != success for e in chosen)
+            substitutes = [e for e in others if e.success == success]
+            if missing and substitutes:
+                chosen[-1] = substitutes[0]
+
+        # All successes (or all failures) may still differ, by their format reward for example.
+        if not are_diverse([e.reward for e in chosen]):
+            substitutes = [e for e in others if are_diverse([e.reward, chosen[0].reward])]
+            if substitutes:
+                chosen[-1] = substitutes[0]
+        return chosen
+
+    # ------------------------------------------------------------------ reporting
     def occupancy(self) -> dict[str, int]:
         """Completions held per tier."""
         held = dict.fromkeys(TIERS, 0)
@@ -304,114 +356,84 @@ class ReplayBuffer:
     def stats(self) -> dict[str, float]:
         """buffer_size, entries per tier, and the number of prompts whose hint is on."""
         held = self.occupancy()
+        per_tier = {f"tier_{tier}": held[tier] for tier in reversed(TIERS)}
         return {
             "buffer_size": sum(held.values()),
-            **{f"tier_{t}": held[t] for t in reversed(TIERS)},
+            **per_tier,
             "hints": len(self.hinted_prompts()),
         }
 
+    # ------------------------------------------------------------------ saving
     def state_dict(self) -> dict:
-        """Everything, as tensors, strings and numbers only (torch.load(weights_only=True) reads it)."""
-        number = {prompt_id: i for i, prompt_id in enumerate(self.prompts)}
-        rows = [
-            (number[prompt_id], e) for prompt_id, h in self.stored.items() for e in h.entries
-        ]  # the order of `stored` is part of the state
-        return {
-            "ids": list(self.prompts),
-            "inserted": self.inserted,
-            "rng": json.dumps(self.rng.bit_generator.state),
-            "ranking": torch.from_numpy(self.ranking.copy()),
-            "histories": [
-                {
-                    "rewards": list(h.rewards),
-                    "failed_visits": h.failed_visits,
-                    "hint_on": h.hint_on,
-                    "hint_next": h.hint_next,
-                    "kl": h.kl,
-                    "tier": h.tier,
-                }
-                for h in self.prompts.values()
-            ],
-            "entries": [
-                {
-                    "prompt": i,
-                    "reward": e.reward,
-                    "accuracy": e.accuracy,
-                    "step": e.step,
-                    "hinted": e.hinted,
-                    "parts": e.parts,
-                    "order": e.order,
-                    "length": len(e.tokens),
-                }
-                for i, e in rows
-            ],
-            "tokens": torch.from_numpy(
-                np.concatenate([np.empty(0, np.int32), *(e.tokens for _, e in rows)]).astype(
-                    np.int32
-                )
-            ),
-            "logps": torch.from_numpy(
-                np.concatenate([np.empty(0, np.float32), *(e.logps for _, e in rows)]).astype(
-                    np.float32
-                )
-            ),
-        }
+        """Everything, as tensors, strings and numbers only: torch.load(weights_only=True) reads it.
 
-    @staticmethod
-    def deal(states: list[dict], mine: Callable[[str], bool]) -> dict:
-        """One state dict of those of all ranks that there were, holding the prompts that are `mine` with all that is known and stored of them."""
-        out = states[0] | {
-            "ids": [],
-            "histories": [],
-            "entries": [],
-            "inserted": max(s["inserted"] for s in states),
+        The arrays of all entries are joined, since thousands of small tensors are slow to save.
+        """
+        prompts = {}
+        for prompt_id, history in self.prompts.items():
+            fields = vars(history) | {"rewards": list(history.rewards)}
+            del fields["entries"]
+            prompts[prompt_id] = fields
+
+        # The order of `stored` is part of the state: draws depend on it.
+        entries = []
+        tokens = [np.empty(0, np.int32)]  # so that there is something to join in an empty buffer
+        logps = [np.empty(0, np.float32)]
+        for prompt_id, history in self.stored.items():
+            for entry in history.entries:
+                row = dict(vars(entry))
+                tokens.append(row.pop("tokens"))
+                logps.append(row.pop("logps"))
+                entries.append(row | {"prompt_id": prompt_id, "length": len(entry.tokens)})
+
+        return {
+            "prompts": prompts,
+            "entries": entries,
+            "tokens": torch.from_numpy(np.concatenate(tokens)),
+            "logps": torch.from_numpy(np.concatenate(logps)),
+            "inserted": self.inserted,
+            "ranking": torch.from_numpy(self.ranking.copy()),
+            "rng": json.dumps(self.rng.bit_generator.state),
         }
-        tokens, logps = [torch.empty(0, dtype=torch.int32)], [torch.empty(0)]
-        for s in states:
-            place, at = {}, 0
-            for i, (prompt_id, history) in enumerate(zip(s["ids"], s["histories"], strict=True)):
-                if mine(prompt_id):
-                    place[i] = len(out["ids"])
-                    out["ids"].append(prompt_id)
-                    out["histories"].append(history)
-            for row in s["entries"]:
-                span = slice(at, at := at + row["length"])
-                if row["prompt"] in place:
-                    out["entries"].append(row | {"prompt": place[row["prompt"]]})
-                    tokens.append(s["tokens"][span])
-                    logps.append(s["logps"][span])
-        return out | {"tokens": torch.cat(tokens), "logps": torch.cat(logps)}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue exactly where `state_dict` was taken: the same draws follow."""
-        self.inserted, self.ranking = state["inserted"], state["ranking"].numpy().copy()
+        self.inserted = state["inserted"]
+        self.ranking = state["ranking"].numpy().copy()
         self.rng.bit_generator.state = json.loads(state["rng"])
-        self.prompts = {
-            prompt_id: PromptHistory(
-                deque(h["rewards"], maxlen=self.window),
-                [],
-                h["failed_visits"],
-                h["hint_on"],
-                h["hint_next"],
-                h["kl"],
-                h["tier"],
-            )
-            for prompt_id, h in zip(state["ids"], state["histories"], strict=True)
-        }
+
+        self.prompts = {}
+        for prompt_id, saved in state["prompts"].items():
+            rewards = deque(saved["rewards"], maxlen=VCRS_WINDOW)
+            self.prompts[prompt_id] = PromptHistory(**saved | {"rewards": rewards})
+
+        # Copies, so that an evicted entry frees its memory.
+        lengths = [row["length"] for row in state["entries"]]
+        tokens = state["tokens"].split(lengths)
+        logps = state["logps"].split(lengths)
         self.stored = {}
-        tokens, logps, at = state["tokens"].numpy(), state["logps"].numpy(), 0
-        for row in state["entries"]:
-            span, prompt_id = slice(at, at := at + row["length"]), state["ids"][row["prompt"]]
-            entry = Entry(
-                tokens[span].copy(),
-                logps[span].copy(),
-                row["reward"],
-                row["accuracy"],
-                row["step"],
-                row["hinted"],
-                row["parts"],
-                row["order"],
-            )
-            self.stored.setdefault(prompt_id, self.prompts[prompt_id]).entries.append(entry)
-        for history in self.prompts.values():
-            history.index()
+        for row, entry_tokens, entry_logps in zip(state["entries"], tokens, logps, strict=True):
+            fields = {name: row[name] for name in row if name not in ("prompt_id", "length")}
+            entry = Entry(entry_tokens.numpy().copy(), entry_logps.numpy().copy(), **fields)
+            history = self.prompts[row["prompt_id"]]
+            history.entries.append(entry)
+            self.stored[row["prompt_id"]] = history
+
+    @staticmethod
+    def redistribute(states: list[dict], owns: Callable[[str], bool]) -> dict:
+        """One rank's state out of those of all ranks, to resume with another number of processes.
+
+        states: the state dicts that were saved. owns: does a prompt id belong to this rank now?
+        The random state is that of the first; the caller gives each rank its own.
+        """
+        merged = ReplayBuffer()
+        merged.load_state_dict(states[0])  # for the ranking, which all ranks share
+        merged.prompts = {}
+        merged.stored = {}
+        for state in states:
+            rank = ReplayBuffer()
+            rank.load_state_dict(state)
+            merged.prompts |= {i: history for i, history in rank.prompts.items() if owns(i)}
+            merged.stored |= {i: history for i, history in rank.stored.items() if owns(i)}
+            merged.inserted = max(merged.inserted, rank.inserted)
+        return merged.state_dict()

@@ -299,8 +299,6 @@ def rollout_step(
             cfg, policy, buffer, more(len(prompts) - len(useful)), step, generator, judge, seen
         )
         groups, examples = useful + again, examples + more_examples
-    if cfg.replay_max_age:
-        buffer.expire(step - cfg.replay_max_age)
     buffer.refresh([v for part in gather(buffer.all_vcrs()) for v in part])  # tiers are global
     return groups, examples
 
@@ -316,15 +314,8 @@ def replay_step(
     """Steps 4-5: up to n replayed groups of different prompts, from the completions of earlier steps. Advantages stand against Rbar(q); hinted
     and plain completions of a prompt share them but are trained each under the prompt that it was written for."""
     groups: list[Group] = []
-    taken: set[str] = set()
-    for _ in range(n):
-        drawn = buffer.draw(
-            cfg.replayed, exclude=taken, before=step, by_tier=cfg.replay_draw == "tiers"
-        )
-        if drawn is None:
-            break
-        prompt_id, entries = drawn
-        taken.add(prompt_id)
+    drawn = buffer.draw_groups(n, cfg.replayed, before=step, by_tier=cfg.replay_draw == "tiers")
+    for prompt_id, entries in drawn:
         rewards = torch.tensor([e.reward for e in entries])
         baseline = buffer.vcrs(prompt_id) if cfg.replay_baseline == "vcrs" else None
         advantages = replay_advantages(
@@ -642,7 +633,7 @@ def train_rl(
         *learner.named_trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, weight_decay=0.0
     )
     seed = streams(cfg, rank, saved)
-    buffer = ReplayBuffer(cfg.capacity, cfg.vcrs_window, cfg.hint_patience, cfg.hint_kl, seed=seed)
+    buffer = ReplayBuffer(cfg.capacity, cfg.hint_patience, cfg.hint_kl, seed=seed)
     cursor, by_id = Cursor(mine, seed), {s.id: s for s in mine}
     generator = torch.Generator(policy.device).manual_seed(seed)
     per_rank, judge = cfg.prompts_per_step // world, make_judge(cfg, mine + held, policy.device)
@@ -653,7 +644,7 @@ def train_rl(
         buffer.load_state_dict(
             saved.own["buffer"]
             if saved.own
-            else ReplayBuffer.deal(
+            else ReplayBuffer.redistribute(
                 [s["buffer"] for s in saved.states], lambda i: owner(i, world) == rank
             )
             | {"rng": json.dumps(buffer.rng.bit_generator.state)}

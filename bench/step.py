@@ -139,7 +139,6 @@ def main() -> None:
     ):  # a past step's completions of other prompts; rewards that differ, as replay looks for
         for i, entry in enumerate(kept.entries):
             entry.reward = entry.accuracy = float(i % 2)
-        kept.index()
     columns = {"ours": [], "theirs": [], "ours, avatar": []}
     difference = 0.0
     for i in range(args.repeats + 1):

@@ -351,18 +351,16 @@ def test_another_number_of_processes_loses_nothing(tmp_path, kind):
         return done.stdout, told(out)["states"]
 
     _, two = run(2, 2)
-    stored = {
-        i: h for s in two for i, h in zip(s["buffer"]["ids"], s["buffer"]["histories"], strict=True)
-    }
-    one = ReplayBuffer.deal([s["buffer"] for s in two], lambda i: True)
-    assert dict(zip(one["ids"], one["histories"], strict=True)) == stored
+    stored = two[0]["buffer"]["prompts"] | two[1]["buffer"]["prompts"]
+    one = ReplayBuffer.redistribute([s["buffer"] for s in two], lambda i: True)
+    assert one["prompts"] == stored
     assert sorted(map(str, (e["reward"] for e in one["entries"]))) == sorted(
         map(str, (e["reward"] for s in two for e in s["buffer"]["entries"]))
     )
     assert len(one["tokens"]) == sum(len(s["buffer"]["tokens"]) for s in two)
     said, single = run(1, 4)
     assert "2 processes before, 1 now" in said
-    assert set(stored) <= set(single[0]["buffer"]["ids"]) and set(single[0]["optimizer"]) == {
+    assert set(stored) <= set(single[0]["buffer"]["prompts"]) and set(single[0]["optimizer"]) == {
         n for s in two for n in s["optimizer"]
     }
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

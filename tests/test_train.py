@@ -22,7 +22,7 @@ from formats.load import load_samples
 from formats.sample import DataError
 from groups import Group
 from problems import accuracy_reward
-from replay import Entry, ReplayBuffer
+from replay import VCRS_WINDOW, Entry, ReplayBuffer
 from rewards import split_completion
 from rollout import generate
 from run.curriculum import curriculum
@@ -136,7 +136,7 @@ def test_avatar_run_leaves_its_outputs(tmp_path):
     buffer.load_state_dict(own["buffer"])
     assert len(buffer) == 32
     assert all(
-        set(e.parts) >= {"format", "accuracy", "self", "judge"}
+        set(e.scores) >= {"format", "accuracy", "self", "judge"}
         for h in buffer.prompts.values()
         for e in h.entries
     )
@@ -197,7 +197,7 @@ def test_methods_are_the_rows_of_the_ablation(method, expected):
         ["--is_level", "sequence"],
         ["--clip", "cispo", "--clip_eps_high", "0.28"],
         ["--loss_norm", "token", "--beta", "0"],
-        ["--replay_max_age", "1", "--stale_bound", "0.5"],
+        ["--stale_bound", "0.5"],
         ["--tas_normalize", "true", "--tas_shape", "inverse"],
         ["--replay_groups", "2", "--replay_draw", "uniform", "--replay_baseline", "group"],
     ],
@@ -210,8 +210,6 @@ def test_options_of_the_loss_and_the_buffer_run(tmp_path, flags):
         and all(np.isfinite(r["loss"]) and np.isfinite(r["grad_norm"]) for r in steps)
         and steps[-1]["replayed"] > 0
     )
-    if "--replay_max_age" in flags:
-        assert steps[-1]["buffer_size"] == 16 and steps[-1]["replay_age"] == 1
     if "--replay_groups" in flags:
         assert [r["replayed"] for r in steps] == [
             0,
@@ -224,9 +222,9 @@ def test_options_of_the_loss_and_the_buffer_run(tmp_path, flags):
 def test_replayed_rewards_stand_against_the_history_or_their_own_group(
     cfg, builder, samples, baseline, expected
 ):
-    """Rewards 1.0 and 0.5 are replayed, of a prompt whose last four rewards are 0: Rbar(q) = 0; their own mean is 0.75. std: 0.35355."""
-    s, buffer = samples[0], ReplayBuffer(seed=0, window=4)
-    for step, rewards in enumerate([(1.0, 0.5), (0.0, 0.0, 0.0, 0.0)]):
+    """Rewards 1.0 and 0.5 are replayed, of a prompt whose last 20 rewards are 0: Rbar(q) = 0; their own mean is 0.75. std: 0.35355."""
+    s, buffer = samples[0], ReplayBuffer(seed=0)
+    for step, rewards in enumerate([(1.0, 0.5), (0.0,) * VCRS_WINDOW]):
         buffer.add(
             s.id,
             [
@@ -345,7 +343,7 @@ def test_the_command_on_two_processes_leaves_one_set_of_outputs(tmp_path):
         for r in (0, 1)
     ]
     assert (
-        all(owner(i, 2) == r for r, s in enumerate(states) for i in s["ids"])
+        all(owner(i, 2) == r for r, s in enumerate(states) for i in s["prompts"])
         and sum(len(s["entries"]) for s in states) == 24
     )
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "checkpoint")
@@ -1043,7 +1041,7 @@ def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path, builder, s
     )
     stored = torch.load(
         tmp_path / "limit" / "checkpoint" / "trainer" / "rank0.pt", weights_only=True
-    )["buffer"]["ids"]
+    )["buffer"]["prompts"]
     assert stored and not set(stored) & long
     with pytest.raises(
         DataError,
