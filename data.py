@@ -35,22 +35,9 @@ from media.decode import Media, MediaError, place
 from media.features import audio_tokens, patchify, with_mel
 from media.prompt_format import MERGE, TEMPORAL_PATCH, PromptFormat
 from media.workers import Decoders, attempt
+from problems import problem_type
 
 INSTRUCTION = "Think inside <think> </think>, then answer inside <answer> </answer>."
-
-TYPE_INSTRUCTION = {
-    "multiple choice": "Answer with the letter.",
-    "multi-label": "Answer with the letters, joined by commas.",
-    "numeric": "Answer with a number.",
-    "regression": "Answer with a number.",
-    "counting": "Answer with a number.",
-    "ocr": "Answer with the text as it is written.",
-    "free-form": "Answer briefly.",
-    "yes/no": "Answer yes or no.",
-    "temporal": "Answer with time spans in seconds, [start, end], joined by ;.",
-    "code": "Answer with the code.",
-    "localisation": "Answer with place: shape, joined by |.",
-}
 
 
 class TooLong(DataError):
@@ -86,7 +73,7 @@ def instructions(sample: Sample, hinted: bool = False, audio_caption: bool = Fal
         lines.append(f"Sound: {sample.audio_caption}")
     if hinted and sample.hint:
         lines.append(f"Hint: {sample.hint}")
-    return "\n".join([*lines, f"{INSTRUCTION} {TYPE_INSTRUCTION[sample.problem_type]}"])
+    return "\n".join([*lines, f"{INSTRUCTION} {problem_type(sample.problem_type).instruction}"])
 
 
 def question_text(sample: Sample, hinted: bool = False, audio_caption: bool = False) -> str:

@@ -1,126 +1,116 @@
-"""problems.py: problem types: labels, reading an answer, scoring it."""
+"""problems.py: what the project knows about each problem type, in one record per type.
 
-import itertools
+    problem_type(label)           the record of a data set's label; formats/load.py calls it, so an
+                                  unknown label stops a run before it starts
+    .instruction, .direct         what the prompt asks for (data.py, benchmarks/base.py)
+    .read(answer, options)        one spelling per answer, so that votes can be counted (rewards.py)
+    .score(answer, gold, options) the accuracy reward in [0, 1] (rewards.py, benchmarks/base.py)
+
+The records are at the end of this file, in PROBLEM_TYPES. Above them are the functions that they
+use, in the same order. An answer is the text inside <answer>...</answer>, and it is read strictly.
+Benchmarks must also read free replies ("I think it is B"): the lenient readers for those are in
+benchmarks/answers.py, and READERS in benchmarks/base.py says which problem type uses which.
+
+To add a type, write two functions and a record here; no other file has to change. For example, a
+type whose answers are names in an order, scored by the fraction of them at the right place:
+
+    >>> def read_order(answer, options):
+    ...     return ", ".join(plain(name) for name in answer.split(",")) or None
+    >>> def score_order(answer, gold, options):
+    ...     pairs = zip(answer.split(","), gold.split(","), strict=False)
+    ...     return sum(plain(a) == plain(b) for a, b in pairs) / len(gold.split(","))
+    >>> ordering = ProblemType(
+    ...     name="ordering",
+    ...     labels=("sequence",),
+    ...     instruction="Answer with the names in order, joined by commas.",
+    ...     direct="Answer with the names in order, joined by commas, only.",
+    ...     read=read_order,
+    ...     score=score_order,
+    ... )
+    >>> ordering.read("Knock,  bell", []), ordering.score("Knock,  bell", "knock, horn", [])
+    ('knock, bell', 0.5)
+
+This module imports nothing of ours.
+"""
+
+import math
 import re
-
-# canonical problem type: its labels in Video-R1, the released AVATAR, IntentBench / HumanOmniV2 and EchoInk, and our own
-LABELS = {
-    "multiple choice": ("multiple choice", "multiple_choice"),
-    "multi-label": ("multi-label", "multi_label", "emer_ov_mc", "emer_ov"),
-    "numeric": ("numeric", "numerical"),
-    "regression": ("regression",),
-    "counting": ("counting",),
-    "ocr": ("OCR", "ocr", "text_recognition"),
-    "free-form": ("free-form", "free_form", "descriptive"),
-    "yes/no": ("yes/no", "judge"),
-    "temporal": ("temporal", "temporal_iou", "temporal_grounding", "temporal retrieval"),
-    "code": ("code",),
-    "localisation": ("localisation", "localization"),
-}
-
-PROBLEM_TYPES = {label: kind for kind, labels in LABELS.items() for label in labels}
-
-NUMBER_WORDS = {
-    "no": 0,
-    "none": 0,
-    "zero": 0,
-    "once": 1,
-    "one": 1,
-    "twice": 2,
-    "two": 2,
-    "three": 3,
-    "four": 4,
-    "five": 5,
-    "six": 6,
-    "seven": 7,
-    "eight": 8,
-    "nine": 9,
-    "ten": 10,
-    "eleven": 11,
-    "twelve": 12,
-    "thirteen": 13,
-    "fourteen": 14,
-    "fifteen": 15,
-    "sixteen": 16,
-    "seventeen": 17,
-    "eighteen": 18,
-    "nineteen": 19,
-    "twenty": 20,
-}
-
-TENS = {
-    "twenty": 20,
-    "thirty": 30,
-    "forty": 40,
-    "fifty": 50,
-    "sixty": 60,
-    "seventy": 70,
-    "eighty": 80,
-    "ninety": 90,
-}
+from collections.abc import Callable
+from dataclasses import dataclass
 
 
-def canonical_type(label: str) -> str:
-    """The canonical problem type of a data set's label. Raises ValueError for an unknown one.
+@dataclass(frozen=True)
+class ProblemType:
+    """Everything about one problem type.
 
-    >>> canonical_type("numerical")
-    'numeric'
+    name: the canonical name. labels: what data sets call it, beside that name.
+    instruction: the prompt's last sentence, behind the request for <think> and <answer>.
+    direct: the prompt's last sentence where no reasoning is asked for (eval.py --prompt direct).
+    read(answer, options): the answer in canonical spelling; None when it is no answer of this type.
+    score(answer, gold, options): the accuracy of the answer, in [0, 1].
+    options: the choices as "A. red"; empty where the question has none.
     """
-    if label not in PROBLEM_TYPES:
-        raise ValueError(
-            f"unknown problem type '{label}'; known: {', '.join(sorted(PROBLEM_TYPES))}"
-        )
-    return PROBLEM_TYPES[label]
+
+    name: str
+    labels: tuple[str, ...]
+    instruction: str
+    direct: str
+    read: Callable[[str, list[str]], str | None]
+    score: Callable[[str, str, list[str]], float]
 
 
-def letter_of(answer: str, options: list[str]) -> str | None:
-    """The option letter an answer means: a lone letter ("B", "(b).", "B. red disc"), or the text of exactly one option.
-
-    >>> letter_of("(b)", ["A. red", "B. blue"]), letter_of("blue", ["A. red", "B. blue"]), letter_of("green", ["A. red", "B. blue"])
-    ('B', 'B', None)
-    """
-    said = answer.strip()
-    if match := re.fullmatch(r"\(?([A-Za-z])\)?(?:[.:)].*)?", said, flags=re.DOTALL):
-        return match.group(1).upper()
-    named = [o for o in options if plain(o.split(".", 1)[-1]) == plain(said) != ""]
-    return named[0].strip()[0].upper() if len(named) == 1 else None
+# ------------------------------------------------------------------------------------ text and sets
 
 
 def plain(text: str) -> str:
-    """Lower case, white space folded, outer punctuation gone: plain(' Red  disc. ') = 'red disc'."""
+    """Lower case, white space folded, outer punctuation gone: plain(" Red  disc.") = 'red disc'."""
     return " ".join(text.lower().split()).strip(" .,;:!?\"'()")
 
 
-def number(text: str) -> float | None:
-    """A plain number, thousands separators removed: number('1,200') = 1200.0; None when it is not one."""
-    try:
-        value = float(text.strip().rstrip(".").replace(",", ""))
-    except ValueError:
-        return None
-    return value if value == value and abs(value) != float("inf") else None
+def f1(predicted: set | frozenset, gold: set | frozenset) -> float:
+    """F1 of two sets: f1({1, 2}, {2}) = 2 * 1 / 3; 0 when either is empty."""
+    if not predicted or not gold:
+        return 0.0
+    return 2 * len(predicted & gold) / (len(predicted) + len(gold))
 
 
-def count_of(text: str) -> float | None:
-    """A count in digits or in words below a thousand: count_of("Three.") = 3.0, count_of("twenty-one") = 21.0; None when it is neither."""
-    value = number(text)
-    if value is not None or plain(text) in NUMBER_WORDS:
-        return float(NUMBER_WORDS[plain(text)]) if value is None else value
-    total, words = 0, plain(text).replace("-", " ").replace(" and ", " ").split()
-    for before, word in itertools.pairwise(["", *words]):
-        if word == "hundred" and 1 <= total <= 9:
-            total *= 100
-        elif word in TENS or (
-            0 < NUMBER_WORDS.get(word, 0) < 20
-            and (not before or before == "hundred" or (before in TENS and NUMBER_WORDS[word] < 10))
-        ):
-            total += TENS.get(word) or NUMBER_WORDS[word]
-        else:
-            return None
-    return float(total) if total else None
+# ---------------------------------------------------------------------------------- multiple choice
+
+
+def letter_of(answer: str, options: list[str]) -> str | None:
+    """The option letter an answer means, or None.
+
+    That is a lone letter ("B", "(b).", "B. red disc"), or the text of exactly one option.
+
+    >>> options = ["A. red", "B. blue"]
+    >>> letter_of("(b)", options), letter_of("blue", options), letter_of("green", options)
+    ('B', 'B', None)
+    """
+    # a letter, alone or with ".", ":" or ")" and anything behind it
+    match = re.fullmatch(r"\(?([A-Za-z])\)?(?:[.:)].*)?", answer.strip(), flags=re.DOTALL)
+    if match:
+        return match.group(1).upper()
+
+    # two options of the same text: neither is meant
+    matching = []
+    for option in options:
+        body = plain(option.split(".", 1)[-1])
+        if body and body == plain(answer):
+            matching.append(option.strip()[0].upper())
+    return matching[0] if len(matching) == 1 else None
+
+
+def score_letter(answer: str, gold: str, options: list[str]) -> float:
+    """1 for the same letter: score_letter("blue", "B", ["A. red", "B. blue"]) = 1.0."""
+    letter = letter_of(answer, options)
+    return float(letter is not None and letter == letter_of(gold, options))
+
+
+# -------------------------------------------------------------------------------------- multi-label
 
 
 def labels_of(text: str, options: list[str]) -> frozenset[str]:
-    """The labels of a multi-label answer: option letters where an item means one, else its plain text.
+    """The labels of a multi-label answer: the option letter an item means, else its plain text.
 
     >>> sorted(labels_of("B, e", ["A. x", "B. y", "E. z"])), sorted(labels_of("Happy; calm", []))
     (['B', 'E'], ['calm', 'happy'])
@@ -129,31 +119,197 @@ def labels_of(text: str, options: list[str]) -> frozenset[str]:
     return frozenset(letter_of(item, options) or plain(item) for item in items)
 
 
-def yes_no(text: str) -> str | None:
+def read_labels(answer: str, options: list[str]) -> str | None:
+    """The labels in order: read_labels("e, B", []) = 'B, E'."""
+    return ", ".join(sorted(labels_of(answer, options))) or None
+
+
+def score_labels(answer: str, gold: str, options: list[str]) -> float:
+    """F1 of the two sets of labels: score_labels("A, B", "B", []) = 2/3."""
+    return f1(labels_of(answer, options), labels_of(gold, options))
+
+
+# ------------------------------------------------------------------------------------------ numbers
+
+# fmt: off
+TENS = {
+    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
+    "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
+}
+
+NUMBER_WORDS = {
+    "no": 0, "none": 0, "zero": 0, "once": 1, "one": 1, "twice": 2, "two": 2, "three": 3,
+    "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17,
+    "eighteen": 18, "nineteen": 19, "twenty": 20,
+}
+# fmt: on
+
+
+def number(text: str) -> float | None:
+    """A finite number in digits, or None; separators are removed: number("1,200") = 1200.0."""
+    try:
+        value = float(text.strip().rstrip(".").replace(",", ""))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def count_of(text: str) -> float | None:
+    """A count in digits, or in words below a thousand; None when it is neither.
+
+    >>> count_of("Three."), count_of("two hundred and twenty-one"), count_of("many")
+    (3.0, 221.0, None)
+    """
+    value = number(text)
+    if value is not None:
+        return value
+    words = plain(text)
+    if words in NUMBER_WORDS:
+        return float(NUMBER_WORDS[words])
+
+    # a word below twenty begins the number, or follows "hundred"; below ten it may also follow tens
+    total = 0
+    previous = ""
+    for word in words.replace("-", " ").replace(" and ", " ").split():
+        unit = NUMBER_WORDS.get(word, 0)
+        may_follow = previous in ("", "hundred") or (previous in TENS and unit < 10)
+        if word == "hundred" and 1 <= total <= 9:
+            total *= 100
+        elif word in TENS:
+            total += TENS[word]
+        elif 0 < unit < 20 and may_follow:
+            total += unit
+        else:
+            return None
+        previous = word
+    return float(total) if total else None
+
+
+def spelled(value: float | None) -> str | None:
+    """A number to two decimals in its shortest spelling: spelled(3.0) = '3'."""
+    return None if value is None else f"{round(value, 2):.15g}"
+
+
+def read_number(answer: str, options: list[str]) -> str | None:
+    """read_number("3.00", []) = '3'; words are no number here."""
+    return spelled(number(answer))
+
+
+def read_count(answer: str, options: list[str]) -> str | None:
+    """read_count("three", []) = '3'."""
+    return spelled(count_of(answer))
+
+
+def score_numeric(answer: str, gold: str, options: list[str]) -> float:
+    """1 when both are equal after rounding to 2 decimals: score_numeric("3.0", "3", []) = 1.0."""
+    predicted, target = number(answer), number(gold)
+    if predicted is None or target is None:
+        return 0.0
+    return float(round(predicted, 2) == round(target, 2))
+
+
+def score_regression(answer: str, gold: str, options: list[str]) -> float:
+    """1 - min(1, |p - g| / |g|), the rMAE reward: score_regression("9", "12", []) = 0.75."""
+    predicted, target = number(answer), number(gold)
+    if predicted is None or target is None:
+        return 0.0
+    return 1 - min(1.0, (abs(predicted - target) + 1e-9) / (abs(target) + 1e-9))
+
+
+def score_counting(answer: str, gold: str, options: list[str]) -> float:
+    """1 - min(1, |p - g| / max(g, 1)), as AV-Reasoner: score_counting("three", "4", []) = 0.75."""
+    predicted, target = count_of(answer), count_of(gold)
+    if predicted is None or target is None:
+        return 0.0
+    return 1 - min(1.0, abs(predicted - target) / max(target, 1.0))
+
+
+# -------------------------------------------------------------------------------- OCR and free text
+
+
+def read_text(answer: str, options: list[str]) -> str | None:
+    """The plain text: read_text("A dog.", []) = 'a dog'."""
+    return plain(answer) or None
+
+
+def word_accuracy(answer: str, gold: str, options: list[str]) -> float:
+    """1 - word error rate, at least 0, case and white space folded (jiwer).
+
+    >>> word_accuracy("EXIT left", "exit right", [])
+    0.5
+    """
+    predicted = " ".join(answer.lower().split())
+    target = " ".join(gold.lower().split())
+    if not target:
+        return float(not predicted)
+    import jiwer  # imported here: only OCR answers need it
+
+    return max(0.0, 1.0 - jiwer.wer(target, predicted))
+
+
+def rouge(answer: str, gold: str, options: list[str]) -> float:
+    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with stemming (rouge-score); 1 for equal plain texts.
+
+    ROUGE-2 is left out when either side has fewer than two words: it is undefined there, and
+    counting it as 0 would cap a right one-word answer at 2/3.
+
+    >>> rouge("Red.", "red", []), rouge("a red disc", "blue", [])
+    (1.0, 0.0)
+    """
+    if plain(answer) == plain(gold):
+        return 1.0
+    from rouge_score import rouge_scorer  # imported here: only free-form answers need it
+
+    measures = ["rouge1", "rouge2", "rougeL"]
+    if min(len(answer.split()), len(gold.split())) < 2:
+        measures.remove("rouge2")
+    scores = rouge_scorer.RougeScorer(measures, use_stemmer=True).score(gold, answer)
+    return sum(score.fmeasure for score in scores.values()) / len(measures)
+
+
+# ---------------------------------------------------------------------------------------- yes or no
+
+
+def yes_no(text: str, options: list[str] | None = None) -> str | None:
     """'yes' or 'no' by the answer's first word, None otherwise: yes_no("Yes, it does.") = 'yes'."""
     first = plain(text).split(" ")[0].strip(",.;:!")
     return first if first in ("yes", "no") else None
 
 
+def score_yes_no(answer: str, gold: str, options: list[str]) -> float:
+    """1 when both begin with the same of the two words: score_yes_no("No.", "no", []) = 1.0."""
+    word = yes_no(answer)
+    return float(word is not None and word == yes_no(gold))
+
+
+# ----------------------------------------------------------------------------------------- temporal
+
+
 def seconds(text: str) -> float | None:
     """A time in seconds or h:m:s: seconds("1:02.5") = 62.5; None when it is not one."""
-    parts = [number(part) for part in text.split(":")]
-    if len(parts) > 3 or any(part is None or part < 0 for part in parts):
+    fields = [number(field) for field in text.split(":")]
+    if len(fields) > 3 or any(value is None or value < 0 for value in fields):
         return None
-    return sum(part * 60**i for i, part in enumerate(reversed(parts)))
+    return sum(value * 60**power for power, value in enumerate(reversed(fields)))
 
 
 def intervals(text: str) -> list[tuple[float, float]]:
-    """The time spans of a temporal answer, "[s, e]; [s, e]", merged and sorted; spans that do not parse or are empty are left out.
+    """The time spans of an answer "[s, e]; [s, e]", merged and sorted.
+
+    Spans that do not parse, or that end before they start, are left out.
 
     >>> intervals("[1, 2.5]; [0:02, 0:04]"), intervals("from 1 to 2"), intervals("[3, 1]")
     ([(1.0, 4.0)], [], [])
     """
+    # "[start, end]"; the lengths are bounded, so that a hostile answer costs linear time
     spans = []
-    for item in re.findall(r"\[([^\[\],]{1,40}),([^\[\],]{1,40})\]", text):
-        start, end = seconds(item[0]), seconds(item[1])
+    for first, second in re.findall(r"\[([^\[\],]{1,40}),([^\[\],]{1,40})\]", text):
+        start, end = seconds(first), seconds(second)
         if start is not None and end is not None and start < end:
             spans.append((start, end))
+
+    # overlapping spans become one, so that no second counts twice
     merged: list[tuple[float, float]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -169,46 +325,37 @@ def temporal_iou(a: list[tuple[float, float]], b: list[tuple[float, float]]) -> 
     >>> temporal_iou([(0.0, 4.0)], [(2.0, 6.0)])                  # 2 s of 6 s
     0.3333333333333333
     """
-    shared = sum(max(0.0, min(e1, e2) - max(s1, s2)) for s1, e1 in a for s2, e2 in b)
-    total = sum(e - s for s, e in a) + sum(e - s for s, e in b) - shared
-    return shared / total if total else 0.0
+    overlap = 0.0
+    for start_a, end_a in a:
+        overlap += sum(max(0.0, min(end_a, end) - max(start_a, start)) for start, end in b)
+    union = sum(end - start for start, end in a) + sum(end - start for start, end in b) - overlap
+    return overlap / union if union else 0.0
 
 
-def word_accuracy(prediction: str, gold: str) -> float:
-    """1 - word error rate, clipped to [0, 1], case and white space folded (jiwer): word_accuracy("EXIT left", "exit right") = 0.5."""
-    said, truth = " ".join(prediction.lower().split()), " ".join(gold.lower().split())
-    if not truth:
-        return float(not said)
-    import jiwer  # imported here: only OCR answers need it
-
-    return max(0.0, 1.0 - jiwer.wer(truth, said))
+def read_intervals(answer: str, options: list[str]) -> str | None:
+    """The merged spans: read_intervals("[0:01, 2]", []) = '1.00-2.00'."""
+    return "; ".join(f"{start:.2f}-{end:.2f}" for start, end in intervals(answer)) or None
 
 
-def f1(said: set | frozenset, truth: set | frozenset) -> float:
-    """F1 of two sets: f1({1, 2}, {2}) = 2 * 1 / 3; 0 when either is empty."""
-    return 2 * len(said & truth) / (len(said) + len(truth)) if said and truth else 0.0
+def score_intervals(answer: str, gold: str, options: list[str]) -> float:
+    """IoU of the time spans: score_intervals("[2, 6]", "[0, 4]", []) = 1/3."""
+    return temporal_iou(intervals(answer), intervals(gold))
 
 
-def rouge(prediction: str, gold: str) -> float:
-    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with stemming (rouge-score); 1 for equal plain texts.
+# --------------------------------------------------------------------------------------------- code
 
-    ROUGE-2 is left out when either side has fewer than two words: it is undefined there, and counting it as 0 would cap a
-    right one-word answer at 2/3.
 
-    >>> rouge("Red.", "red"), rouge("a red disc", "blue")
-    (1.0, 0.0)
-    """
-    if plain(prediction) == plain(gold):
-        return 1.0
-    from rouge_score import rouge_scorer  # imported here: only free-form answers need it
+def read_code(answer: str, options: list[str]) -> str | None:
+    """The code with white space folded: read_code("x  = 1", []) = 'x = 1'."""
+    return " ".join(answer.split()) or None
 
-    names = (
-        ["rouge1", "rougeL"]
-        if min(len(prediction.split()), len(gold.split())) < 2
-        else ["rouge1", "rouge2", "rougeL"]
-    )
-    scores = rouge_scorer.RougeScorer(names, use_stemmer=True).score(gold, prediction)
-    return sum(s.fmeasure for s in scores.values()) / len(names)
+
+def score_code(answer: str, gold: str, options: list[str]) -> float:
+    """1 when both are equal but for white space: score_code("f( 1 )", "f(  1 )", []) = 1.0."""
+    return float(answer.split() == gold.split())
+
+
+# ------------------------------------------------------------------------------------- localisation
 
 
 def places(text: str) -> frozenset[tuple[str, str]]:
@@ -217,96 +364,131 @@ def places(text: str) -> frozenset[tuple[str, str]]:
     >>> sorted(places("left: red square | right: Blue disc"))
     [('left', 'red square'), ('right', 'blue disc')]
     """
-    return frozenset(
-        (plain(a), plain(b))
-        for a, colon, b in (item.partition(":") for item in text.split("|"))
-        if colon
+    pairs = set()
+    for item in text.split("|"):
+        place, colon, thing = item.partition(":")
+        if colon:
+            pairs.add((plain(place), plain(thing)))
+    return frozenset(pairs)
+
+
+def read_places(answer: str, options: list[str]) -> str | None:
+    """The pairs in order: read_places("right: b|left: A", []) = 'left: a | right: b'."""
+    return " | ".join(f"{place}: {thing}" for place, thing in sorted(places(answer))) or None
+
+
+def score_places(answer: str, gold: str, options: list[str]) -> float:
+    """F1 of the (place, thing) pairs: score_places("left: a | right: b", "left: a", []) = 2/3."""
+    return f1(places(answer), places(gold))
+
+
+# ---------------------------------------------------------------------------------------- the table
+
+# The labels are those of Video-R1, the released AVATAR, IntentBench / HumanOmniV2 and EchoInk.
+PROBLEM_TYPES = {
+    entry.name: entry
+    for entry in (
+        ProblemType(
+            name="multiple choice",
+            labels=("multiple_choice",),
+            instruction="Answer with the letter.",
+            direct="Answer with the option's letter only.",
+            read=letter_of,
+            score=score_letter,
+        ),
+        ProblemType(
+            name="multi-label",
+            labels=("multi_label", "emer_ov_mc", "emer_ov"),
+            instruction="Answer with the letters, joined by commas.",
+            direct="Answer with the letters of all options that apply, joined by commas.",
+            read=read_labels,
+            score=score_labels,
+        ),
+        ProblemType(
+            name="numeric",
+            labels=("numerical",),
+            instruction="Answer with a number.",
+            direct="Answer with a number only.",
+            read=read_number,
+            score=score_numeric,
+        ),
+        ProblemType(
+            name="regression",
+            labels=(),
+            instruction="Answer with a number.",
+            direct="Answer with a number only.",
+            read=read_number,
+            score=score_regression,
+        ),
+        ProblemType(
+            name="counting",
+            labels=(),
+            instruction="Answer with a number.",
+            direct="Answer with a number only.",
+            read=read_count,
+            score=score_counting,
+        ),
+        ProblemType(
+            name="ocr",
+            labels=("OCR", "text_recognition"),
+            instruction="Answer with the text as it is written.",
+            direct="Answer with the text as it is written only.",
+            read=read_text,
+            score=word_accuracy,
+        ),
+        ProblemType(
+            name="free-form",
+            labels=("free_form", "descriptive"),
+            instruction="Answer briefly.",
+            direct="Answer with a word or a short phrase only.",
+            read=read_text,
+            score=rouge,
+        ),
+        ProblemType(
+            name="yes/no",
+            labels=("judge",),
+            instruction="Answer yes or no.",
+            direct="Answer yes or no only.",
+            read=yes_no,
+            score=score_yes_no,
+        ),
+        ProblemType(
+            name="temporal",
+            labels=("temporal_iou", "temporal_grounding", "temporal retrieval"),
+            instruction="Answer with time spans in seconds, [start, end], joined by ;.",
+            direct="Answer with time spans in seconds, [start, end], joined by ;, only.",
+            read=read_intervals,
+            score=score_intervals,
+        ),
+        ProblemType(
+            name="code",
+            labels=(),
+            instruction="Answer with the code.",
+            direct="Answer with the code only.",
+            read=read_code,
+            score=score_code,
+        ),
+        ProblemType(
+            name="localisation",
+            labels=("localization",),
+            instruction="Answer with place: shape, joined by |.",
+            direct="Answer with place: shape, joined by |, only.",
+            read=read_places,
+            score=score_places,
+        ),
     )
+}
 
 
-def accuracy_reward(
-    answer: str | None, gold: str, problem_type: str, options: list[str] | None = None
-) -> float:
-    """The accuracy reward in [0, 1] of an extracted answer (None: unparsable, 0), by canonical problem type.
+def problem_type(label: str) -> ProblemType:
+    """The problem type that a label or a name stands for. ValueError, naming all known, if none.
 
-    multiple choice  same letter (an option's text counts as its letter)       multi-label  F1 of the sets of letters or labels
-    numeric          equal after rounding to 2 decimals                        yes/no       same first word
-    regression       1 - min(1, |p - g| / |g|), the rMAE reward                ocr          1 - word error rate
-    counting         1 - min(1, |p - g| / max(g, 1)), number words allowed     free-form    `rouge`
-    temporal         IoU of the time spans                                     code         equal but for white space
-    localisation     F1 of the (place, thing) pairs
-
-    >>> accuracy_reward("B. blue", "B", "multiple choice"), accuracy_reward("3.0", "3", "numeric"), accuracy_reward(None, "3", "numeric")
-    (1.0, 1.0, 0.0)
-    >>> accuracy_reward("A, B", "B", "multi-label"), round(accuracy_reward("9", "12", "regression"), 6), accuracy_reward("three", "4", "counting")
-    (0.6666666666666666, 0.75, 0.75)
+    >>> problem_type("numerical").name, problem_type("numeric").name
+    ('numeric', 'numeric')
     """
-    options = options or []
-    if answer is None:
-        return 0.0
-    if problem_type == "multiple choice":
-        said = letter_of(answer, options)
-        return float(said is not None and said == letter_of(gold, options))
-    if problem_type == "multi-label":
-        return f1(labels_of(answer, options), labels_of(gold, options))
-    if problem_type == "numeric":
-        said, truth = number(answer), number(gold)
-        return float(said is not None and truth is not None and round(said, 2) == round(truth, 2))
-    if problem_type == "regression":
-        said, truth = number(answer), number(gold)
-        return (
-            0.0
-            if said is None or truth is None
-            else 1 - min(1.0, (abs(said - truth) + 1e-9) / (abs(truth) + 1e-9))
-        )
-    if problem_type == "counting":
-        said, truth = count_of(answer), count_of(gold)
-        return (
-            0.0
-            if said is None or truth is None
-            else 1 - min(1.0, abs(said - truth) / max(truth, 1.0))
-        )
-    if problem_type == "ocr":
-        return word_accuracy(answer, gold)
-    if problem_type == "free-form":
-        return rouge(answer, gold)
-    if problem_type == "yes/no":
-        return float(yes_no(answer) is not None and yes_no(answer) == yes_no(gold))
-    if problem_type == "temporal":
-        return temporal_iou(intervals(answer), intervals(gold))
-    if problem_type == "code":
-        return float(answer.split() == gold.split())
-    if problem_type == "localisation":
-        return f1(places(answer), places(gold))
-    raise ValueError(
-        f"no accuracy rule for problem type '{problem_type}'; known: {', '.join(LABELS)}"
-    )
-
-
-def normalise(
-    answer: str | None, problem_type: str, options: list[str] | None = None
-) -> str | None:
-    """One text for all spellings of an answer, so that votes can be counted; None when it cannot be read as its type.
-
-    >>> normalise("(b)", "multiple choice"), normalise("3.00", "numeric"), normalise("e, b", "multi-label", ["B. x", "E. y"])
-    ('B', '3', 'B, E')
-    """
-    if answer is None:
-        return None
-    options = options or []
-    if problem_type == "multiple choice":
-        return letter_of(answer, options)
-    if problem_type in ("numeric", "regression", "counting"):
-        value = count_of(answer) if problem_type == "counting" else number(answer)
-        return None if value is None else f"{round(value, 2):.15g}"
-    if problem_type == "multi-label":
-        return ", ".join(sorted(labels_of(answer, options))) or None
-    if problem_type == "yes/no":
-        return yes_no(answer)
-    if problem_type == "temporal":
-        return "; ".join(f"{s:.2f}-{e:.2f}" for s, e in intervals(answer)) or None
-    if problem_type == "localisation":
-        return " | ".join(f"{place}: {thing}" for place, thing in sorted(places(answer))) or None
-    if problem_type == "code":
-        return " ".join(answer.split()) or None
-    return plain(answer) or None
+    known = []
+    for entry in PROBLEM_TYPES.values():
+        if label == entry.name or label in entry.labels:
+            return entry
+        known += [entry.name, *entry.labels]
+    raise ValueError(f"unknown problem type '{label}'; known: {', '.join(sorted(known))}")

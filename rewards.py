@@ -1,27 +1,41 @@
-"""rewards.py: what a completion is worth. Pure functions of text; every reward lies in [0, 1].
+"""rewards.py: what a completion is worth. Every reward is a pure function of text in [0, 1].
 
     format    the whole completion is one <think>...</think> followed by one <answer>...</answer>
-    accuracy  the answer against the gold one, by problem type
-    self      agreement with the majority answer of the group's fresh completions
-    judge     mean of four criteria in [0, 1], given by a judge (on the toy: an oracle that knows the scene)
+    accuracy  the answer against the gold one, by problem type (problems.py)
+    self      agreement with the majority answer of the prompt's fresh completions
+    judge     mean of four criteria, given by a judge (on the toy: an oracle that knows the scene)
 
-Stage table (method section 7): 1 = 0.5 format + 0.5 accuracy, 2 = 0.2 format + 0.4 accuracy + 0.4 self, 3 = 0.5 format + 0.5 judge.
+`score_group` computes all of them for the fresh completions of one prompt, and STAGE_REWARDS says
+how much each of them weighs in which stage.
 
-Problem types (rules: `accuracy_reward`) and the labels of the training sets that mean them are in PROBLEM_TYPES.
+A new reward is a function of a ScoringGroup, an entry in REWARDS and a weight in STAGE_REWARDS.
+For example a length reward as in Video-R1, for right answers of 320 to 512 tokens, where more than
+one completion of the group is right (score_group needs `lengths` for it; train.py passes them):
+
+    >>> def length_rewards(group):
+    ...     right = [accuracy == 1 for accuracy in accuracy_rewards(group)]
+    ...     good = [320 <= n <= 512 for n in group.lengths]
+    ...     return [float(r and g and sum(right) > 1) for r, g in zip(right, good, strict=True)]
+    >>> group = ScoringGroup(["<answer>3</answer>"] * 2, "3", "numeric", lengths=[400, 20])
+    >>> length_rewards(group)
+    [1.0, 0.0]
 
 How this differs from the paper and its released trainer:
- 1. An unknown problem type is an error, never an exact match (the released trainer's branches match none of Video-R1's labels).
- 2. Self reward: a tie gives every tied answer 1/ties (the trainer gives the first one 1), and an unparsable answer never wins.
+ 1. An unknown problem type is an error, never an exact match (the released trainer's branches
+    match none of Video-R1's labels).
+ 2. Self reward: a tie gives every tied answer 1/ties (the trainer gives the first one 1), and an
+    unparsable answer never wins.
  3. A judge's missing score falls back to the stage's other rewards, re-weighted; it is never 0.
-
-This module imports nothing of ours.
 """
 
 import re
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from problems import accuracy_reward, normalise
+import problems
 
+# stage: weight of each reward (method section 7); stage 0 is supervised and has none
 STAGE_REWARDS = {
     1: {"format": 0.5, "accuracy": 0.5},
     2: {"format": 0.2, "accuracy": 0.4, "self": 0.4},
@@ -29,30 +43,69 @@ STAGE_REWARDS = {
 }
 
 
-def split_completion(text: str) -> tuple[str, str | None]:
-    """(reasoning, answer) of a completion, in time linear in its length; answer None when there is no closed, non-empty <answer>.
+@dataclass
+class ScoringGroup:
+    """The fresh completions of ONE prompt, and everything that a reward may look at.
 
-    The answer is the last <answer>...</answer> after the last </think>: tags inside the reasoning do not count.
+    texts: the completions. gold, problem_type, options: of the prompt's Sample.
+    verdicts: the judge's {criterion: score in [0, 1]} of each completion, None where it gave none.
+    lengths: tokens of each completion; empty where the caller does not know them.
+    reasonings, answers: what split_completion finds in the texts.
+    """
+
+    texts: list[str]
+    gold: str
+    problem_type: str
+    options: list[str] = field(default_factory=list)
+    verdicts: list[dict[str, float] | None] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    reasonings: list[str] = field(init=False)
+    answers: list[str | None] = field(init=False)  # None: unparsable
+
+    def __post_init__(self):
+        pairs = [split_completion(text) for text in self.texts]
+        self.reasonings = [reasoning for reasoning, _ in pairs]
+        self.answers = [answer for _, answer in pairs]
+        self.verdicts = self.verdicts or [None] * len(self.texts)
+
+
+# --------------------------------------------------------------------------- reading a completion
+
+
+def split_completion(text: str) -> tuple[str, str | None]:
+    """(reasoning, answer) of a completion, in time linear in its length.
+
+    The answer is the last <answer>...</answer> after the last </think>: tags inside the reasoning
+    do not count. It is None when there is no closed, non-empty <answer>.
 
     >>> split_completion("<think>2 + 2</think><answer> 4 </answer>")
     ('2 + 2', '4')
     >>> split_completion("no tags at all")
     ('no tags at all', None)
     """
+    # without a </think>, rpartition leaves everything in `tail`
     head, closed, tail = text.rpartition("</think>")
-    reasoning = (head if closed else text.partition("<answer>")[0]).replace("<think>", "", 1)
+    reasoning = head if closed else text.partition("<answer>")[0]
+    reasoning = reasoning.replace("<think>", "", 1).strip()
+
+    # plain searches from the end: a backtracking pattern would hang on nested tags
     end = tail.rfind("</answer>")
     start = tail.rfind("<answer>", 0, max(end, 0))
-    answer = tail[start + len("<answer>") : end].strip() if end >= 0 and start >= 0 else ""
-    return reasoning.strip(), answer or None
+    if start < 0 or end < 0:
+        return reasoning, None
+    return reasoning, tail[start + len("<answer>") : end].strip() or None
 
 
 def final_answer(text: str) -> str:
-    """What a reply answers, whether it uses tags or not: split_completion's answer; without one, what follows </think>; without that, the whole reply. Empty
-    when it never stopped thinking.
+    """What a reply answers, whether it uses tags or not.
 
-    >>> final_answer("<think>2 + 2</think><answer>4</answer>"), final_answer("<think>2 + 2</think> It is 4."), final_answer("B"), final_answer("<think>2 +")
-    ('4', 'It is 4.', 'B', '')
+    The answer of split_completion; without one, what follows </think>; without that, the whole
+    reply. Empty when it never stopped thinking.
+
+    >>> final_answer("<think>2 + 2</think><answer>4</answer>"), final_answer("B")
+    ('4', 'B')
+    >>> final_answer("<think>2 + 2</think> It is 4."), final_answer("<think>2 +")
+    ('It is 4.', '')
     """
     answer = split_completion(text)[1]
     if answer is not None:
@@ -61,52 +114,101 @@ def final_answer(text: str) -> str:
     return " ".join(re.split("</?answer>", tail)).strip()
 
 
-def format_reward(text: str) -> float:
-    """1 when the whole completion is one think block, optional white space, one answer block (each tag once, in order); else 0.
+# --------------------------------------------------------------------------- the rewards
 
-    >>> format_reward("<think>a</think><answer>b</answer>"), format_reward("<think>a</think> so <answer>b</answer>")
-    (1.0, 0.0)
+
+def format_reward(text: str) -> float:
+    """1 for one think block, optional white space, one answer block and nothing else; else 0.
+
+    >>> format_reward("<think>a</think><answer>b</answer>")
+    1.0
+    >>> format_reward("<think>a</think> so <answer>b</answer>")
+    0.0
     """
     text = text.strip()
-    tags = ("<think>", "</think>", "<answer>", "</answer>")
-    if (
-        any(text.count(tag) != 1 for tag in tags)
-        or not text.startswith("<think>")
-        or not text.endswith("</answer>")
-    ):
+    if not text.startswith("<think>") or not text.endswith("</answer>"):
         return 0.0
-    between = text[
-        text.index("</think>") + len("</think>") : max(
-            text.index("<answer>"), text.index("</think>")
-        )
-    ]
-    ordered = text.index("</think>") < text.index("<answer>") < text.index("</answer>")
-    return float(ordered and not between.strip())
+    if any(text.count(tag) != 1 for tag in ("<think>", "</think>", "<answer>", "</answer>")):
+        return 0.0
+
+    # each tag is there once: only white space may stand between the two blocks
+    between = text.partition("</think>")[2].partition("<answer>")
+    return float("<answer>" in between and not between[0].strip())
 
 
-def self_rewards(votes: list[str | None]) -> list[float]:
-    """1 for the majority answer of a group, 1/ties for each of several tied ones, 0 otherwise; None (unparsable) never wins.
+def accuracy_reward(
+    answer: str | None, gold: str, problem_type: str, options: list[str] | None = None
+) -> float:
+    """The accuracy in [0, 1] of an extracted answer, by problem type; 0 for None (unparsable).
 
-    >>> self_rewards(["3", "3", "2", None]), self_rewards(["3", "2"]), self_rewards([None, None])
-    ([1.0, 1.0, 0.0, 0.0], [0.5, 0.5], [0.0, 0.0])
+    >>> accuracy_reward("B. blue", "B", "multiple choice"), accuracy_reward(None, "3", "numeric")
+    (1.0, 0.0)
     """
-    counts = Counter(v for v in votes if v is not None)
-    if not counts:
-        return [0.0] * len(votes)
-    top = max(counts.values())
-    winners = {v for v, n in counts.items() if n == top}
-    return [1.0 / len(winners) if v in winners else 0.0 for v in votes]
+    kind = problems.problem_type(problem_type)
+    return 0.0 if answer is None else kind.score(answer, gold, options or [])
+
+
+def majority_rewards(votes: list[str | None]) -> list[float]:
+    """1 for the majority vote, 1/ties for each of several tied ones, else 0; None never wins.
+
+    >>> majority_rewards(["3", "3", "2", None]), majority_rewards(["3", "2"])
+    ([1.0, 1.0, 0.0, 0.0], [0.5, 0.5])
+    >>> majority_rewards([None, None])
+    [0.0, 0.0]
+    """
+    counts = Counter(vote for vote in votes if vote is not None)
+    most = max(counts.values(), default=0)
+    winners = [vote for vote, count in counts.items() if count == most]
+    return [1.0 / len(winners) if vote in winners else 0.0 for vote in votes]
+
+
+# --------------------------------------------------------------------------- a group's rewards
+
+
+def format_rewards(group: ScoringGroup) -> list[float]:
+    return [format_reward(text) for text in group.texts]
+
+
+def accuracy_rewards(group: ScoringGroup) -> list[float]:
+    return [
+        accuracy_reward(answer, group.gold, group.problem_type, group.options)
+        for answer in group.answers
+    ]
+
+
+def self_rewards(group: ScoringGroup) -> list[float]:
+    """Answers vote in their canonical spelling, so that "(b)" and "B. blue" are one vote."""
+    kind = problems.problem_type(group.problem_type)
+    votes = [
+        None if answer is None else kind.read(answer, group.options) for answer in group.answers
+    ]
+    return majority_rewards(votes)
+
+
+def judge_rewards(group: ScoringGroup) -> list[float | None]:
+    return [sum(v.values()) / len(v) if v else None for v in group.verdicts]
+
+
+# name in STAGE_REWARDS, in metrics and in the buffer: one value per completion, None if unknown
+REWARDS: dict[str, Callable[[ScoringGroup], list[float | None]]] = {
+    "format": format_rewards,
+    "accuracy": accuracy_rewards,
+    "self": self_rewards,
+    "judge": judge_rewards,
+}
 
 
 def weighted(parts: dict[str, float | None], weights: dict[str, float]) -> float:
-    """sum of weight * part; a missing part (None) is left out and the other weights grow to the same total.
+    """sum of weight * part; without the missing parts, whose weight the other ones take over.
 
     >>> weighted({"format": 1.0, "judge": None}, {"format": 0.5, "judge": 0.5})
     1.0
     """
-    present = {name: w for name, w in weights.items() if parts[name] is not None}
-    scale = sum(weights.values()) / sum(present.values()) if present else 0.0
-    return sum(w * scale * parts[name] for name, w in present.items())
+    known = {name: weight for name, weight in weights.items() if parts[name] is not None}
+    if not known:
+        return 0.0
+    scale = sum(weights.values()) / sum(known.values())
+    return sum(weight * scale * parts[name] for name, weight in known.items())
 
 
 def score_group(
@@ -116,32 +218,32 @@ def score_group(
     options: list[str],
     stage: int,
     verdicts: list[dict[str, float] | None] | None = None,
-    format_penalty: float = 0.0,
+    lengths: list[int] | None = None,
 ) -> list[dict[str, float | None]]:
-    """Score the fresh completions of ONE prompt. Returns per completion: format, accuracy, self, judge and their stage-weighted
-    `reward`; a part the stage does not use and cannot know is None.
+    """Score the fresh completions of ONE prompt: per completion every part of REWARDS + `reward`.
 
-    verdicts: the judge's {criterion: score in [0, 1]} of each completion, None where it gave no usable one; needed in stage 3 only. Where one
-    is missing the whole group is scored by the other parts: a single completion without it would be measured by another ruler than its rivals.
-    format_penalty: the format part of a badly formed completion (0, or -1 as one summary of the paper has it).
+    `reward` is the sum that STAGE_REWARDS weighs. Parts that the stage does not use are reported
+    all the same, so that they can be watched. verdicts, lengths: see ScoringGroup.
     """
     if stage not in STAGE_REWARDS:
-        raise ValueError(
-            f"stage {stage} has no reward table; stages with rewards: {sorted(STAGE_REWARDS)}"
-        )
-    read = [split_completion(t) for t in texts]
-    votes = self_rewards([normalise(answer, problem_type, options) for _, answer in read])
-    scored, unjudged = [], {} if verdicts and all(verdicts) else {"judge": None}
-    for text, (_, answer), vote, verdict in zip(
-        texts, read, votes, verdicts or [None] * len(texts), strict=True
-    ):
-        parts: dict[str, float | None] = {
-            "format": format_reward(text) or format_penalty,
-            "accuracy": accuracy_reward(answer, gold, problem_type, options),
-            "self": vote,
-            "judge": None,
-        }
-        if verdict:
-            parts["judge"] = sum(verdict.values()) / len(verdict)
-        scored.append(parts | {"reward": weighted(parts | unjudged, STAGE_REWARDS[stage])})
-    return scored
+        raise ValueError(f"stage {stage} has no reward table; known stages: {[*STAGE_REWARDS]}")
+    group = ScoringGroup(texts, gold, problem_type, options, verdicts or [], lengths or [])
+    values = {name: reward(group) for name, reward in REWARDS.items()}
+
+    # where one completion lacks a part, the whole group is scored without it: else that completion
+    # would be measured by another ruler than its rivals
+    weights = STAGE_REWARDS[stage]
+    missing = {name: None for name in weights if None in values[name]}
+
+    scores = []
+    for of_completion in zip(*values.values(), strict=True):
+        parts = dict(zip(REWARDS, of_completion, strict=True))
+        scores.append(parts | {"reward": weighted(parts | missing, weights)})
+    return scores
+
+
+# a weight without a function would end a run at its first step; it ends the import instead
+for _stage, _weights in STAGE_REWARDS.items():
+    for _name in _weights:
+        if _name not in REWARDS:
+            raise ValueError(f"STAGE_REWARDS[{_stage}] weighs '{_name}', which REWARDS lacks")

@@ -139,7 +139,7 @@ def score(
             p.sample.options,
             cfg.stage or 2,
             list(itertools.islice(left, len(done))),
-            cfg.format_penalty,
+            [len(c.tokens) for c in done],
         )
         for p, done in zip(prompts, groups, strict=True)
     ]

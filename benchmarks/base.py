@@ -15,23 +15,12 @@ from benchmarks.answers import (
     yes_or_no,
 )
 from benchmarks.scoring import said_clusters
-from data import INSTRUCTION, TYPE_INSTRUCTION
+from data import INSTRUCTION
 from formats.sample import DataError, Sample, check_placeholders
-from problems import accuracy_reward, f1, labels_of, yes_no
-from rewards import final_answer
+from problems import f1, labels_of, problem_type, yes_no
+from rewards import accuracy_reward, final_answer
 
 STYLES = ("think", "direct", "paper")
-
-DIRECT = {
-    "multiple choice": "Answer with the option's letter only.",
-    "multi-label": "Answer with the letters of all options that apply, joined by commas.",
-    "numeric": "Answer with a number only.",
-    "counting": "Answer with a number only.",
-    "free-form": "Answer with a word or a short phrase only.",
-    "yes/no": "Answer yes or no only.",
-    "code": "Answer with the JSON only.",
-    "localisation": "Answer with place: shape, joined by |, only.",
-}
 
 QWEN = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and visual inputs, as well as generating "
@@ -184,11 +173,11 @@ def ask(one: Item, benchmark: Benchmark, style: str) -> Sample:
     sample = Sample(**vars(one.sample))
     kind = sample.problem_type
     if style == "think":
-        sample.instruction = (
-            f"{INSTRUCTION} {TYPE_INSTRUCTION[kind] if kind != 'code' else 'Answer with the JSON.'}"
-        )
+        sample.instruction = f"{INSTRUCTION} {problem_type(kind).instruction if kind != 'code' else 'Answer with the JSON.'}"
     elif style == "direct":
-        sample.instruction = DIRECT[kind]
+        sample.instruction = (
+            problem_type(kind).direct if kind != "code" else "Answer with the JSON only."
+        )
     else:
         wording = (
             benchmark.paper

@@ -6,7 +6,7 @@ from pathlib import Path
 import toy
 from benchmarks.base import Item
 from formats.load import load_samples
-from problems import accuracy_reward
+from rewards import accuracy_reward
 
 
 def read_toy(root: Path, scratch: Path) -> Iterator[Item]:

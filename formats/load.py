@@ -10,7 +10,7 @@ The format is told by each record's fields, the container by its first character
 Media stand where the question says `<video>`, `<image>` or `<audio>`; those that it does not mention come first. A downloaded record's id is its
 problem_id, if any, and 16 hex digits of the SHA-256 of all that makes the prompt and its target (`downloaded_id`): the same wherever the files lie,
 never shared by two prompts, and shared only by exact repeats, of which the first is kept.
-This module opens no media and imports only `rewards` (for the names of problem types).
+This module opens no media and imports only `problems` (for the names of problem types).
 """
 
 import functools
@@ -27,7 +27,7 @@ from formats.messages import messages_record
 from formats.own import own_record
 from formats.sample import KINDS, REQUIRED, DataError, Sample, check_placeholders, file_of
 from formats.video_r1 import problem_record
-from problems import canonical_type
+from problems import problem_type
 
 
 def downloaded_id(made: dict, name: object, root: str) -> str:
@@ -71,7 +71,7 @@ def make_sample(record, where: str, root_name: str) -> tuple[Sample, bool]:
         )
     sample = Sample(**made, where=where)
     try:
-        sample.problem_type = canonical_type(sample.problem_type)
+        sample.problem_type = problem_type(sample.problem_type).name
     except ValueError as error:
         raise DataError(f"{where}: field 'problem_type' of record '{sample.id}': {error}") from None
     check_placeholders(sample)

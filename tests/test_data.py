@@ -29,7 +29,6 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 from data import (
-    TYPE_INSTRUCTION,
     Prompt,
     PromptBuilder,
     TooLong,
@@ -47,7 +46,6 @@ from media.decode import MIN_SOUND, Media, MediaError, frame_indices, resize_fra
 from media.features import audio_tokens, log_mel, patchify, with_mel
 from media.prompt_format import MEAN, STD
 from model import load_policy
-from problems import LABELS
 from tests.families import tiny_family
 from tools.check_data import check, main
 
@@ -927,10 +925,6 @@ def test_bad_records_are_named(tmp_path, record, message):
     with pytest.raises(DataError) as error:
         load_samples(write_lines(tmp_path / "d.jsonl", GOOD | {"id": "first"}, record))
     assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_every_problem_type_has_its_instruction():
-    assert set(TYPE_INSTRUCTION) == set(LABELS)
 
 
 def test_missing_data_file_and_empty_stage(tmp_path):

@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks.answers import choice_in, number_in, yes_or_no
 from benchmarks.base import labels_in
+from benchmarks.scoring import open_match
+from rewards import final_answer
 
 CARS = ["A. A red car", "B. A blue car", "C. A green bus", "D. A white van"]
 LISTED = "\n".join(CARS)
@@ -549,10 +551,26 @@ def test_yes_or_no(reply, expected):
         "'" * 100_000,
         "A'" * 50_000,
         "n't " * 25_000,
+        "answer" + " " * 100_000,
+        "answer is" * 12_000,
+        "A " * 50_000,
+        "1" * 100_000 + ",",
+        "one " * 25_000,
+        "<think>" * 14_000,
+        "(" * 100_000,
+        "1,111" * 20_000 + "e",
+        "<answer>" * 12_000 + "</answer>",
+        "is =" * 25_000,
     ],
 )
 def test_hostile_replies_are_read_at_once(reply):
-    """About 100 kB each."""
+    """About 100 kB each: nothing here takes time that grows faster than the reply."""
     started = time.process_time()
-    choice_in(reply, CARS), labels_in(reply, FEELINGS), number_in(reply), yes_or_no(reply)
+    final_answer(reply)
+    choice_in(reply, CARS)
+    labels_in(reply, FEELINGS)
+    number_in(reply)
+    yes_or_no(reply)
+    open_match(reply, "x")
+    open_match(reply, "2")
     assert time.process_time() - started < 20

@@ -11,8 +11,7 @@ import pytest
 
 import toy
 from formats.load import load_samples
-from problems import accuracy_reward
-from rewards import format_reward, split_completion
+from rewards import accuracy_reward, format_reward, split_completion
 
 
 def scenes(n=200):

@@ -21,9 +21,8 @@ from engine.optim import Trained
 from formats.load import load_samples
 from formats.sample import DataError
 from groups import Group
-from problems import accuracy_reward
 from replay import VCRS_WINDOW, Entry, ReplayBuffer
-from rewards import split_completion
+from rewards import accuracy_reward, split_completion
 from rollout import generate
 from run.curriculum import curriculum
 from run.session import ends_in_a_sentence

@@ -19,7 +19,8 @@ from judge import Endpoint, LocalModel, Request, each, watch
 from media.cache import load_media
 from media.decode import MediaError, place
 from media.workers import Decoders
-from problems import NUMBER_WORDS, accuracy_reward, places
+from problems import NUMBER_WORDS, places
+from rewards import accuracy_reward
 
 
 def hint_prompt(sample: Sample) -> str:
