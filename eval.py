@@ -64,7 +64,7 @@ from media.decode import check_media
 from media.prompt_format import MIN_PIXELS
 from model import Policy, bound_memory, load_policy
 from rewards import split_completion
-from rollout import sample_answers
+from rollout import Sampling, sample_answers
 from run.flags import fill, flag, is_tiny, read_flags
 from run.session import ends_in_a_sentence, only_run
 
@@ -252,12 +252,7 @@ def answer_batch(
         policy,
         builder,
         samples,
-        cfg.max_completion_tokens,
-        cfg.temperature,
-        cfg.top_k,
-        cfg.top_p,
-        generator,
-        cfg.cuda_graph,
+        Sampling(cfg.max_completion_tokens, cfg.temperature, generator),
     )
     each, out = (time.perf_counter() - started) / len(items), []
     for one, sample, (prompt, completion) in zip(items, samples, done, strict=True):

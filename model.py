@@ -26,7 +26,6 @@ import json
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -53,6 +52,7 @@ from engine.families import (
     pick_attention,
     prompt_format,
 )
+from engine.kv_cache import Prefill
 from engine.logprobs import TokenLogprobs, fp32_logits
 from formats.sample import DataError
 from media.features import audio_tokens
@@ -94,24 +94,6 @@ def load_policy(
             "or a file of it is"
         )
     return Policy(model.to(device), tokenizer, path)
-
-
-@dataclass
-class Prefix:
-    """What prompts leave behind for their completions. lengths: tokens of each; keys, values: per layer (B, K, P, d), right-padded.
-
-    Each of the M questions is a prompt and a rest, the tokens that it alone has, maybe none: group (M,) its prompt; rest_lengths (M,); rest_keys,
-    rest_values: per layer (M, K, S, d), left-padded; last (M, D): the last token's state; position (M,): where its completions start."""
-
-    lengths: list[int]
-    keys: list[Tensor]
-    values: list[Tensor]
-    group: Tensor
-    rest_lengths: Tensor
-    rest_keys: list[Tensor]
-    rest_values: list[Tensor]
-    last: Tensor
-    position: Tensor
 
 
 class FeatureCache:
@@ -499,7 +481,7 @@ class Policy:
         prompts: list[Prompt],
         features: list[dict[str, Tensor]],
         rests: list[list[list[int]]] | None = None,
-    ) -> "Prefix":
+    ) -> Prefill:
         """Run the decoder over the prompts, once each, without gradients. rests: what follows on each prompt, as token ids (`data.share_prefixes`):
         several questions about one clip read it once. None: every prompt is one question."""
         rests = rests or [[[]] for _ in prompts]
@@ -558,7 +540,7 @@ class Policy:
                             piece
                         )  # (P, K, d) of a prompt, (S, K, d) of a rest
         pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
-        return Prefix(
+        return Prefill(
             lengths,
             *(
                 [pad(layer).transpose(1, 2).contiguous() for layer in side]

@@ -63,7 +63,7 @@ from media.workers import Decoders
 from model import Policy, bound_memory, load_policy
 from replay import Entry, ReplayBuffer
 from rewards import score_group, split_completion
-from rollout import Completion, generate, sample_answers
+from rollout import Completion, Sampling, generate, sample_answers
 from run.checkpoint import (
     STOP,
     Saved,
@@ -164,12 +164,7 @@ def evaluate(
             policy,
             builder,
             held[i : i + batch],
-            cfg.max_completion_tokens,
-            cfg.eval_temperature,
-            cfg.top_k,
-            cfg.top_p,
-            generator,
-            cfg.cuda_graph,
+            Sampling(cfg.max_completion_tokens, cfg.eval_temperature, generator),
         )
         asked = [(prompt, completion) for prompt, completion in done if completion]
         rows += [[0.0, 0.0, 0.0, 0]] * (
@@ -232,12 +227,7 @@ def sample_groups(
         prompts,
         features,
         cfg.fresh,
-        cfg.max_completion_tokens,
-        cfg.temperature,
-        cfg.top_k,
-        cfg.top_p,
-        generator,
-        cfg.cuda_graph,
+        Sampling(cfg.max_completion_tokens, cfg.temperature, generator),
     )
     for prompt, done, parts in zip(
         prompts, sampled, score(cfg, prompts, sampled, judge), strict=True

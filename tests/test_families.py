@@ -19,7 +19,7 @@ from engine.optim import Trained
 from formats.sample import DataError, Sample
 from media.decode import Media
 from model import load_policy
-from rollout import generate
+from rollout import Sampling, generate
 from run.memory import memory
 from tests.families import tiny_family
 from tests.reference import hf_inputs, random_completions
@@ -100,7 +100,7 @@ def test_greedy_rollout_equals_transformers_generate(folders, name):
     policy.eos_ids, policy.banned[:] = [], False
     prompts = prompts_of(policy)
     with torch.no_grad():
-        done = generate(policy, prompts, policy.features(prompts), 1, 8, temperature=0)
+        done = generate(policy, prompts, policy.features(prompts), 1, Sampling(8, temperature=0))
         for prompt, (ours,) in zip(prompts, done, strict=True):
             tokens = []
             for _ in range(8):

@@ -23,7 +23,7 @@ from formats.sample import DataError
 from groups import Group
 from replay import VCRS_WINDOW, Entry, ReplayBuffer
 from rewards import accuracy_reward, split_completion
-from rollout import generate
+from rollout import Sampling, generate
 from run.curriculum import curriculum
 from run.session import ends_in_a_sentence
 from run.stream import Cursor, next_prompts, owner
@@ -771,8 +771,7 @@ def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, builder, 
         [prompt],
         fresh_policy.features([prompt]),
         8,
-        60,
-        generator=torch.Generator().manual_seed(0),
+        Sampling(60, generator=torch.Generator().manual_seed(0)),
     )[0]
     good, bad = done[0], next(c for c in done if c.tokens != done[0].tokens)
     group = Group(

@@ -27,7 +27,7 @@ from formats.load import load_samples
 from groups import Group
 from media.prompt_format import MIN_PIXELS
 from model import load_policy
-from rollout import generate
+from rollout import Sampling, generate
 from run.session import ends_in_a_sentence
 from run.stream import owner
 
@@ -46,7 +46,7 @@ def global_batch(policy, data: str) -> list[Group]:
         min_pixels=MIN_PIXELS,
         max_pixels=MIN_PIXELS,
     ).build_or_raise(samples)
-    written = generate(policy, prompts, policy.features(prompts), 4, 30, generator=g)
+    written = generate(policy, prompts, policy.features(prompts), 4, Sampling(30, generator=g))
     groups = []
     for prompt, lengths, replayed in (
         (0, [5, 9], False),

@@ -1,0 +1,188 @@
+"""engine/kv_cache.py: the keys and values that decoding reads, in two parts.
+
+A prefix is stored once per prompt, a suffix once per completion (drawn here for two prompts, of
+which the first has two completions):
+
+    PrefixKV.keys[layer] (B, K, P, d)             SuffixKV.keys[layer] (N, K, Q + R, d)
+
+    prompt 0 | p p p p p p p . . |  <---- c0 read | . . q | s s s s s s _ _ _ _ |
+                                    <---- c1 read | . . q | s s s s s s _ _ _ _ |
+    prompt 1 | p p p p p p p p p |  <---- c2 read | q q q | s s s s s s _ _ _ _ |
+
+    p  prompt tokens, padded on the right        s  tokens sampled so far, written in place
+    q  tokens of the question alone, padded      _  space for the tokens still to come
+       on the left; Q = 0 unless questions       .  padding, masked
+       about one clip share its prefill
+
+One softmax runs over both sets of keys: each `attend` returns its log-sum-exps, and `join` of
+engine/attention.py puts the two together. A CUDA graph may hold `bias`, `append` and `attend`,
+which write in place and read no value back; `keep` changes shapes and stays outside.
+
+Dimensions: B prompts, N running completions, P prompt tokens, Q question tokens, R tokens to be
+sampled, W suffix places in use, H query heads, K key-value heads, d head width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.attention import attend
+
+# GPU kernels take no bias, which masks padding, but split one long prefix over the whole GPU.
+ONE_PREFIX_AT_A_TIME = {"cpu": False, "cuda": True}
+
+
+@dataclass
+class Prefill:
+    """What one pass over B prompts and M questions leaves behind for decoding.
+
+    lengths: tokens of each prompt. keys, values: per layer (B, K, P, d), right-padded.
+
+    A prompt is what one question, or several about one clip, begin with. What a question has for
+    itself, maybe nothing: prompt_of (M,) its prompt; question_lengths (M,); question_keys,
+    question_values per layer (M, K, Q, d), left-padded; hidden (M, D) the last token's state;
+    position (M,) where its completions start.
+    """
+
+    lengths: list[int]
+    keys: list[Tensor]
+    values: list[Tensor]
+    prompt_of: Tensor
+    question_lengths: Tensor
+    question_keys: list[Tensor]
+    question_values: list[Tensor]
+    hidden: Tensor
+    position: Tensor
+
+
+class PrefixKV:
+    """Keys and values of the prompts: stored once per prompt, read by all of its completions.
+
+    lengths: tokens of each of the B prompts. keys, values: per layer (B, K, P, d), right-padded.
+    question_of: (N,) the question that each completion answers; prompt_of: (N,) its prompt.
+
+    Attention wants a prompt's queries side by side: a table (B * C, ..), where C is the most
+    completions that one prompt has left and cell[i] (N,) is the place of completion i. `full`: no
+    cell of the table is empty. bias: (B, 1, 1, P), -inf on padding.
+    """
+
+    def __init__(self, prefill: Prefill, question_of: Tensor):
+        self.lengths = prefill.lengths
+        self.keys = prefill.keys
+        self.values = prefill.values
+        self.prompt_of = prefill.prompt_of[question_of]  # (N,)
+        self.one_at_a_time = ONE_PREFIX_AT_A_TIME[question_of.device.type]
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Set what follows from which completions and prompts are left."""
+        device = self.prompt_of.device
+        counts = torch.bincount(self.prompt_of, minlength=len(self.lengths))  # (B,)
+        self.per_prompt = int(counts.max())  # C
+        starts = (counts.cumsum(0) - counts)[self.prompt_of]  # (N,) a prompt's first completion
+        within = torch.arange(len(self.prompt_of), device=device) - starts  # (N,)
+        self.cell = self.prompt_of * self.per_prompt + within  # (N,)
+        self.full = len(self.prompt_of) == len(self.lengths) * self.per_prompt
+
+        lengths = torch.tensor(self.lengths, device=device)  # (B,)
+        padding = torch.arange(self.keys[0].shape[2], device=device) >= lengths[:, None]  # (B, P)
+        self.bias = minus_inf_where(padding, self.keys[0].dtype)  # (B, 1, 1, P)
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with these completions (n,), and with the prompts that have any of them."""
+        prompts, self.prompt_of = self.prompt_of[index].unique(return_inverse=True)  # (b,), (n,)
+        if len(prompts) < len(self.lengths):
+            self.lengths = [self.lengths[i] for i in prompts.tolist()]
+            self.keys = [k[prompts] for k in self.keys]
+            self.values = [v[prompts] for v in self.values]
+        self._lay_out()
+
+    def attend(self, layer: int, q: Tensor) -> tuple[Tensor, Tensor]:
+        """q (N, H, d) against each completion's prompt -> output (N, H, d), log-sum-exp (N, H)."""
+        keys, values = self.keys[layer], self.values[layer]  # (B, K, P, d)
+        heads = q.shape[1]
+        table = self._by_prompt(q, keys.shape[1])  # (B, K, C * H/K, d)
+
+        if self.one_at_a_time:
+            pairs = []
+            for b, p in enumerate(self.lengths):
+                row = slice(b, b + 1)
+                pairs.append(attend(table[row], keys[row, :, :p], values[row, :, :p]))
+            out = torch.cat([o for o, _ in pairs])  # (B, K, C * H/K, d)
+            lse = torch.cat([s for _, s in pairs])  # (B, K, C * H/K)
+        else:
+            out, lse = attend(table, keys, values, bias=self.bias)
+
+        lse = self._by_completion(lse[..., None], heads)  # (N, H, 1)
+        return self._by_completion(out, heads), lse[..., 0]
+
+    def _by_prompt(self, q: Tensor, kv_heads: int) -> Tensor:
+        """(N, H, d) -> (B, K, C * H/K, d): what reads the same keys stands side by side."""
+        _, heads, d = q.shape
+        b, c = len(self.lengths), self.per_prompt
+        if not self.full:
+            q = q.new_zeros(b * c, heads, d).index_copy(0, self.cell, q)  # (B * C, H, d)
+        q = q.view(b, c, kv_heads, heads // kv_heads, d).transpose(1, 2)  # (B, K, C, H/K, d)
+        return q.reshape(b, kv_heads, -1, d)
+
+    def _by_completion(self, x: Tensor, heads: int) -> Tensor:
+        """(B, K, C * H/K, e) -> (N, H, e): `_by_prompt` backwards."""
+        b, kv_heads, _, e = x.shape
+        c = self.per_prompt
+        x = x.view(b, kv_heads, c, heads // kv_heads, e).transpose(1, 2)  # (B, C, K, H/K, e)
+        x = x.reshape(b * c, heads, e)  # (B * C, H, e)
+        return x if self.full else x[self.cell]
+
+
+class SuffixKV:
+    """Keys and values that a completion has for itself: of its question, and of what was sampled.
+
+    keys, values: per layer (N, K, Q + R, d). The question takes the first Q places, left-padded:
+    from question_start (N,) on. Sampled token t is written to place Q + t.
+    question_of: (N,) the question that each completion answers.
+    """
+
+    def __init__(self, prefill: Prefill, question_of: Tensor, max_new_tokens: int):
+        space = (0, 0, 0, max_new_tokens)  # no padding of d, R places at the end of the tokens
+        self.keys = [F.pad(k[question_of], space) for k in prefill.question_keys]
+        self.values = [F.pad(v[question_of], space) for v in prefill.question_values]
+        self.question_tokens = prefill.question_keys[0].shape[2]  # Q
+        question_lengths = prefill.question_lengths[question_of]  # (N,)
+        self.question_start = self.question_tokens - question_lengths  # (N,)
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with these completions (n,)."""
+        self.keys = [k[index] for k in self.keys]
+        self.values = [v[index] for v in self.values]
+        self.question_start = self.question_start[index]
+
+    def bias(self, place: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+        """-inf on places of no token yet, or of padding: (N, 1, 1, W), or (1, 1, 1, W) without
+        questions. place: (1,) where the newest token stands; a tensor, since it is counted up."""
+        places = torch.arange(width, device=place.device)  # (W,)
+        hidden = (places > place)[None]  # (1, W)
+        if self.question_tokens:
+            hidden = hidden | (places < self.question_start[:, None])  # (N, W)
+        return minus_inf_where(hidden, dtype)
+
+    def append(self, layer: int, place: Tensor, k: Tensor, v: Tensor) -> None:
+        """Write the new tokens' keys and values (N, K, d), in place."""
+        self.keys[layer].index_copy_(2, place, k[:, :, None])
+        self.values[layer].index_copy_(2, place, v[:, :, None])
+
+    def attend(self, layer: int, q: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """q (N, H, d) against its own suffix -> output (N, H, d), log-sum-exp (N, H)."""
+        n, heads, d = q.shape
+        keys = self.keys[layer][:, :, : bias.shape[-1]]  # (N, K, W, d)
+        values = self.values[layer][:, :, : bias.shape[-1]]  # (N, K, W, d)
+        q = q.view(n, keys.shape[1], -1, d)  # (N, K, H/K, d)
+        out, lse = attend(q, keys, values, bias=bias)
+        return out.reshape(n, heads, d), lse.reshape(n, heads)
+
+
+def minus_inf_where(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bool (B, L) -> a bias (B, 1, 1, L) of attention scores: -inf where hidden, 0 elsewhere."""
+    bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+    return bias.masked_fill_(hidden, float("-inf"))[:, None, None]
