@@ -34,7 +34,8 @@ import torch
 from PIL import Image
 
 from formats.sample import DataError, Sample
-from media.decode import MediaError, load_medium, place
+from media.decode import MediaSettings, load_medium
+from media.errors import MediaError
 from media.prompt_format import SAMPLE_RATE
 from media.workers import Decoders
 
@@ -462,19 +463,10 @@ def each(function: Callable, samples: list[Sample], decoders: Decoders | None) -
 
 def watch(sample: Sample, frames: int = JUDGE_FRAMES) -> list[np.ndarray] | None:
     """At most `frames` frames (H, W, 3) of each of a sample's videos, evenly spread, and its pictures, at most 448 x 448 pixels each; None without either."""
+    settings = MediaSettings(
+        fps=math.inf, max_frames=frames, max_pixels=JUDGE_PIXELS, use_audio=False
+    )
     media = [
-        load_medium(
-            kind,
-            path,
-            None,
-            place(sample),
-            fps=math.inf,
-            max_frames=frames,
-            min_pixels=28 * 28,
-            max_pixels=JUDGE_PIXELS,
-            use_audio=False,
-        )
-        for kind, path in sample.media
-        if kind != "audio"
+        load_medium(kind, path, sample, settings) for kind, path in sample.media if kind != "audio"
     ]
     return [frame for m in media for frame in m.frames] or None

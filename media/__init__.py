@@ -1,1 +1,12 @@
-"""Media files: decoding them, keeping what was decoded, and what a model reads of them."""
+"""Media files: decoding them, keeping what was decoded, and what a model reads of them.
+
+errors.py          what is wrong with a file, in one sentence
+frames.py          a video, a folder of pictures or a picture -> sampled, resized frames
+sound.py           a sound file or a video's track -> mono sound at 16 kHz
+decode.py          one medium of a record -> Media (frames, sound, times)
+cache.py           decoded media on disk
+workers.py         processes that decode under a deadline
+loader.py          all of it together: the media of a batch of records, decoded once
+features.py        frames -> patches, sound -> log-mel features
+prompt_format.py   how a model family reads media
+"""

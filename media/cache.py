@@ -1,4 +1,4 @@
-"""media/cache.py: decoded media on disk."""
+"""media/cache.py: decoded media on disk, so that a later run does not decode them again."""
 
 import contextlib
 import hashlib
@@ -8,64 +8,89 @@ import threading
 import time
 import warnings
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from formats.sample import Sample, file_of
-from media.decode import Media, first_line, load_medium, place
+from media.decode import Media, MediaSettings, load_medium
+from media.errors import first_line
 
+MAX_BYTES = 20 * 2**30  # that a cache folder holds, unless it is opened with another limit
 
-def load_media(sample: Sample, **settings) -> list[Media]:
-    """Decode the media a sample names, in its order. settings: those of load_medium."""
-    return decode(sample, settings)
+ABANDONED = 3600  # seconds; an unfinished file of that age was left by a process that was killed
+
+STORED_FIELDS = ("kind", "frames", "sound", "seconds_per_group", "times", "cut")  # of Media
 
 
 class MediaCache:
-    """Decoded media on disk, one file each, in `folder`, at most `max_bytes`: what was written first goes first. Frames and sound are kept as
-    they were decoded, so that a hit and a miss give the same bits. The key holds path, size and time of change of each file, and the settings.
-    What is being written is a .part; one that is older than an hour was left by a process that was killed, and is removed.
+    """A folder of decoded media, one file each, at most `max_bytes`; the files written first go
+    first.
+
+    Frames and sound are kept as they were decoded, so that a hit and a miss give the same bits.
+    Several processes may use one folder: a file is written under the name of a .part, and gets its
+    own name when it is complete.
     """
 
-    def __init__(self, folder: str | Path, max_bytes: int):
-        self.folder, self.max_bytes = Path(folder), max_bytes
+    def __init__(self, folder: str | Path, max_bytes: int = MAX_BYTES):
+        self.folder = Path(folder)
+        self.max_bytes = max_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.files()
+        self.files()  # removes what killed processes have left
 
     def files(self) -> list[tuple[int, int, Path]]:
-        """(time of change in ns, bytes, path) of what the folder holds, the oldest first. Other processes may be writing and trimming it, too."""
-        found = []
-        for f in [*self.folder.glob("*.npz"), *self.folder.glob("*.part")]:
+        """(time of change in ns, bytes, path) of each file, the oldest first. Removes abandoned
+        .part files."""
+        files = []
+        for path in [*self.folder.glob("*.npz"), *self.folder.glob("*.part")]:
+            # other processes may be trimming the folder at the same time
             with contextlib.suppress(FileNotFoundError):
-                stat = f.stat()
-                if f.suffix == ".part" and time.time() - stat.st_mtime > 3600:
-                    f.unlink()
+                stat = path.stat()
+                if path.suffix == ".part" and time.time() - stat.st_mtime > ABANDONED:
+                    path.unlink()
                 else:
-                    found.append((stat.st_mtime_ns, stat.st_size, f))
-        return sorted(found)
+                    files.append((stat.st_mtime_ns, stat.st_size, path))
+        return sorted(files)
 
-    def path(self, files: list[str], settings: dict) -> Path:
-        stats = [
-            (str(Path(f).absolute()), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files
-        ]
-        return self.folder / (
-            hashlib.sha256(json.dumps([stats, settings], sort_keys=True).encode()).hexdigest()[:32]
-            + ".npz"
-        )
+    def path(self, kind: str, path: str, sample: Sample, settings: MediaSettings) -> Path | None:
+        """Where one medium of a sample is kept; None when one of its files is not a file.
+
+        The name is a digest of everything that decoding depends on: path, size and time of change
+        of each file, the settings, and the fields of the record that `load_medium` reads.
+        """
+        key = asdict(settings) | {"kind": kind}  # an .mp4 may be a video here and a sound there
+        files = [file_of(path)]
+        key["at"] = path[len(files[0]) :]  # "#t=12.5" of a picture of a moment
+        if kind == "video":
+            key |= {"span": sample.span, "frame_rate": sample.frame_rate}
+            if sample.soundtrack:
+                files.append(file_of(sample.soundtrack))
+        if not all(os.path.isfile(file) for file in files):
+            return None
+        stats = []
+        for file in files:
+            stat = os.stat(file)
+            stats.append((str(Path(file).absolute()), stat.st_size, stat.st_mtime_ns))
+        digest = hashlib.sha256(json.dumps([stats, key], sort_keys=True).encode())
+        return self.folder / f"{digest.hexdigest()[:32]}.npz"
 
     def load(self, path: Path) -> Media | None:
+        """The medium of a file of this cache; None when it is not there, or damaged (with a
+        warning)."""
         try:
-            with np.load(path, allow_pickle=False) as f:
+            with np.load(path, allow_pickle=False) as file:
                 return Media(
-                    str(f["kind"]),
-                    f.get("frames"),
-                    f.get("sound"),
-                    float(f["seconds_per_group"]),
-                    times=f.get("times"),
-                    cut=bool(f["cut"]),
+                    kind=str(file["kind"]),
+                    frames=file.get("frames"),
+                    sound=file.get("sound"),
+                    seconds_per_group=float(file["seconds_per_group"]),
+                    times=file.get("times"),
+                    cut=bool(file["cut"]),
                 )
         except FileNotFoundError:
             return None
+        # all that numpy and zipfile raise on a file that was cut short or written over
         except (
             OSError,
             ValueError,
@@ -80,51 +105,43 @@ class MediaCache:
             return None
 
     def save(self, path: Path, media: Media) -> None:
+        """Write a medium, whole or not at all."""
+        arrays = {}
+        for name in STORED_FIELDS:
+            value = getattr(media, name)
+            if value is not None:
+                arrays[name] = value
         partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
         with partial.open("wb") as file:
-            np.savez(
-                file,
-                **{
-                    k: v
-                    for k in ("kind", "frames", "sound", "seconds_per_group", "times", "cut")
-                    if (v := getattr(media, k)) is not None
-                },
-            )
+            np.savez(file, **arrays)
         partial.rename(path)
 
     def trim(self) -> None:
         """Bring the folder down to its size. Files that are being written count, and stay."""
         files = self.files()
         total = sum(size for _, size, _ in files)
-        for _, size, f in files:
+        for _, size, path in files:
             if total <= self.max_bytes:
                 break
-            if f.suffix == ".npz":
-                f.unlink(missing_ok=True)
+            if path.suffix == ".npz":
+                path.unlink(missing_ok=True)
                 total -= size
 
 
-def decode(sample: Sample, settings: dict, store: MediaCache | None = None) -> list[Media]:
-    """load_media by way of the store, if there is one."""
-    out = []
+def load_media(
+    sample: Sample, settings: MediaSettings, cache: MediaCache | None = None
+) -> list[Media]:
+    """Decode the media that a sample names, in its order, or read them from the cache. Raises
+    MediaError."""
+    loaded = []
     for kind, path in sample.media:
-        soundtrack = sample.soundtrack if kind == "video" else None
-        shown = settings | (
-            {"span": sample.span, "frame_rate": sample.frame_rate} if kind == "video" else {}
-        )
-        files = [file_of(f) for f in (path, soundtrack) if f]
-        known = store is not None and all(
-            os.path.isfile(f) for f in files
-        )  # load_medium says what is missing
-        stored = (
-            store.path(files, shown | {"kind": kind, "at": path[len(files[0]) :]})
-            if known
-            else None
-        )  # an .mp4 may be a video here and an audio there
-        media = store.load(stored) if known else None
+        # folders of frames are not cached; of files that are missing, load_medium says what is
+        # missing
+        stored = cache.path(kind, path, sample, settings) if cache else None
+        media = cache.load(stored) if stored else None
         if media is None:
-            media = load_medium(kind, path, soundtrack, place(sample), **shown)
-            if known:
-                store.save(stored, media)
-        out.append(media)
-    return out
+            media = load_medium(kind, path, sample, settings)
+            if stored:
+                cache.save(stored, media)
+        loaded.append(media)
+    return loaded

@@ -1,66 +1,118 @@
-"""media/features.py: frames -> patches, sound -> mel features."""
+"""media/features.py: frames -> patches for the vision tower, sound -> log-mel features for the
+audio tower.
+
+Both equal what transformers' own processors give (tests/media/test_features.py), without
+torchvision and torchaudio. One thing differs on purpose: Whisper's extractor cuts sound after 30 s
+and Qwen2.5-Omni's after 300 s; here a sound is as long as it is.
+
+Dimensions: T frames of H x W pixels, N patches, n samples of sound, M mel bins, L mel frames (10 ms
+each).
+"""
+
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from media.decode import Media
-from media.prompt_format import MEAN, MERGE, PATCH, SAMPLE_RATE, STD, TEMPORAL_PATCH
+from media.prompt_format import MEAN, MERGE, PATCH, SAMPLE_RATE, STD, TEMPORAL_PATCH, PromptFormat
 
-N_FFT, HOP = 400, 160  # Whisper's STFT: 25 ms windows every 10 ms
+# Whisper's STFT, in samples at 16 kHz: windows of 25 ms every 10 ms
+N_FFT = 400
+HOP = 160
+
+
+class VisionInput(NamedTuple):
+    """What the vision tower reads: the patches of all pictures and videos, one after the other."""
+
+    patches: torch.Tensor | None  # (N, 3 * 2 * patch * patch) float32; None: no picture at all
+    grids: list[tuple[int, int, int]]  # (t, h, w) of each picture and video, in patches
+
+
+def vision_input(media: list[Media], form: PromptFormat) -> VisionInput:
+    """The patches of all pictures and videos among media, and the grid of each."""
+    patches = []
+    grids = []
+    for medium in media:
+        if medium.frames is not None:
+            pixels, grid = patchify(medium.frames, form.patch, form.mean, form.std)
+            patches.append(pixels)
+            grids.append(grid)
+    return VisionInput(torch.cat(patches) if patches else None, grids)
 
 
 def patchify(
     frames: np.ndarray, patch: int = PATCH, mean: tuple = MEAN, std: tuple = STD
 ) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """(T, H, W, 3) uint8 -> patches (N, 3 * 2 * patch * patch) float32 in Qwen2-VL's order and the grid (t, h, w) in patches.
+    """(T, H, W, 3) uint8 -> patches (N, 3 * 2 * patch * patch) float32 in Qwen2-VL's order, and the
+    grid (t, h, w) in patches, N = t * h * w.
 
-    Neighbouring 2 x 2 patches stand together (the merger joins them). An odd T repeats the last frame, a still picture itself.
+    The 2 x 2 patches that the tower merges into one token stand together. An odd T repeats the last
+    frame, and so does a still picture.
     """
     if len(frames) % TEMPORAL_PATCH:
         frames = np.concatenate([frames, frames[-1:]])
     x = (frames.astype(np.float32) / 255.0 - np.float32(mean)) / np.float32(std)  # (T, H, W, 3)
-    t, h, w = len(x) // TEMPORAL_PATCH, x.shape[1] // patch, x.shape[2] // patch
+    t = len(x) // TEMPORAL_PATCH
+    h = x.shape[1] // patch
+    w = x.shape[2] // patch
+
+    # split every axis: time, rows and columns into (merged patch, patch inside of it, pixel), then
+    # colours
     x = x.reshape(t, TEMPORAL_PATCH, h // MERGE, MERGE, patch, w // MERGE, MERGE, patch, 3)
     x = x.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)  # (t, h/2, w/2, 2, 2, 3, temporal, patch, patch)
-    return torch.from_numpy(np.ascontiguousarray(x.reshape(t * h * w, -1))), (t, h, w)
+    x = x.reshape(t * h * w, -1)  # (N, 3 * 2 * patch * patch)
+    return torch.from_numpy(np.ascontiguousarray(x)), (t, h, w)
 
 
-_MEL_FILTERS: dict[int, torch.Tensor] = {}
+@cache
+def mel_filters(n_mels: int) -> torch.Tensor:
+    """Whisper's triangular filters, (M, N_FFT / 2 + 1)."""
+    from transformers.audio_utils import mel_filter_bank  # here: it takes seconds to import
+
+    filters = mel_filter_bank(
+        1 + N_FFT // 2, n_mels, 0.0, 8000.0, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
+    )  # (N_FFT / 2 + 1, M)
+    return torch.from_numpy(filters).float().T
 
 
 def log_mel(sound: np.ndarray, n_mels: int) -> torch.Tensor:
-    """Whisper's log-mel features, (n_mels, L) float32 with L = ceil(n / 160): the valid part of what WhisperFeatureExtractor gives.
-
-    The extractor pads with silence before the STFT, so the last frames see zeros, never a reflection; so do ours.
-    """
-    if n_mels not in _MEL_FILTERS:
-        from transformers.audio_utils import mel_filter_bank
-
-        filters = mel_filter_bank(
-            1 + N_FFT // 2, n_mels, 0.0, 8000.0, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
-        )
-        _MEL_FILTERS[n_mels] = torch.from_numpy(filters).float()
+    """Whisper's log-mel features of a sound (n,): (M, L) float32 with L = ceil(n / 160), which is
+    the valid part of what WhisperFeatureExtractor gives."""
+    # the extractor pads with silence before the STFT, so that the last frames see zeros, never a
+    # reflection
     length = -(-len(sound) // HOP)
-    padded = torch.nn.functional.pad(
-        torch.from_numpy(sound), (0, length * HOP - len(sound) + 2 * N_FFT)
-    )
-    spectrum = (
-        torch.stft(padded, N_FFT, HOP, window=torch.hann_window(N_FFT), return_complex=True).abs()
-        ** 2
-    )
-    mel = (_MEL_FILTERS[n_mels].T @ spectrum).clamp(min=1e-10).log10()  # (M, L + 6)
-    mel = torch.maximum(mel, mel.max() - 8.0)
-    return ((mel + 4.0) / 4.0)[:, :length].contiguous()
+    silence = length * HOP - len(sound) + 2 * N_FFT
+    padded = torch.nn.functional.pad(torch.from_numpy(sound), (0, silence))
+    window = torch.hann_window(N_FFT)
+    spectrum = torch.stft(padded, N_FFT, HOP, window=window, return_complex=True)  # (F, L + 6)
+    power = spectrum.abs() ** 2  # (F, L + 6)
+
+    # logarithm, nothing more than 8 powers of ten below the loudest, about [-1, 1]
+    mel = (mel_filters(n_mels) @ power).clamp(min=1e-10).log10()  # (M, L + 6)
+    mel = torch.maximum(mel, mel.max() - 8.0)  # (M, L + 6)
+    return ((mel + 4.0) / 4.0)[:, :length].contiguous()  # (M, L)
 
 
 def audio_tokens(mel_frames: int) -> int:
-    """Tokens the audio tower makes of L mel frames (two stride-2 steps, 25 tokens per second): audio_tokens(400) = 100."""
-    return ((mel_frames - 1) // 2 + 1 - 2) // 2 + 1
+    """Tokens that the audio tower makes of L mel frames, by two steps of stride 2: 25 per second.
+
+    >>> audio_tokens(400)
+    100
+    """
+    after_convolution = (mel_frames - 1) // 2 + 1
+    return (after_convolution - 2) // 2 + 1
 
 
 def with_mel(media: list[Media], n_mels: int | None) -> list[Media]:
-    """The sounds replaced by their mel features, arrays (M, L): from a worker process a tensor would travel as an open file. n_mels None: dropped."""
-    for m in media:
-        if m.sound is not None:
-            m.mel, m.sound = None if n_mels is None else log_mel(m.sound, n_mels).numpy(), None
+    """Replace the sounds by their mel features; n_mels None: drop them. Changes and returns media.
+
+    The features are arrays, not tensors: from a decoder process a tensor would travel as an open
+    file.
+    """
+    for medium in media:
+        if medium.sound is not None:
+            medium.mel = None if n_mels is None else log_mel(medium.sound, n_mels).numpy()
+            medium.sound = None
     return media

@@ -1,4 +1,17 @@
-"""media/workers.py: processes that decode under a deadline."""
+"""media/workers.py: processes that decode under a deadline.
+
+A media file can hang its decoder for ever (a header that counts more frames than there are), crash
+it (a segmentation fault in native code) or eat all memory. None of this is an exception that Python
+could catch, so decoding happens in processes of its own, each watched by a thread of the program:
+
+    submit(sample) --> queue of tasks --> Supervisor (a thread) <--pipe--> decoder process
+                                          kills the process at the deadline, replaces a dead one,
+                                          and turns either into a MediaError
+
+Processes and threads end with the program, however that ends: a killed program closes its pipes, at
+which idle processes end, and a process that is stuck at that time is ended by a timer of the
+operating system.
+"""
 
 import contextlib
 import multiprocessing
@@ -15,132 +28,164 @@ from pathlib import Path
 import torch
 
 from formats.sample import DataError, Sample
-from media.cache import MediaCache, decode
-from media.decode import Media, MediaError, about_files
+from media.cache import MediaCache, load_media
+from media.decode import Media, MediaSettings
+from media.errors import MediaError, about_files
 from media.features import with_mel
 
+MEDIA_TIMEOUT = 120.0  # seconds that decoding one record's media may take
 
-def attempt(sample: Sample, settings: dict, store: MediaCache | None) -> list[Media] | MediaError:
-    """decode, with an error as its result: a broken file concerns its own record, not the batch."""
+START_TIMEOUT = (
+    600.0  # seconds in which a process must start; on a busy file system imports take long
+)
+
+TIMER_MARGIN = (
+    5.0  # seconds behind the deadline after which the system ends a process without a supervisor
+)
+
+
+# ------------------------------------------------------------------ in the decoder process
+def try_load_media(
+    sample: Sample, settings: MediaSettings, cache: MediaCache | None
+) -> list[Media] | MediaError:
+    """load_media, with an error as its result: a broken file concerns its own record, not the
+    batch."""
     try:
-        return decode(sample, settings, store)
+        return load_media(sample, settings, cache)
     except MediaError as error:
         return error
     except MemoryError:
         return about_files(sample, "needs more memory to decode than there is")
 
 
-def attempt_with_mel(
-    sample: Sample, settings: dict, store: MediaCache | None, n_mels: int | None
+def load_media_and_mel(
+    sample: Sample, settings: MediaSettings, cache: MediaCache | None, n_mels: int | None
 ) -> list[Media] | MediaError:
-    """What a worker process does."""
-    media = attempt(sample, settings, store)
+    """What a decoder process does for each record of a batch."""
+    media = try_load_media(sample, settings, cache)
     return media if isinstance(media, MediaError) else with_mel(media, n_mels)
 
 
-def serve(pipe, function: Callable, timeout: float) -> None:
-    """What a decoding process does until its pipe closes, which happens when the program at the other end is gone, however that ended."""
+def decoder_process(pipe, function: Callable, timeout: float) -> None:
+    """The main function of a decoder process: function(*task) of every task that comes through the
+    pipe.
+
+    It ends when the pipe closes, which happens when the program at the other end is gone, however
+    that ended.
+    """
     torch.set_num_threads(1)
+
+    # Linux: when memory runs out, the system ends this process and not the program
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(
-            "1000"
-        )  # Linux, when memory runs out: end this process, not the run
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
     with contextlib.suppress(EOFError, OSError):
         pipe.send("ready")
         while True:
             task = pipe.recv()
-            signal.setitimer(
-                signal.ITIMER_REAL, timeout + 5
-            )  # the system ends a decoder that never returns, should the program be gone by then
+
+            # the system ends a decoder that never returns, should the program be gone by then
+            signal.setitimer(signal.ITIMER_REAL, timeout + TIMER_MARGIN)
             try:
-                reply = True, function(*task)
-            except (
-                Exception
-            ) as error:  # whatever it is: raised again by whoever asks for the result
+                reply = (True, function(*task))
+            # whatever it is: it is raised again where the result is asked for
+            except Exception as error:
                 error.add_note(traceback.format_exc())
-                reply = False, error
+                reply = (False, error)
             signal.setitimer(signal.ITIMER_REAL, 0)
             pipe.send(reply)
 
 
-class Lane(threading.Thread):
-    """A decoding process, started when first needed, and the thread that hands it one task after the other and replaces it when it is stuck or dead."""
+# ------------------------------------------------------------------ in the program
+class Supervisor(threading.Thread):
+    """A thread with one decoder process: it hands over one task after the other, and replaces a
+    process that is stuck or dead. The process starts with the first task."""
 
     def __init__(self, tasks: queue.SimpleQueue, timeout: float, function: Callable):
         super().__init__(daemon=True)
-        self.tasks, self.timeout, self.function = tasks, timeout, function
-        self.process = self.pipe = None
-        self.ended, self.lock = False, threading.RLock()
+        self.tasks = tasks
+        self.timeout = timeout
+        self.function = function
+        self.process: multiprocessing.process.BaseProcess | None = None
+        self.pipe = None
+        self.closing = False  # set by `end_processes`: from then on no process may start
+        self.lock = threading.RLock()  # held while a process starts, and while `closing` is set
         self.start()
 
     def run(self) -> None:
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGINT}
-        )  # inherited by the process, also while it starts: Ctrl-C is for the program
+        # Ctrl-C is for the program. The process inherits this, so that it holds while it starts,
+        # too.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         while (task := self.tasks.get()) is not None:
             future, arguments = task
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(self.do(*arguments))
-                except Exception as error:  # raised again by whoever asks for the result
-                    future.set_exception(error)
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self.run_task(*arguments))
+            except Exception as error:  # it is raised again where the result is asked for
+                future.set_exception(error)
         if self.process:
-            self.stop()
+            self.kill_process()
 
-    def do(self, sample: Sample, *rest) -> object:
-        """function(sample, *rest) of the process, or the MediaError that says what became of it."""
-        for _ in range(2):  # a process may have been ended for want of memory that another one held
+    def run_task(self, sample: Sample, *rest) -> object:
+        """function(sample, *rest) of the process, or the MediaError that says what became of the
+        process."""
+        # twice, since a process may have been ended for want of memory that another one held
+        for _ in range(2):
             if self.process is None:
-                self.launch()
+                self.start_process()
             try:
                 self.pipe.send((sample, *rest))
                 if not self.pipe.poll(self.timeout):
-                    self.stop()
-                    return about_files(
-                        sample, f"took longer than {self.timeout:g} s to decode (--media_timeout)"
-                    )
+                    self.kill_process()
+                    return about_files(sample, f"took longer than {self.timeout:g} s to decode")
                 done, value = self.pipe.recv()
-            except (EOFError, OSError):
-                code = self.stop(patience=1)
-                if self.ended:
+            except (EOFError, OSError):  # the process has died
+                exit_code = self.kill_process(patience=1)
+                if self.closing:
                     raise CancelledError from None
                 continue
             if done:
                 return value
             raise value
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return about_files(
-            sample,
-            f"made the decoder crash twice ({how}"
-            + (", out of memory?)" if code == -signal.SIGKILL else ")"),
-        )
 
-    def launch(self) -> None:
-        spawn = multiprocessing.get_context(
-            "spawn"
-        )  # not forked: a fork of a process with threads and a GPU may hang
+        # an exit code of -n is the signal n; SIGKILL is how the system ends a process when memory
+        # runs out
+        cause = f"exit code {exit_code}"
+        if exit_code is not None and exit_code < 0:
+            cause = f"signal {-exit_code}"
+        if exit_code == -signal.SIGKILL:
+            cause += ", out of memory?"
+        return about_files(sample, f"made the decoder crash twice ({cause})")
+
+    def start_process(self) -> None:
+        """Start the process and wait until it is ready. Raises DataError when it does not start."""
+        # not forked: a fork of a process with threads and a GPU may hang
+        spawn = multiprocessing.get_context("spawn")
         with self.lock:
-            if self.ended:
+            if self.closing:
                 raise CancelledError
-            self.pipe, theirs = spawn.Pipe()
+            self.pipe, far_end = spawn.Pipe()
             self.process = spawn.Process(
-                target=serve, args=(theirs, self.function, self.timeout), daemon=True
+                target=decoder_process, args=(far_end, self.function, self.timeout), daemon=True
             )
             self.process.start()
-        theirs.close()  # or the process's death would not end the pipe
-        try:
-            if (
-                self.pipe.poll(600) and self.pipe.recv() == "ready"
-            ):  # it imports this file first, which may take long and is not the decoder's time
+        far_end.close()  # else the process's death would not close the pipe
+
+        # it imports this file first, which may take long and is not the decoder's time
+        with contextlib.suppress(EOFError, OSError):
+            if self.pipe.poll(START_TIMEOUT) and self.pipe.recv() == "ready":
                 return
-        except (EOFError, OSError):
-            pass
         raise DataError(
-            f"a process that decodes media did not start (exit code {self.stop(patience=1)}); see its message above, or pass --workers 0"
+            "a process that decodes media did not start (exit code "
+            f"{self.kill_process(patience=1)}); see its message above, or pass --workers 0"
         )
 
-    def stop(self, patience: float = 0) -> int | None:
-        """Kill the process, after so many seconds; its exit code, -n: ended by signal n, None: not yet gone (a file system that hangs)."""
+    def kill_process(self, patience: float = 0) -> int | None:
+        """Kill the process unless it ends by itself within `patience` seconds.
+
+        Returns its exit code; -n: ended by signal n; None: not yet gone (a file system that hangs).
+        """
         process = self.process
         process.join(patience)
         process.kill()
@@ -150,36 +195,42 @@ class Lane(threading.Thread):
         return process.exitcode
 
 
-def end_lanes(tasks: queue.SimpleQueue, lanes: list[Lane]) -> None:
-    """Kill the processes; what was not decoded by then is cancelled."""
-    for lane in lanes:
-        with lane.lock:
-            lane.ended = True
-            if lane.process:
-                lane.process.kill()
+def end_processes(tasks: queue.SimpleQueue, supervisors: list[Supervisor]) -> None:
+    """Kill the processes and end their threads; what was not decoded by then is cancelled."""
+    for supervisor in supervisors:
+        with supervisor.lock:
+            supervisor.closing = True
+            if supervisor.process:
+                supervisor.process.kill()
     while not tasks.empty():
         if task := tasks.get():
-            task[0].cancel()
-    for _ in lanes:
-        tasks.put(None)
+            future, _ = task
+            future.cancel()
+    for _ in supervisors:
+        tasks.put(None)  # ends one thread
 
 
 class Decoders:
-    """n processes that decode, with a deadline: submit(sample, *rest) -> the Future of function(sample, *rest).
+    """n decoder processes: submit(sample, *rest) -> the Future of function(sample, *rest).
 
-    decord may spin for ever in native code that no exception ends (a header that counts more frames than there are), and a decoder's segmentation fault
-    takes its process along. So a process that takes longer than `timeout` seconds is killed and replaced, and the result is a MediaError; one that
-    dies is replaced and the task tried once more before it is one. function: what the processes do, of a module's top level.
-    Processes and threads end by close(), with this object, and with the program, even when that is killed.
+    A process that takes longer than `timeout` seconds is killed and replaced, and the result is a
+    MediaError. One that dies is replaced, and the task is tried once more before it is a
+    MediaError. function: what the processes do; it must stand at the top level of a module. The
+    processes end by close(), with this object, and with the program.
     """
 
-    def __init__(self, n: int, timeout: float, function: Callable = attempt_with_mel):
-        resource_tracker.ensure_running()  # multiprocessing's helper; here, because to start it unblocks Ctrl-C in the thread that does
+    def __init__(
+        self, n: int, timeout: float = MEDIA_TIMEOUT, function: Callable = load_media_and_mel
+    ):
+        # multiprocessing's helper process. It is started here, because starting it unblocks Ctrl-C
+        # in the thread that does.
+        resource_tracker.ensure_running()
         self.tasks: queue.SimpleQueue = queue.SimpleQueue()
-        self.lanes = [Lane(self.tasks, timeout, function) for _ in range(n)]
-        self.close = weakref.finalize(self, end_lanes, self.tasks, self.lanes)
+        self.supervisors = [Supervisor(self.tasks, timeout, function) for _ in range(n)]
+        self.close = weakref.finalize(self, end_processes, self.tasks, self.supervisors)
 
     def submit(self, sample: Sample, *rest) -> Future:
+        """The first argument is a sample, so that an error can name its files."""
         future: Future = Future()
         self.tasks.put((future, (sample, *rest)))
         return future

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data import TooLong
 from engine.distributed import gather
 from formats.sample import DataError
-from media.decode import MediaError
+from media.errors import MediaError
 from run.checkpoint import Saved, sync
 from tas import effective_sample_share
 

@@ -13,7 +13,8 @@ from data import Prompt, PromptBuilder, TooLong
 from engine.distributed import gather
 from formats.load import load_samples
 from formats.sample import DataError, Sample
-from media.decode import MediaError, check_media
+from media.decode import check_media
+from media.errors import MediaError
 
 
 def owner(prompt_id: str, world: int) -> int:

@@ -17,7 +17,7 @@ import toy
 from data import PromptBuilder
 from engine.families import DEFAULT_MODEL
 from formats.load import load_samples
-from media.prompt_format import MIN_PIXELS
+from media.decode import MediaSettings
 from model import load_policy
 
 torch.manual_seed(0)
@@ -66,10 +66,7 @@ def builder(policy):
     return PromptBuilder(
         policy.tokenizer,
         policy.form,
-        fps=2.0,
-        max_frames=16,
-        min_pixels=MIN_PIXELS,
-        max_pixels=84 * 28,
+        MediaSettings(fps=2.0, max_frames=16, max_pixels=84 * 28),
     )
 
 

@@ -17,7 +17,7 @@ import soundfile
 from PIL import Image
 
 from formats.sample import Sample
-from media.workers import attempt_with_mel
+from media.workers import load_media_and_mel
 
 SIZE = 200
 MATRIX = {
@@ -455,4 +455,4 @@ def starve(sample: Sample, *rest) -> object:
     """A real decoding where no more memory can be had than there is now and 64 MB."""
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + 64 * 2**20,) * 2)
-    return attempt_with_mel(sample, *rest)
+    return load_media_and_mel(sample, *rest)

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections import Counter
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,12 +24,14 @@ from PIL import Image
 from data import Prompt, PromptBuilder
 from formats.load import load_samples
 from formats.sample import DataError, Sample
-from media.cache import MediaCache, decode, load_media
-from media.decode import MediaError, read_frames
+from media.cache import MediaCache, load_media
+from media.decode import MediaSettings
+from media.errors import MediaError
+from media.frames import read_frames
 from media.workers import Decoders
 from tests.corpus import MATRIX, make_corpus, misbehave, patched, starve, turned, write_clip
 
-SETTINGS = {"fps": 2.0, "max_frames": 16, "min_pixels": 784, "max_pixels": 84 * 28}
+SETTINGS = MediaSettings(fps=2.0, max_frames=16, max_pixels=84 * 28)
 TIMES = [
     0,
     40,
@@ -67,12 +70,13 @@ def decoders(*arguments, **more):
 
 
 # ---------------------------------------------------------------------------------------------- the corpus
-def test_a_corpus_of_bad_media(tmp_path, policy):
+def test_a_corpus_of_bad_media(tmp_path, policy, monkeypatch):
     """200 files: none ends or stops the run, each bad one is one sentence with its path, each usable one a prompt, and processes that die are replaced."""
+    monkeypatch.setattr("media.loader.MEDIA_TIMEOUT", 15.0)
     corpus = make_corpus(tmp_path)
     asked = [sample_of(path, kind, f"n{i}") for i, (path, kind, _) in enumerate(corpus)]
     builder, start = (
-        PromptBuilder(policy.tokenizer, policy.form, workers=2, timeout=15, **SETTINGS),
+        PromptBuilder(policy.tokenizer, policy.form, SETTINGS, workers=2),
         time.monotonic(),
     )
     builder.prefetch(asked)
@@ -105,13 +109,13 @@ def test_a_corpus_of_bad_media(tmp_path, policy):
     assert (
         sum("made the decoder crash twice (signal 6)" in str(one) for one in found) >= 2
     )  # two of decord's aborts are among them
-    builder.workers.submit = lambda *task: pytest.fail(
+    builder.loader.decoders.submit = lambda *task: pytest.fail(
         "decoded again"
     )  # neither bad nor usable files are
     assert [str(one) for one in builder.build(asked) if isinstance(one, MediaError)] == [
         str(one) for one in found if isinstance(one, MediaError)
     ]
-    builder.workers.close()
+    builder.loader.close()
 
 
 @pytest.mark.parametrize("kind", ["video", "audio", "image"])
@@ -121,7 +125,7 @@ def test_pipes_and_devices_are_not_opened(tmp_path, kind):
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name in ("pipe", "zero"):
         with pytest.raises(MediaError, match=r"does not exist or is not a file") as error:
-            load_media(sample_of(tmp_path / name, kind), **SETTINGS)
+            load_media(sample_of(tmp_path / name, kind), SETTINGS)
         assert error.value.path == str(tmp_path / name)
 
 
@@ -131,7 +135,7 @@ def test_a_pipe_among_the_frames_of_a_folder(tmp_path):
     with pytest.raises(
         MediaError, match=r"cannot read .*2\.png as a picture \(it is not a file\)"
     ) as error:
-        load_media(sample_of(tmp_path, frame_rate=2.0), **SETTINGS)
+        load_media(sample_of(tmp_path, frame_rate=2.0), SETTINGS)
     assert error.value.path == str(tmp_path / "2.png")
 
 
@@ -150,7 +154,7 @@ def test_a_rate_that_no_sound_has(tmp_path, rate, message):
             sample_of(
                 patched(tmp_path / "s.wav", tmp_path / "p.wav", b"fmt ", 8, "<I", rate), "audio"
             ),
-            **SETTINGS,
+            SETTINGS,
         )
 
 
@@ -174,7 +178,7 @@ def test_stuck_and_crashed_processes_are_replaced_while_others_go_on(tmp_path):
         error = stuck.result(60)
         assert 3.9 < time.monotonic() - start < 8 and isinstance(error, MediaError)
         assert str(error) == (
-            "x.jsonl:1 ('stuck'): /stuck.mp4 took longer than 4 s to decode (--media_timeout); replace the file or remove the record"
+            "x.jsonl:1 ('stuck'): /stuck.mp4 took longer than 4 s to decode; replace the file or remove the record"
         )
         assert error.path == "/stuck.mp4"
         bad = {
@@ -247,8 +251,8 @@ def test_closing_cancels_what_waits_and_ends_the_processes(tmp_path):
         and wait_until(stuck.done)
         and isinstance(stuck.exception(), CancelledError)
     )
-    assert wait_until(lambda: not some.lanes[0].is_alive())
-    lanes = Decoders(1, 60.0, misbehave).lanes  # nobody holds it: its thread ends
+    assert wait_until(lambda: not some.supervisors[0].is_alive())
+    lanes = Decoders(1, 60.0, misbehave).supervisors  # nobody holds it: its thread ends
     assert wait_until(lambda: not lanes[0].is_alive())
 
 
@@ -269,7 +273,7 @@ def wait_until(true, seconds=20.0) -> bool:
 
 SCRIPT = """
 import sys, time
-from data import Decoders
+from media.workers import Decoders
 from tests.corpus import misbehave
 from tests.test_bad_media import task
 if __name__ == "__main__":
@@ -348,7 +352,8 @@ def test_a_varying_rate_is_sampled_by_time(tmp_path, name, span, fps, most):
     with av.open(str(path)) as box:
         starts = np.array([float(frame.pts * frame.time_base) for frame in box.decode(video=0)])
     assert starts == pytest.approx(np.array(TIMES) / 1000)
-    pixels, step, times = read_frames(str(path), fps, most, "here", span)
+    sampled = read_frames(str(path), fps, most, "here", span)
+    pixels, step, times = sampled.pixels, sampled.seconds_per_frame, sampled.times
     low = span[0] if span else 0.0
     seen = [int(g) // 10 for g in np.round(pixels[:, 40:, 40:].mean(axis=(1, 2, 3)), -1)]
     assert len(seen) == len(times) <= most
@@ -374,7 +379,8 @@ def test_a_constant_rate_is_sampled_as_before(tmp_path, name):
     )
     with av.open(str(path)) as box:
         every = [frame.to_ndarray(format="rgb24") for frame in box.decode(video=0)]
-    pixels, step, times = read_frames(str(path), 2.0, 16, "here")
+    sampled = read_frames(str(path), 2.0, 16, "here")
+    pixels, step, times = sampled.pixels, sampled.seconds_per_frame, sampled.times
     assert step == 0.5 and times.tolist() == [0, 0.5, 1.0, 1.5, 2.0, 2.5]
     for ours, i in zip(pixels, range(0, 24, 4), strict=True):
         assert (
@@ -394,7 +400,7 @@ def test_turned_videos_are_seen_upright(tmp_path, degrees):
         frame = next(box.decode(video=0))
     expected = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
     assert frame.rotation % 360 == -degrees % 360
-    (media,) = load_media(sample_of(path), **SETTINGS | {"max_pixels": 10**5})
+    (media,) = load_media(sample_of(path), replace(SETTINGS, max_pixels=10**5))
     assert (
         media.frames.shape[1:3] == expected.shape[:2] == ((112, 56) if degrees % 180 else (56, 112))
     )
@@ -427,14 +433,14 @@ def test_leftovers_of_killed_processes_are_removed_and_counted(tmp_path):
 def test_a_damaged_stored_file_is_decoded_again(tmp_path, content):
     Image.new("RGB", (56, 56), (9, 9, 9)).save(tmp_path / "p.png")
     store, sample = MediaCache(tmp_path / "store", 10**9), sample_of(tmp_path / "p.png", "image")
-    (first,) = decode(sample, SETTINGS, store)
+    (first,) = load_media(sample, SETTINGS, store)
     (stored,) = store.folder.iterdir()
     stored.write_bytes(content)
     with pytest.warns(UserWarning, match="damaged cache file"):
-        assert np.array_equal(decode(sample, SETTINGS, store)[0].frames, first.frames)
+        assert np.array_equal(load_media(sample, SETTINGS, store)[0].frames, first.frames)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.array_equal(decode(sample, SETTINGS, store)[0].frames, first.frames)
+        assert np.array_equal(load_media(sample, SETTINGS, store)[0].frames, first.frames)
 
 
 # ---------------------------------------------------------------------------------------------- paths that lead out of the media folder

@@ -19,7 +19,7 @@ from benchmarks.base import ask, item, read_answer
 from benchmarks.table import BENCHMARKS
 from data import instructions, question_text
 from formats.sample import DataError
-from media.decode import read_picture
+from media.frames import read_picture
 
 PLACES = LAYOUTS | {
     "avodyssey_parquet": avodyssey_parquet,

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from benchmarks.table import BENCHMARKS
 from benchmarks.videott import videott_question, videott_verdict
 from data import question_text
 from media.cache import load_media
+from media.decode import MediaSettings
 from tests.layouts_video import LAYOUTS, write_json, write_parquet
 
-SETTINGS = {"min_pixels": 784, "max_pixels": 56 * 56}
+SETTINGS = MediaSettings(fps=8.0, max_frames=16, max_pixels=56 * 56)
 MC, FREE, NUMBER = "multiple choice", "free-form", "numeric"
 CHOSEN = "Multiple-choice Question with a Single Correct Answer"
 CM = "A. 0 cm|B. 1 cm|C. 2 cm|D. 3 cm|E. 4 cm|F. 5 cm|G. 6 cm|H. 7 cm|I. 8 cm|J. 9 cm|K. 10 cm"
@@ -926,7 +928,7 @@ def test_what_the_judges_are_asked(found):
 # ---------------------------------------------------------------------------------------------- what is shown
 def test_only_the_bounds_of_a_clip_are_shown_and_heard(found):
     """8 frames per second, frame i a grey of 10 i, a tone from second 1.0 on; bounds 0.5 to 1.5: frames 4 to 11, silence and then half a second of tone."""
-    (media,) = load_media(found("mvbench")[1][0].sample, fps=8.0, max_frames=16, **SETTINGS)
+    (media,) = load_media(found("mvbench")[1][0].sample, replace(SETTINGS, fps=8.0))
     assert np.round(media.frames.mean((1, 2, 3)) / 10).tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
     assert media.times.tolist() == [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875]
     assert (
@@ -944,7 +946,7 @@ def test_only_the_bounds_of_a_clip_are_shown_and_heard(found):
 def test_a_folder_of_frames_is_read_at_three_frames_per_second(found, fps, numbers, step):
     """Pictures 00001.jpg to 00012.jpg, picture i a grey of 20 i: second 1.0 begins with 00004, second 3.0 with 00010. By fps, of these 6 pictures of 2 s
     all, every third, or those at 0, 1.5, 3 and 4.5."""
-    (media,) = load_media(found("mvbench")[1][4].sample, fps=fps, max_frames=16, **SETTINGS)
+    (media,) = load_media(found("mvbench")[1][4].sample, replace(SETTINGS, fps=fps))
     assert np.round(media.frames.mean((1, 2, 3)) / 20).tolist() == numbers
     assert media.seconds_per_group == pytest.approx(2 * step) and media.sound is None
     assert media.times == pytest.approx((np.array(numbers) - 4) / 3)

@@ -20,7 +20,7 @@ import train
 from bench.chaos import alike, chaos, told
 from config import DEFAULTS
 from formats.sample import DataError
-from media.decode import MediaError
+from media.errors import MediaError
 from replay import ReplayBuffer
 from run import checkpoint
 from run.checkpoint import STOP, Signals, attempt, complete, save

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,6 @@ from data import (
     PromptBuilder,
     TooLong,
     build_prompt,
-    chunks_by_time,
     question_text,
 )
 from engine.families import DEFAULT_MODEL
@@ -41,15 +41,18 @@ from formats.load import load_samples
 from formats.own import save_samples
 from formats.sample import DataError, Sample
 from media import cache
-from media.cache import MediaCache, decode, load_media
-from media.decode import MIN_SOUND, Media, MediaError, frame_indices, resize_frames, smart_resize
+from media.cache import MediaCache, load_media
+from media.decode import MIN_SOUND, Media, MediaSettings
+from media.errors import MediaError
 from media.features import audio_tokens, log_mel, patchify, with_mel
+from media.frames import frame_indices, resize_frames, smart_resize
 from media.prompt_format import MEAN, STD
+from media.tmrope import chunks_by_time
 from model import load_policy
 from tests.families import tiny_family
 from tools.check_data import check, main
 
-SETTINGS = {"fps": 2.0, "max_frames": 16, "min_pixels": 784, "max_pixels": 84 * 28}
+SETTINGS = MediaSettings(fps=2.0, max_frames=16, max_pixels=84 * 28)
 
 
 def write_video(path, frames=16, fps=8, size=(56, 84), rate=None, seconds=2.0, grey=0):
@@ -123,7 +126,7 @@ def test_pictures_are_read_as_transformers_reads_them(tmp_path, mode):
     exif[0x0112] = 6 if mode == "turned" else 1  # orientation: a quarter turn
     picture.convert("RGB" if mode == "turned" else mode).save(path, exif=exif)
     (media,) = load_media(
-        Sample("a", "q", "numeric", "1", images=[path]), **SETTINGS | {"max_pixels": 10**6}
+        Sample("a", "q", "numeric", "1", images=[path]), replace(SETTINGS, max_pixels=10**6)
     )
     assert media.kind == "image" and np.array_equal(
         media.frames, np.asarray(load_image(path))[None]
@@ -251,7 +254,7 @@ def test_frames_come_from_the_right_times(tmp_path, policy, fps, index):
     sample = Sample(
         "a", "q", "numeric", "1", videos=[write_video(tmp_path / "v.mp4", frames=24, fps=6)]
     )
-    (media,) = load_media(sample, **SETTINGS | {"fps": fps}, use_audio=False)
+    (media,) = load_media(sample, replace(SETTINGS, fps=fps, use_audio=False))
     assert media.kind == "video" and media.sound is None and media.seconds_per_group == 2 / fps
     assert media.frames.mean(axis=(1, 2, 3)) == pytest.approx([10 * i for i in index], abs=4)
     assert media.times == pytest.approx([i / 6 for i in index])
@@ -265,7 +268,7 @@ def test_frames_come_from_the_right_times(tmp_path, policy, fps, index):
 def test_a_clip_of_one_frame_repeats_it(tmp_path):
     """One frame, grey 100 in place of 0, and a sound of 0.3 s."""
     path = write_video(tmp_path / "v.mp4", frames=1, rate=16_000, seconds=0.3, grey=100)
-    (media,) = load_media(Sample("a", "q", "numeric", "1", videos=[path]), **SETTINGS)
+    (media,) = load_media(Sample("a", "q", "numeric", "1", videos=[path]), SETTINGS)
     assert (
         len(media.frames) == 2
         and np.array_equal(*media.frames)
@@ -280,7 +283,7 @@ def test_a_clip_of_one_frame_repeats_it(tmp_path):
 
 def test_sound_track_is_resampled_to_16_khz_mono(tmp_path):
     sample = Sample("a", "q", "numeric", "1", videos=[write_video(tmp_path / "v.mp4", rate=44_100)])
-    sound = load_media(sample, **SETTINGS)[0].sound
+    sound = load_media(sample, SETTINGS)[0].sound
     assert sound.ndim == 1 and 2.0 <= len(sound) / 16_000 < 2.2
     spectrum = np.abs(np.fft.rfft(sound[4000:20_000]))
     assert spectrum.argmax() == pytest.approx(440, abs=2)  # 1 Hz bins
@@ -292,7 +295,7 @@ def test_sidecar_sound_is_read_mixed_and_resampled(tmp_path):
     for name in ("s.wav", "s.flac"):
         soundfile.write(tmp_path / name, stereo, 48_000)
         (media,) = load_media(
-            Sample("a", "q", "numeric", "1", audios=[str(tmp_path / name)]), **SETTINGS
+            Sample("a", "q", "numeric", "1", audios=[str(tmp_path / name)]), SETTINGS
         )
         assert len(media.sound) == 16_000 and media.frames is None and media.kind == "audio"
         assert np.abs(media.sound[1000:-1000]).max() == pytest.approx(
@@ -310,7 +313,7 @@ def test_a_soundtrack_takes_the_place_of_the_videos_own(tmp_path):
         soundfile.write(tmp_path / "s.wav", wave[:samples], 16_000)
         (media,) = load_media(
             Sample("a", "q", "numeric", "1", videos=[video], soundtrack=str(tmp_path / "s.wav")),
-            **SETTINGS,
+            SETTINGS,
         )
         assert (
             media.kind == "video"
@@ -656,10 +659,10 @@ def test_several_files_become_the_right_pixels_and_sounds(tmp_path, policy):
     sample = Sample(
         "a", SEVERAL, "numeric", "1", images=paths[:2], videos=[video], audios=paths[2:]
     )
-    prompt = PromptBuilder(policy.tokenizer, policy.form, **SETTINGS)(sample)
+    prompt = PromptBuilder(policy.tokenizer, policy.form, SETTINGS)(sample)
     first, clip, second = prompt.patches.split([math.prod(grid) for grid in prompt.grids])
     processor = Qwen2VLImageProcessorPil(
-        size={"shortest_edge": SETTINGS["min_pixels"], "longest_edge": SETTINGS["max_pixels"]}
+        size={"shortest_edge": SETTINGS.min_pixels, "longest_edge": SETTINGS.max_pixels}
     )
     for ours, grid, picture in (
         (first, prompt.grids[0], pictures[0]),
@@ -676,9 +679,7 @@ def test_several_files_become_the_right_pixels_and_sounds(tmp_path, policy):
         [100, 140, 180, 220], abs=4
     )
     extractor = WhisperFeatureExtractor(feature_size=64, chunk_length=300)
-    for ours, sound in zip(
-        prompt.mels, (load_media(sample, **SETTINGS)[1].sound, wave), strict=True
-    ):
+    for ours, sound in zip(prompt.mels, (load_media(sample, SETTINGS)[1].sound, wave), strict=True):
         theirs = extractor(sound, sampling_rate=16_000, return_tensors="pt")["input_features"][
             0, :, : ours.shape[1]
         ]
@@ -834,12 +835,9 @@ def test_vision_token_ids_and_timestamps_equal_transformers(
     pictures = [media_of("image", size=(size, n * size))[0] for n in (1, 3)]
     (video,) = load_media(
         Sample("a", "", "yes/no", "no", videos=[path]),
-        fps=fps,
-        max_frames=16,
-        min_pixels=784,
-        max_pixels=10**5,
-        use_audio=False,
-        patch=policy.form.patch,
+        MediaSettings(
+            fps=fps, max_frames=16, max_pixels=10**5, use_audio=False, patch=policy.form.patch
+        ),
     )
     media = [pictures[0], video, pictures[1]]
     prompt = build_prompt(sample, media, policy.tokenizer, policy.form)
@@ -879,7 +877,7 @@ def test_a_model_that_hears_nothing_leaves_sound_out(families, tmp_path):
     """A video's track is not asked for; a sound of its own makes the record unusable."""
     policy, video = families["qwen2_5_vl"], write_video(tmp_path / "v.mp4", rate=16_000)
     soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16_000)
-    builder = PromptBuilder(policy.tokenizer, policy.form, **SETTINGS)
+    builder = PromptBuilder(policy.tokenizer, policy.form, SETTINGS)
     seen, heard = builder.build(
         [
             Sample("v", "q", "numeric", "1", videos=[video]),
@@ -978,7 +976,7 @@ def test_bad_media_are_named(tmp_path, field, make_file, message):
     with pytest.raises(MediaError) as error:
         load_media(
             Sample("clip7-q1", "q", "numeric", "1", where="d.jsonl:3", **{f"{field}s": [path]}),
-            **SETTINGS,
+            SETTINGS,
         )
     text = str(error.value)
     assert (
@@ -1002,7 +1000,7 @@ def test_a_missing_soundtrack_is_named(tmp_path):
     with pytest.raises(
         MediaError, match=r"d.jsonl:3 \('a'\): field 'soundtrack': .*none.wav does not exist"
     ):
-        load_media(sample, **SETTINGS)
+        load_media(sample, SETTINGS)
 
 
 def test_a_silent_video_is_asked_without_sound_and_noted(tmp_path, policy):
@@ -1011,10 +1009,10 @@ def test_a_silent_video_is_asked_without_sound_and_noted(tmp_path, policy):
         Sample(name, "q", "numeric", "1", videos=[write_video(tmp_path / f"{name}.mp4", rate=rate)])
         for name, rate in (("s", None), ("l", 16_000))
     )
-    (media,) = load_media(silent, **SETTINGS)
+    (media,) = load_media(silent, SETTINGS)
     assert media.sound is None and len(media.frames) == 4
     builder, deaf = (
-        PromptBuilder(policy.tokenizer, policy.form, use_audio=use_audio, **SETTINGS)
+        PromptBuilder(policy.tokenizer, policy.form, replace(SETTINGS, use_audio=use_audio))
         for use_audio in (True, False)
     )
     (a, b), (c, d) = builder.build_or_raise([silent, loud]), deaf.build_or_raise([silent, loud])
@@ -1041,7 +1039,7 @@ def test_a_media_token_in_the_text_is_named_and_the_others_go_on(tmp_path, polic
     """Also as a hint; `each` gives the error in its place and the right prompt beside it, `many` raises it."""
     path, builder = (
         picture(tmp_path / "p.png"),
-        PromptBuilder(policy.tokenizer, policy.form, **SETTINGS),
+        PromptBuilder(policy.tokenizer, policy.form, SETTINGS),
     )
     good = Sample("a", "Is <image> here?", "yes/no", "no", images=[path], where="x.jsonl:1")
     bad, sly = (
@@ -1056,7 +1054,7 @@ def test_a_media_token_in_the_text_is_named_and_the_others_go_on(tmp_path, polic
             in str(error)
         )
     assert torch.equal(
-        one.ids, build_prompt(good, load_media(good, **SETTINGS), policy.tokenizer, policy.form).ids
+        one.ids, build_prompt(good, load_media(good, SETTINGS), policy.tokenizer, policy.form).ids
     )
     with pytest.raises(MediaError, match="holds a media token"):
         builder.build_or_raise([good, bad])
@@ -1072,10 +1070,10 @@ def test_a_prompt_that_is_too_long_is_refused_never_cut(tmp_path, policy):
         images=[picture(tmp_path / "p.png")],
         where="x.jsonl:1",
     )
-    whole = PromptBuilder(policy.tokenizer, policy.form, **SETTINGS)(sample)
+    whole = PromptBuilder(policy.tokenizer, policy.form, SETTINGS)(sample)
     n = len(whole.ids)
     fits, short = (
-        PromptBuilder(policy.tokenizer, policy.form, max_prompt_tokens=most, **SETTINGS).build(
+        PromptBuilder(policy.tokenizer, policy.form, SETTINGS, max_prompt_tokens=most).build(
             [sample]
         )[0]
         for most in (n, n - 1)
@@ -1117,7 +1115,7 @@ def mess(tmp_path):
 def test_check_counts_and_names_what_is_wrong(mess, policy):
     """Every sentence is there once, under its reason; lengths are those of the three prompts that can be used."""
     builder, problems = (
-        PromptBuilder(policy.tokenizer, policy.form, max_prompt_tokens=400, **SETTINGS),
+        PromptBuilder(policy.tokenizer, policy.form, SETTINGS, max_prompt_tokens=400),
         [],
     )
     samples = load_samples(mess, problems=problems)
@@ -1125,7 +1123,7 @@ def test_check_counts_and_names_what_is_wrong(mess, policy):
     lengths = [
         len(
             build_prompt(
-                s, with_mel(load_media(s, **SETTINGS), 64), policy.tokenizer, policy.form
+                s, with_mel(load_media(s, SETTINGS), 64), policy.tokenizer, policy.form
             ).ids
         )
         for s in samples
@@ -1178,7 +1176,7 @@ def test_check_counts_and_names_what_is_wrong(mess, policy):
 
 
 def test_check_lists_at_most_so_many(mess, policy):
-    builder, problems = PromptBuilder(policy.tokenizer, policy.form, **SETTINGS), []
+    builder, problems = PromptBuilder(policy.tokenizer, policy.form, SETTINGS), []
     text = check(load_samples(mess, problems=problems), builder, problems, show=1)
     assert (
         "dropped, media missing or unusable: 4\n" in text
@@ -1281,8 +1279,8 @@ def same(some: list[Media], others: list[Media]) -> bool:
 
 
 def test_stored_media_are_what_was_decoded(tmp_path, clip, monkeypatch):
-    store, fresh = MediaCache(tmp_path / "cache", 2**30), load_media(clip, **SETTINGS)
-    assert same(decode(clip, SETTINGS, store), fresh)
+    store, fresh = MediaCache(tmp_path / "cache", 2**30), load_media(clip, SETTINGS)
+    assert same(load_media(clip, SETTINGS, store), fresh)
     Image.fromarray(np.arange(56 * 56 * 3, dtype=np.uint8).reshape(56, 56, 3)).save(
         tmp_path / "p.png"
     )
@@ -1296,10 +1294,10 @@ def test_stored_media_are_what_was_decoded(tmp_path, clip, monkeypatch):
         images=[str(tmp_path / "p.png")],
         audios=[str(tmp_path / "a.wav")],
     )
-    first = decode(still, SETTINGS, store)
+    first = load_media(still, SETTINGS, store)
     monkeypatch.setattr(cache, "load_medium", lambda *a, **k: pytest.fail("decoded again"))
-    assert same(decode(clip, SETTINGS, store), fresh)
-    again = decode(still, SETTINGS, store)
+    assert same(load_media(clip, SETTINGS, store), fresh)
+    again = load_media(still, SETTINGS, store)
     assert (
         same(again, first)
         and [m.kind for m in again] == ["video", "image", "audio"]
@@ -1320,34 +1318,34 @@ def test_stored_media_are_kept_apart_by_kind_and_soundtrack(tmp_path, clip):
         Sample("w", "?", "numeric", "1", audios=clip.videos),
     )
     assert (
-        decode(clip, SETTINGS, store)[0].sound.any()
-        and not decode(other, SETTINGS, store)[0].sound.any()
+        load_media(clip, SETTINGS, store)[0].sound.any()
+        and not load_media(other, SETTINGS, store)[0].sound.any()
     )
-    [alone] = decode(track, SETTINGS, store)
+    [alone] = load_media(track, SETTINGS, store)
     assert (
         alone.kind == "audio"
         and alone.frames is None
-        and np.array_equal(alone.sound, decode(clip, SETTINGS, store)[0].sound)
+        and np.array_equal(alone.sound, load_media(clip, SETTINGS, store)[0].sound)
     )
 
 
 def test_stored_media_are_not_used_for_another_file_or_other_settings(tmp_path, clip):
     store = MediaCache(tmp_path / "cache", 2**30)
-    few = len(decode(clip, SETTINGS, store)[0].frames)
-    assert len(decode(clip, SETTINGS | {"fps": 4.0}, store)[0].frames) == 2 * few
+    few = len(load_media(clip, SETTINGS, store)[0].frames)
+    assert len(load_media(clip, replace(SETTINGS, fps=4.0), store)[0].frames) == 2 * few
     write_video(
         clip.videos[0], frames=24, rate=16_000, seconds=3.0
     )  # the same name, another clip: 3 s instead of 2
-    assert few == 4 and len(decode(clip, SETTINGS, store)[0].frames) == 6
+    assert few == 4 and len(load_media(clip, SETTINGS, store)[0].frames) == 6
 
 
 def test_a_damaged_cache_file_is_said_and_made_anew(tmp_path, clip):
     store = MediaCache(tmp_path / "cache", 2**30)
-    fresh, (path,) = decode(clip, SETTINGS, store), store.folder.iterdir()
+    fresh, (path,) = load_media(clip, SETTINGS, store), store.folder.iterdir()
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.warns(UserWarning, match="damaged cache file"):
-        assert same(decode(clip, SETTINGS, store), fresh)
-    assert same(decode(clip, SETTINGS, store), fresh)
+        assert same(load_media(clip, SETTINGS, store), fresh)
+    assert same(load_media(clip, SETTINGS, store), fresh)
 
 
 def test_the_store_is_bounded_and_drops_the_oldest(tmp_path):
@@ -1384,21 +1382,21 @@ def test_workers_give_the_same_prompts_and_the_same_errors(tmp_path, policy, cli
         PromptBuilder(
             policy.tokenizer,
             policy.form,
+            SETTINGS,
             workers=n,
-            store=MediaCache(tmp_path / str(n), 2**30),
-            **SETTINGS,
+            cache=MediaCache(tmp_path / str(n), 2**30),
         )
         for n in (0, 1)
     )
     batch = [clip, bad, several, missing, token, Sample(**vars(bad) | {"id": "f"})]
     other.prefetch(batch)
-    assert set(other.coming) == {s.media_key for s in (clip, bad, several, missing)}
+    assert set(other.loader.pending) == {s.media_key for s in (clip, bad, several, missing)}
     for _ in range(2):
         for s, a, b in zip(batch, one.build(batch), other.build(batch), strict=True):
             assert type(a) is type(b) is (Prompt if s in (clip, several) else MediaError)
             if isinstance(a, Prompt):
                 expected = build_prompt(
-                    s, with_mel(load_media(s, **SETTINGS), 64), policy.tokenizer, policy.form
+                    s, with_mel(load_media(s, SETTINGS), 64), policy.tokenizer, policy.form
                 )
                 for p in (a, b):
                     assert (
@@ -1409,8 +1407,8 @@ def test_workers_give_the_same_prompts_and_the_same_errors(tmp_path, policy, cli
                     assert len(p.mels) == 1 and torch.equal(p.mels[0], expected.mels[0])
             else:
                 assert str(a) == str(b) and str(a).startswith(f"{s.where} ('{s.id}'): ")
-    assert not other.coming
+    assert not other.loader.pending
     for builder in (one, other):
         with pytest.raises(DataError, match=r"x.jsonl:2 \('b'\): field 'video': cannot read"):
             builder(bad)
-    other.workers.close()
+    other.loader.close()

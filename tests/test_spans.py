@@ -1,5 +1,7 @@
 """Parts of media: spans of seconds, folders of frames, sound up to a limit, and pictures of a moment. Frame i of a clip is one grey of 10 i."""
 
+from dataclasses import replace
+
 import av
 import numpy as np
 import pytest
@@ -8,11 +10,13 @@ from PIL import Image
 
 from data import PromptBuilder
 from formats.sample import DataError, Sample, file_of
-from media.cache import MediaCache, decode, load_media
-from media.decode import MIN_SOUND, MediaError, check_media, read_sound
+from media.cache import MediaCache, load_media
+from media.decode import MIN_SOUND, MediaSettings, check_media
+from media.errors import MediaError
+from media.sound import read_sound
 from tests.layouts_video import write_frames, write_video
 
-SETTINGS = {"fps": 8.0, "max_frames": 16, "min_pixels": 784, "max_pixels": 56 * 56}
+SETTINGS = MediaSettings(fps=8.0, max_frames=16, max_pixels=56 * 56)
 RAMP = np.arange(32_000, dtype=np.float32) / 32_000  # 2 s
 
 
@@ -54,7 +58,7 @@ def greys(media, step=10):
     ],
 )  # behind the end: the last frame; shorter than a frame: one
 def test_frames_of_a_span(folder, span, fps, most, expected):
-    (media,) = load_media(video(folder, span=span), **SETTINGS | {"fps": fps, "max_frames": most})
+    (media,) = load_media(video(folder, span=span), replace(SETTINGS, fps=fps, max_frames=most))
     assert greys(media) == expected and media.sound is None
     assert media.times == pytest.approx(
         (np.array(expected) - expected[0]) / 8
@@ -77,11 +81,11 @@ def test_a_folder_of_frames(tmp_path, suffix, span, expected):
     for i, p in enumerate(pictures if suffix else []):
         p.rename(p.with_suffix(suffix if i < 4 else ".txt"))
     sample = video(tmp_path, "f", span=span, frame_rate=3.0)
-    (media,) = load_media(sample, **SETTINGS)
+    (media,) = load_media(sample, SETTINGS)
     assert greys(media, 20) == expected and media.sound is None
     assert media.times == pytest.approx((np.array(expected) - expected[0]) / 3)
     store = MediaCache(tmp_path / "store", 10**9)  # folders are read each time
-    assert np.array_equal(decode(sample, SETTINGS, store)[0].frames, media.frames) and not list(
+    assert np.array_equal(load_media(sample, SETTINGS, store)[0].frames, media.frames) and not list(
         store.folder.iterdir()
     )
 
@@ -99,7 +103,7 @@ def test_folders_that_cannot_be_read_are_named(folder, tmp_path):
         (video(tmp_path, "empty"), "is not a file"),
     ):
         with pytest.raises(MediaError, match=message):
-            load_media(sample, **SETTINGS)
+            load_media(sample, SETTINGS)
 
 
 # ---------------------------------------------------------------------------------------------- sound
@@ -119,7 +123,8 @@ def test_folders_that_cannot_be_read_are_named(folder, tmp_path):
 def test_sound_of_a_span_up_to_a_limit(folder, span, limit, start, stop, cut):
     """Sample n of the sound is n / 32000; what is shorter than a tenth of a second is filled up with silence."""
     (media,) = load_media(
-        video(folder, soundtrack=str(folder / "ramp.wav"), span=span), **SETTINGS, max_sound=limit
+        video(folder, soundtrack=str(folder / "ramp.wav"), span=span),
+        replace(SETTINGS, max_sound=limit),
     )
     assert np.array_equal(media.sound[: stop - start], RAMP[start:stop]) and media.cut == cut
     assert (
@@ -130,11 +135,12 @@ def test_sound_of_a_span_up_to_a_limit(folder, span, limit, start, stop, cut):
 def test_a_span_behind_the_sound_is_silent(folder):
     (media,) = load_media(
         video(folder, soundtrack=str(folder / "ramp.wav"), span=(2.5, 3.0)),
-        **SETTINGS,
-        max_sound=1.0,
+        replace(SETTINGS, max_sound=1.0),
     )
     assert media.sound is None and not media.cut
-    (media,) = load_media(video(folder, "loud.mp4", span=(0.5, 1.0)), **SETTINGS, use_audio=False)
+    (media,) = load_media(
+        video(folder, "loud.mp4", span=(0.5, 1.0)), replace(SETTINGS, use_audio=False)
+    )
     assert media.sound is None and greys(media) == [4, 5, 6, 7]
 
 
@@ -151,8 +157,8 @@ def test_the_limit_by_way_of_the_store(folder, tmp_path, name, limit, seconds, c
         else video(folder, name)
     )
     store = MediaCache(tmp_path, 10**9)
-    decode(sample, SETTINGS | {"max_sound": 0.25}, store)
-    found = [decode(sample, SETTINGS | {"max_sound": limit}, store)[0] for _ in range(2)]
+    load_media(sample, replace(SETTINGS, max_sound=0.25), store)
+    found = [load_media(sample, replace(SETTINGS, max_sound=limit), store)[0] for _ in range(2)]
     assert len(list(tmp_path.iterdir())) == 2
     for media in found:
         if name == "clip.mp4":
@@ -179,9 +185,8 @@ def test_prompts_name_what_was_cut(policy, folder, tmp_path, stored):
         builder = PromptBuilder(
             policy.tokenizer,
             policy.form,
-            store=MediaCache(tmp_path, 10**9) if stored else None,
-            max_sound=1.0,
-            **SETTINGS,
+            replace(SETTINGS, max_sound=1.0),
+            cache=MediaCache(tmp_path, 10**9) if stored else None,
         )
         prompts = builder.build_or_raise(asked)
         assert [[m.shape[1] for m in p.mels] for p in prompts] == [[], [100], [100], [100]]
@@ -195,7 +200,7 @@ def test_prompts_name_what_was_cut(policy, folder, tmp_path, stored):
 
 def test_two_spans_of_one_clip_are_two_sets_of_media(policy, folder):
     """In one batch, out of one memory: the patches of black and of lighter frames."""
-    builder = PromptBuilder(policy.tokenizer, policy.form, **SETTINGS)
+    builder = PromptBuilder(policy.tokenizer, policy.form, SETTINGS)
     first, second = video(folder, span=(0.0, 0.25)), video(folder, span=(1.0, 1.25))
     for a, b in (builder.build_or_raise([first, second]), builder.build_or_raise([first, second])):
         # frames 0, 1 and 8, 9: a mean of 5 and of 85; a step of 255 is 1 / std in patches, on average over the colours about 3.7
@@ -210,7 +215,7 @@ def test_two_spans_of_one_clip_are_two_sets_of_media(policy, folder):
     [("0", 0), ("0.5", 4), ("0.55", 4), ("0.6", 5), ("1.875", 15), ("2.0", 15), ("99.5", 15)],
 )
 def test_the_picture_of_a_moment(folder, moment, expected):
-    (media,) = load_media(picture(folder, moment), **SETTINGS)
+    (media,) = load_media(picture(folder, moment), SETTINGS)
     assert (
         media.kind == "image"
         and greys(media) == [expected]
@@ -225,9 +230,11 @@ def test_moments_are_stored_apart(folder, tmp_path):
         video(folder),
     )
     for _ in range(2):
-        assert [greys(m) for m in decode(moments, SETTINGS, store)] == [[4], [8], [4]] and greys(
-            decode(both, SETTINGS, store)[0]
-        ) == list(range(16))
+        assert [greys(m) for m in load_media(moments, SETTINGS, store)] == [
+            [4],
+            [8],
+            [4],
+        ] and greys(load_media(both, SETTINGS, store)[0]) == list(range(16))
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -238,7 +245,7 @@ def test_the_file_of_a_moment(folder):
     with pytest.raises(DataError, match=r"none exists, e.g. .*none.mp4; mend it"):
         check_media([absent], "here", "mend it")
     with pytest.raises(MediaError, match=r"none[.]mp4#t=1 does not exist"):
-        load_media(absent, **SETTINGS)
+        load_media(absent, SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from engine.families import DEFAULT_MODEL
 from engine.optim import Trained
 from formats.load import load_samples
 from groups import Group
+from media.decode import MediaSettings
 from media.prompt_format import MIN_PIXELS
 from model import load_policy
 from rollout import Sampling, generate
@@ -41,10 +42,7 @@ def global_batch(policy, data: str) -> list[Group]:
     prompts = PromptBuilder(
         policy.tokenizer,
         policy.form,
-        fps=2.0,
-        max_frames=8,
-        min_pixels=MIN_PIXELS,
-        max_pixels=MIN_PIXELS,
+        MediaSettings(fps=2.0, max_frames=8, max_pixels=MIN_PIXELS),
     ).build_or_raise(samples)
     written = generate(policy, prompts, policy.features(prompts), 4, Sampling(30, generator=g))
     groups = []

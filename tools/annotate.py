@@ -17,7 +17,9 @@ from formats.load import load_samples
 from formats.sample import DataError, Sample
 from judge import Endpoint, LocalModel, Request, each, watch
 from media.cache import load_media
-from media.decode import MediaError, place
+from media.decode import MediaSettings
+from media.errors import MediaError, record_name
+from media.prompt_format import MIN_PIXELS
 from media.workers import Decoders
 from problems import NUMBER_WORDS, places
 from rewards import accuracy_reward
@@ -179,12 +181,12 @@ def listen(sample: Sample) -> np.ndarray:
     """A sample's sounds one after another, (n,) float32 mono at 16 kHz. Raises MediaError when it has none."""
     sounds = [
         m.sound
-        for m in load_media(sample, fps=1.0, max_frames=2, min_pixels=28 * 28, max_pixels=28 * 28)
+        for m in load_media(sample, MediaSettings(fps=1.0, max_frames=2, max_pixels=MIN_PIXELS))
         if m.sound is not None
     ]
     if not sounds:
         raise MediaError(
-            place(sample),
+            record_name(sample),
             "there is no sound, neither a file of its own nor of a video, so there is nothing to caption",
         )
     return np.concatenate(sounds)

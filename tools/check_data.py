@@ -13,7 +13,7 @@ from data import Prompt, PromptBuilder, TooLong, question_text
 from formats.load import load_samples
 from formats.own import save_samples
 from formats.sample import DataError, Sample
-from media.prompt_format import MIN_PIXELS
+from media.decode import MediaSettings
 
 
 def check(
@@ -108,12 +108,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--max_pixels", type=int, default=50_176)
     parser.add_argument("--max_prompt_tokens", type=int, default=16_384)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument(
-        "--media_timeout",
-        type=float,
-        default=120.0,
-        help="with --check: seconds to decode the media of a record, then they count as unusable",
-    )
     args = parser.parse_args(argv)
     if args.convert:
         samples = load_samples(
@@ -132,13 +126,9 @@ def main(argv: list[str]) -> None:
     builder = PromptBuilder(
         tokenizer,
         prompt_format(config),
-        workers=args.workers if args.check else 0,
-        timeout=args.media_timeout,
+        MediaSettings(fps=args.fps, max_frames=args.max_frames, max_pixels=args.max_pixels),
         max_prompt_tokens=args.max_prompt_tokens,
-        fps=args.fps,
-        max_frames=args.max_frames,
-        min_pixels=MIN_PIXELS,
-        max_pixels=args.max_pixels,
+        workers=args.workers if args.check else 0,
     )
     if args.check:
         problems: list[str] = []
