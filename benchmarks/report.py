@@ -1,221 +1,286 @@
-"""benchmarks/report.py: tables and pictures of scores."""
+"""benchmarks/report.py: tables and pictures of scores.
 
-import math
+`table` shows one run. The others compare runs: `comparison` and `plot_scores` by benchmark,
+`length_table` and `plot_by_length` by the length of the reasoning, Figure 6 of the paper.
+
+matplotlib is imported by the two functions that draw, not above: it takes a third of a second, and
+eval.py must answer --help at once.
+"""
+
 from pathlib import Path
-
-import matplotlib
-import matplotlib.pyplot as plt
 
 from benchmarks.base import Metric
 from benchmarks.results import BAD_MEDIA
 from benchmarks.statistics import gain, significant
 from benchmarks.table import BENCHMARKS
 
-matplotlib.use("Agg")
+NOT_SIGNIFICANT = "†"
 
 
-def shown(value: float | None, percent: bool, sign: bool = False) -> str:
+def format_value(value: float | None, percent: bool, sign: bool = False) -> str:
+    """A score as text.
+
+    >>> format_value(0.5, percent=True), format_value(0.5, percent=False, sign=True)
+    ('50.0', '+0.50')
+    """
+    if value is None:
+        return "-"
+    plus = "+" if sign else ""
+    return f"{value * 100:{plus}.1f}" if percent else f"{value:{plus}.2f}"
+
+
+def format_interval(measured: dict, percent: bool, sign: bool = False) -> str:
+    low = format_value(measured["low"], percent, sign)
+    high = format_value(measured["high"], percent, sign)
+    return f"[{low}, {high}]"
+
+
+def format_gain(gain: dict, percent: bool) -> str:
+    """A gain with its interval, marked where that holds 0: "+2.5† [-4.0, +9.0]"."""
+    mark = "" if significant(gain) else NOT_SIGNIFICANT
     return (
-        "-"
-        if value is None
-        else f"{value * 100:{'+' if sign else ''}.1f}"
-        if percent
-        else f"{value:{'+' if sign else ''}.2f}"
+        f"{format_value(gain['value'], percent, sign=True)}{mark} "
+        f"{format_interval(gain, percent, sign=True)}"
     )
 
 
-def line(name: str, found: dict, percent: bool) -> str:
-    return f"  {name:<44} {shown(found['value'], percent):>6}  [{shown(found['low'], percent)}, {shown(found['high'], percent)}]  n {found['n']:,}"
-
-
+# ------------------------------------------------------------------------------ one run as a table
 def table(summary: dict) -> str:
-    """A summary as text: metrics with intervals, splits, failures."""
-    metrics = BENCHMARKS[summary["benchmark"]].metrics
-    percent, lower = {m.name: m.percent for m in metrics}, {m.name for m in metrics if not m.higher}
+    """A summary as text: settings, metrics with intervals, splits, failures."""
+    metrics = {metric.name: metric for metric in BENCHMARKS[summary["benchmark"]].metrics}
     lines = [
-        f"{summary['title']}: {summary['n']:,} items about {summary['videos']:,} videos, {summary['settings']['model'] or 'the bundled model'}, "
+        f"{summary['title']}: {summary['n']:,} items about {summary['videos']:,} videos, "
+        f"{summary['settings']['model'] or 'the bundled model'}, "
         f"--prompt {summary['settings']['prompt']}",
         f"scored by: {summary['rule']}",
     ]
-    lines += [
-        line(name, found, percent[name]) + ("" if name not in lower else ", lower is better")
-        for name, found in summary["metrics"].items()
-    ]
+    for name, measured in summary["metrics"].items():
+        note = "" if metrics[name].higher else ", lower is better"
+        lines.append(metric_line(name, measured, metrics[name].percent) + note)
+    lines += settings_lines(summary)
+    lines += split_lines(summary, metrics)
+    lines += failure_lines(summary)
+    lines += incomplete_lines(summary)
+    return "\n".join(lines)
+
+
+def metric_line(name: str, measured: dict, percent: bool) -> str:
+    value = format_value(measured["value"], percent)
+    return f"  {name:<44} {value:>6}  {format_interval(measured, percent)}  n {measured['n']:,}"
+
+
+def settings_lines(summary: dict) -> list[str]:
+    """What the model was shown, how it answered, and the versions that it ran on."""
     settings = summary["settings"]
-    lines.append(
-        f"  at most {settings['max_frames']} frames of {settings['max_pixels']:,} pixels at {settings['fps']:g} per second, "
-        f"{'with' if settings['use_audio'] else 'without'} the sound of videos, replies of at most {settings['max_completion_tokens']:,} tokens, "
-        + (f"temperature {settings['temperature']:g}" if settings["temperature"] else "greedy")
-    )
-    lines.append(
-        "  " + ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
-    )
-    for name, values in summary["splits"].items():
-        lines.append(f"by {name}")
-        for value, found in values.items():
-            lines += [
-                line(
-                    f"{value}, {metric}" if len(found) > 1 else value,
-                    one,
-                    percent.get(metric, True),
-                )
-                for metric, one in found.items()
-            ]
+    sound = "with" if settings["use_audio"] else "without"
+    sampling = f"temperature {settings['temperature']:g}" if settings["temperature"] else "greedy"
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    return [
+        f"  at most {settings['max_frames']} frames of {settings['max_pixels']:,} pixels at "
+        f"{settings['fps']:g} per second, {sound} the sound of videos, replies of at most "
+        f"{settings['max_completion_tokens']:,} tokens, {sampling}",
+        f"  {versions}",
+    ]
+
+
+def split_lines(summary: dict, metrics: dict[str, Metric]) -> list[str]:
+    lines = []
+    for label, by_value in summary["splits"].items():
+        lines.append(f"by {label}")
+        for value, by_metric in by_value.items():
+            for name, measured in by_metric.items():
+                # A split of a mean of means has a plain mean, which is none of the metrics
+                percent = metrics[name].percent if name in metrics else True
+                title = f"{value}, {name}" if len(by_metric) > 1 else value
+                lines.append(metric_line(title, measured, percent))
+    return lines
+
+
+def failure_lines(summary: dict) -> list[str]:
+    """Each kind of failure with its number and one example."""
+    lines = []
     for failure, n in summary["failures"].items():
-        one = next(f for f in summary["failed"] if f["failure"] == failure)
-        lines.append(
-            f"wrong because of: {failure}: {n:,}, e.g. "
-            + (one["id"] if one["reason"] == failure else one["reason"])
-            + (" (mended? --retry asks them again)" if failure == BAD_MEDIA else "")
-        )
-    for kind, what in (
-        ("silent", "about a video without sound"),
-        ("cut", "with sound cut at --max_sound"),
-    ):
-        if n := summary["sound"].get(kind):
-            lines.append(f"asked {what}: {n:,}")
+        example = next(entry for entry in summary["failed"] if entry["failure"] == failure)
+        has_reason = example["reason"] != failure
+        text = example["reason"] if has_reason else example["id"]
+        advice = " (mended? --retry asks them again)" if failure == BAD_MEDIA else ""
+        lines.append(f"wrong because of: {failure}: {n:,}, e.g. {text}{advice}")
+    return lines
+
+
+def incomplete_lines(summary: dict) -> list[str]:
+    """In what the run falls short of the whole benchmark: sound, judge, items."""
+    lines = []
+    silent = summary["sound"].get("silent")
+    if silent:
+        lines.append(f"asked about a video without sound: {silent:,}")
+    cut = summary["sound"].get("cut")
+    if cut:
+        lines.append(f"asked with sound cut at --max_sound: {cut:,}")
     if summary["unjudged"]:
         lines.append(f"not scored, waiting for a --judge: {summary['unjudged']:,} open answers")
     if summary["size"] and summary["there"] != summary["size"]:
         lines.append(
-            f"the benchmark has {summary['size']:,} items as published, these files {summary['there']:,}"
+            f"the benchmark has {summary['size']:,} items as published, these files "
+            f"{summary['there']:,}"
         )
     if summary["left_out"]:
+        example = summary["left_out"][0]
         lines.append(
-            f"left out, because the files do not say what is right: {len(summary['left_out']):,}, e.g. {summary['left_out'][0]['id']}: "
-            f"{summary['left_out'][0]['reason']}"
+            "left out, because the files do not say what is right: "
+            f"{len(summary['left_out']):,}, e.g. {example['id']}: {example['reason']}"
         )
-    return "\n".join(lines)
+    return lines
 
 
-def comparison(cells: dict[str, dict[str, dict]], names: list[str]) -> str:
-    """The table of `compare` in Markdown."""
-    first = next(iter(cells.values()))
-    lines = [
-        "| | "
-        + " | ".join(f"{BENCHMARKS[name].title} ({first[name]['n']:,})" for name in names)
-        + " |",
-        "|" + "---|" * (len(names) + 1),
-    ]
-    for run, row in cells.items():
-        texts = []
-        for name in names:
-            cell, percent = row[name], BENCHMARKS[name].metrics[0].percent
-            text = shown(cell["value"], percent)
-            if found := cell.get("gain"):
-                text += f" ({shown(found['value'], percent, True)}{'' if significant(found) else '†'} [{shown(found['low'], percent, True)}, "
-                text += f"{shown(found['high'], percent, True)}])"
-            else:
-                text += f" [{shown(cell['low'], percent)}, {shown(cell['high'], percent)}]"
-            texts.append(text)
-        lines.append(f"| {run} | " + " | ".join(texts) + " |")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "In brackets: the 95 % interval of the score, or of the gain over the first row, in pairs. † not significant: the "
-            "interval holds 0.",
-        ]
+# ------------------------------------------------------------------------------ runs side by side
+def comparison(cells: dict[str, dict[str, dict]], benchmarks: list[str]) -> str:
+    """The paper's table in Markdown: a row per run, a column per benchmark.
+
+    cells: {run: {benchmark: `measured`, and "gain" in all runs but the first}}.
+    """
+    base = next(iter(cells.values()))
+    titles = [f"{BENCHMARKS[name].title} ({base[name]['n']:,})" for name in benchmarks]
+    lines = [f"| | {' | '.join(titles)} |", "|" + "---|" * (len(benchmarks) + 1)]
+    for run, by_benchmark in cells.items():
+        texts = [run]
+        for name in benchmarks:
+            cell = by_benchmark[name]
+            percent = BENCHMARKS[name].metrics[0].percent
+            beside = format_interval(cell, percent)
+            if "gain" in cell:
+                beside = f"({format_gain(cell['gain'], percent)})"
+            texts.append(f"{format_value(cell['value'], percent)} {beside}")
+        lines.append(f"| {' | '.join(texts)} |")
+    legend = (
+        "In brackets: the 95 % interval of the score, or of the gain over the first row, in pairs. "
+        f"{NOT_SIGNIFICANT} not significant: the interval holds 0."
     )
+    return "\n".join([*lines, "", legend])
 
 
 def by_length(
-    runs: dict, base: str, names: list[str], edges: list[int], resamples: int
+    runs: dict[str, dict[str, list[dict]]], base: str, edges: list[int], resamples: int
 ) -> dict[str, list[dict]]:
-    """Figure 6 of the paper: {run: [{low_tokens, high_tokens, and `gain`'s fields}]}, items grouped by how many tokens the run reasons for; those of all
-    benchmarks together that score answers one by one."""
-    metric, out = Metric("accuracy"), {}
-    pools = {
-        run: [
-            row | {"id": f"{name}/{row['id']}", "video": f"{name}/{row['video']}"}
-            for name in names
-            for row in found[name]
-            if row["parts"].get("score") is not None
-        ]
-        for run, found in runs.items()
-    }
-    before = {row["id"]: row for row in pools[base]}
-    for run in [run for run in runs if run != base]:
-        for low, high in zip([0, *edges], [*edges, math.inf], strict=True):
-            some = [
-                row
-                for row in pools[run]
-                if low <= row["reasoning_tokens"] < high and row["id"] in before
-            ]
-            if some:
-                found = gain([before[row["id"]] for row in some], some, metric, resamples)
-                out.setdefault(run, []).append(
-                    {"low_tokens": low, "high_tokens": None if high == math.inf else high, **found}
-                )
-    return out
+    """The gain over the base by the length of a run's reasoning, Figure 6 of the paper.
+
+    runs: {run: {benchmark: results}}. Items of all benchmarks are pooled, those that are scored
+    one by one. edges: where the groups of lengths end, in tokens. Returns {run: [group]}, a group
+    being {low_tokens, high_tokens (None: no end)} and `gain`'s fields.
+    """
+    metric = Metric("accuracy")
+    of_base = {result["id"]: result for result in pooled(runs[base])}
+    starts = [0, *edges]
+    ends = [*edges, None]
+
+    groups: dict[str, list[dict]] = {}
+    for run in runs:
+        if run == base:
+            continue
+        results = [result for result in pooled(runs[run]) if result["id"] in of_base]
+        for low, high in zip(starts, ends, strict=True):
+            # The run's own length, not the base's: the question is what its longer reasoning brings
+            inside = [result for result in results if is_between(result, low, high)]
+            if inside:
+                before = [of_base[result["id"]] for result in inside]
+                group = {"low_tokens": low, "high_tokens": high}
+                group |= gain(before, inside, metric, resamples)
+                groups.setdefault(run, []).append(group)
+    return groups
 
 
-def length_table(found: dict[str, list[dict]]) -> str:
-    return "\n".join(
-        f"{run}, {group_name(g)}: {shown(g['value'], True, True)}{'' if significant(g) else '†'} [{shown(g['low'], True, True)}, "
-        f"{shown(g['high'], True, True)}], n {g['n']:,}"
-        for run, groups in found.items()
-        for g in groups
-    )
+def pooled(by_benchmark: dict[str, list[dict]]) -> list[dict]:
+    """The scored results of all benchmarks; ids and videos get their benchmark's name in front."""
+    pool = []
+    for name, results in by_benchmark.items():
+        for result in results:
+            if result["parts"].get("score") is not None:
+                unique = {
+                    "id": f"{name}/{result['id']}",
+                    "video": f"{name}/{result['video']}",
+                }
+                pool.append(result | unique)
+    return pool
+
+
+def is_between(result: dict, low: int, high: int | None) -> bool:
+    """Is the reasoning's length in [low, high)?"""
+    return low <= result["reasoning_tokens"] and (high is None or result["reasoning_tokens"] < high)
 
 
 def group_name(group: dict) -> str:
-    return (
-        f"{group['low_tokens']}+ tokens"
-        if group["high_tokens"] is None
-        else f"{group['low_tokens']}-{group['high_tokens'] - 1} tokens"
-    )
+    if group["high_tokens"] is None:
+        return f"{group['low_tokens']}+ tokens"
+    return f"{group['low_tokens']}-{group['high_tokens'] - 1} tokens"
 
 
-def bars(axes, values: list[dict], places: list[float], width: float, label: str) -> None:
-    """Bars with their intervals, in percent."""
-    heights = [100 * v["value"] for v in values]
-    wings = [
-        [
-            0.0 if v[side] is None else abs(100 * v[side] - h)
-            for v, h in zip(values, heights, strict=True)
-        ]
-        for side in ("low", "high")
-    ]
-    axes.bar(places, heights, width, yerr=wings, capsize=3, label=label)
+def length_table(groups: dict[str, list[dict]]) -> str:
+    """`by_length` as text, a line per group."""
+    lines = []
+    for run in groups:
+        for group in groups[run]:
+            text = format_gain(group, percent=True)
+            lines.append(f"{run}, {group_name(group)}: {text}, n {group['n']:,}")
+    return "\n".join(lines)
 
 
-def plot_scores(cells: dict[str, dict[str, dict]], names: list[str], path: Path) -> None:
-    """compare.png: a group of bars per benchmark, of those whose headline is a share."""
-    names, width = [name for name in names if BENCHMARKS[name].metrics[0].percent], 0.8 / len(cells)
-    figure, axes = plt.subplots(figsize=(2 + 1.6 * len(names), 4), layout="constrained")
-    for i, (run, row) in enumerate(cells.items()):
-        bars(
-            axes,
-            [row[name] for name in names],
-            [x + i * width for x in range(len(names))],
-            width,
-            run,
-        )
-    axes.set(
-        xticks=[x + 0.4 - width / 2 for x in range(len(names))],
-        xticklabels=[BENCHMARKS[name].title for name in names],
-        ylabel="score, 95 % interval",
-    )
-    axes.legend()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+# ------------------------------------------------------------------------------ pictures
+def plot_scores(cells: dict[str, dict[str, dict]], benchmarks: list[str], path: Path) -> None:
+    """compare.png: a group of bars per benchmark, of the benchmarks that are scored in percent."""
+    benchmarks = [name for name in benchmarks if BENCHMARKS[name].metrics[0].percent]
+    titles = [BENCHMARKS[name].title for name in benchmarks]
+    bars = {}
+    for run, by_benchmark in cells.items():
+        titled = zip(titles, benchmarks, strict=True)
+        bars[run] = {title: by_benchmark[name] for title, name in titled}
+    plot_bars(bars, titles, path, width=2 + 1.6 * len(benchmarks), ylabel="score, 95 % interval")
 
 
-def plot_by_length(found: dict[str, list[dict]], path: Path) -> None:
+def plot_by_length(groups: dict[str, list[dict]], path: Path) -> None:
     """by_length.png: the gain over the base in groups of reasoning length."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    order = {group_name(g): g["low_tokens"] for groups in found.values() for g in groups}
-    labels, width = sorted(order, key=order.get), 0.8 / max(1, len(found))
-    for i, (run, groups) in enumerate(found.items()):
-        bars(axes, groups, [labels.index(group_name(g)) + i * width for g in groups], width, run)
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(
-        xticks=[x + 0.4 - width / 2 for x in range(len(labels))],
-        xticklabels=labels,
-        ylabel="gain in accuracy, 95 % interval",
-        xlabel="reasoning",
+    bars = {}
+    starts = {}
+    for run in groups:
+        bars[run] = {group_name(group): group for group in groups[run]}
+        starts |= {group_name(group): group["low_tokens"] for group in groups[run]}
+    names = sorted(starts, key=starts.get)
+    plot_bars(
+        bars, names, path, width=7, ylabel="gain in accuracy, 95 % interval", xlabel="reasoning"
     )
+
+
+def plot_bars(
+    bars: dict[str, dict[str, dict]], places: list[str], path: Path, width: float, **axis_labels
+) -> None:
+    """Bars with their intervals in percent, side by side at each place, a colour per run.
+
+    bars: {run: {place: `measured` or `gain`}}; a run may have no bar at some place.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")  # files only: there may be no screen
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, 4), layout="constrained")
+    bar_width = 0.8 / max(1, len(bars))
+    for i, (run, by_place) in enumerate(bars.items()):
+        x = [places.index(place) + i * bar_width for place in by_place]
+        heights = [100 * measured["value"] for measured in by_place.values()]
+        below = [interval_wing(measured, "low") for measured in by_place.values()]
+        above = [interval_wing(measured, "high") for measured in by_place.values()]
+        axes.bar(x, heights, bar_width, yerr=[below, above], capsize=3, label=run)
+
+    axes.axhline(0, color="black", linewidth=0.8)
+    ticks = [x + 0.4 - bar_width / 2 for x in range(len(places))]
+    axes.set(xticks=ticks, xticklabels=places, **axis_labels)
     axes.legend()
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def interval_wing(measured: dict, side: str) -> float:
+    """How far the interval reaches from the value to its "low" or "high", in percent; 0 where there
+    is no interval."""
+    if measured[side] is None:
+        return 0.0
+    return abs(100 * measured[side] - 100 * measured["value"])

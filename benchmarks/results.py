@@ -1,103 +1,151 @@
-"""benchmarks/results.py: results on disk."""
+"""benchmarks/results.py: results on disk, safe against kills at any moment.
+
+A folder of a run holds:
+
+    settings.json          what the results are made with (`claim`)
+    results.jsonl          one result per line
+    results.rankN.jsonl    with several processes: what process N has added since the start
+
+Results are only ever appended, a batch at a time, and are on the disk when `append_results`
+returns. A kill can therefore tear the last line of a file and no other; `read_results` skips that
+line, and its item is asked again. `collect` merges the files of all processes into results.jsonl by
+writing a new file and renaming it, so that a reader finds the old one or the new one, never half of
+one. A kill between the renaming and the removal of a merged file does no harm: the next `collect`
+merges the same results once more.
+"""
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from engine.families import DEFAULT_MODEL
 from formats.files import write_whole
 from formats.sample import DataError
 
-ROUNDING = {
-    "batch",
-    "max_tokens",
-    "max_cache_tokens",
-    "attn",
-    "device",
-}  # what changes its rounding only, and may be changed when memory runs out
-BAD_MEDIA, TOO_LONG, NO_ANSWER, NO_VERDICT = (
-    "media missing or unusable",
-    "prompt too long",
-    "no answer in the reply",
-    "judge gave no verdict",
-)
+# Why an item counts as wrong, or has no answer: the values of a result's "failure"
+BAD_MEDIA = "media missing or unusable"
+TOO_LONG = "prompt too long"
+NO_ANSWER = "no answer in the reply"
+NO_VERDICT = "judge gave no verdict"
+
+# Settings that change the rounding only, and may be changed when memory runs out
+ROUNDING = {"batch", "max_tokens"}
+
+
+def to_line(result: dict) -> str:
+    return json.dumps(result, ensure_ascii=False) + "\n"
+
+
+def append_results(path: Path, results: list[dict]) -> None:
+    """Append results to a file; they are safe on the disk when this returns."""
+    if not results:
+        return
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(to_line(result) for result in results))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_results(path: Path) -> dict[str, dict]:
-    """{id: line} of a results file, a later line of an id in place of an earlier one. A last line that a killed run left torn is not read."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
-    found: dict[str, dict] = {}
-    for n, line in enumerate(lines, 1):
+    """{id: result} of a file, empty where there is no file. Of an id's results the last one counts.
+
+    A last line that a kill has torn is skipped. Raises DataError for any other broken line.
+    """
+    if not path.is_file():
+        return {}
+
+    # errors="replace": the torn line may end in the middle of a letter. Not splitlines, which also
+    # cuts at U+2028 and the like inside a completion
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    results: dict[str, dict] = {}
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
         try:
-            row = json.loads(line) if line else None
+            result = json.loads(line)
         except json.JSONDecodeError:
-            if n == len(lines):
+            is_torn = number == len(lines)  # a whole line ends in "\n", so that "" comes after it
+            if is_torn:
                 break
             raise DataError(
-                f"{path}:{n}: not a line of results; remove that line, and its item is asked again"
+                f"{path}:{number}: not a line of results; remove that line, and its item is asked "
+                "again"
             ) from None
-        if row is not None:
-            found[row["id"]] = row
-    return found
+        results[result["id"]] = result
+    return results
 
 
 def collect(out: Path, order: list[str]) -> dict[str, dict]:
-    """Bring what all processes have written into results.jsonl, in the order of the items. Whole at any moment: written beside and renamed."""
-    parts = [out / "results.jsonl", *sorted(out.glob("results.rank*.jsonl"))]
-    found: dict[str, dict] = {}
-    for path in parts:
-        found |= read_results(path)
-    place = {name: i for i, name in enumerate(order)}
-    if strange := [name for name in found if name not in place]:
+    """Merge the results of all processes into results.jsonl, in the order of the items' ids.
+
+    Returns {id: result}. Raises DataError when a result is of an item that is not in `order`.
+    """
+    of_ranks = sorted(out.glob("results.rank*.jsonl"))
+    results: dict[str, dict] = {}
+    for path in [out / "results.jsonl", *of_ranks]:
+        results |= read_results(path)
+
+    unknown = results.keys() - set(order)
+    if unknown:
         raise DataError(
-            f"{out}/results.jsonl: holds the item '{strange[0]}', which the benchmark's files do not; pass another --out"
+            f"{out}/results.jsonl: holds the item '{min(unknown)}', which the benchmark's files do "
+            "not; pass another --out"
         )
-    found = dict(sorted(found.items(), key=lambda pair: place[pair[0]]))
-    write_whole(
-        out / "results.jsonl",
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.values()),
-    )
-    for path in parts[1:]:
+
+    results = {item: results[item] for item in order if item in results}
+    write_whole(out / "results.jsonl", "".join(to_line(result) for result in results.values()))
+    for path in of_ranks:
         path.unlink()
-    return found
+    return results
 
 
-def fingerprint(model: str) -> str:
-    """What tells a model's weights apart without reading them: names, sizes and times of change of the files, or the hub name."""
-    folder = Path(model) if model else DEFAULT_MODEL
-    files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("config.json"))
-    known = (
-        [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files] if model else "bundled"
-    )
-    return hashlib.sha256(json.dumps(known or model).encode()).hexdigest()[:16]
+def refuse_failures(results: Iterable[dict]) -> None:
+    """--strict: raises DataError at the first result that is a failure."""
+    for result in results:
+        if result["failure"]:
+            raise DataError(
+                f"item '{result['id']}': {result['reason'] or result['failure']}; leave out "
+                "--strict to count such items as wrong"
+            )
 
 
 def claim(out: Path, settings: dict) -> None:
-    """Make --out this run's, or go on with it when it was made with the same settings."""
+    """Make a folder this run's by writing settings.json, or go on with it.
+
+    Raises DataError when its results were made with other settings, those of ROUNDING excepted.
+    """
     file = out / "settings.json"
-    before = json.loads(file.read_text()) if file.is_file() else settings
-    differ = {
-        k: f"{k} {before.get(k)!r}, now {settings.get(k)!r}"
-        for k in {**before, **settings}
-        if before.get(k) != settings.get(k)
-    }
-    if differ.keys() - ROUNDING:
-        raise DataError(
-            f"{out}: holds results made with other settings ({', '.join(v for k, v in differ.items() if k not in ROUNDING)}); "
-            "pass another --out, or remove the folder"
-        )
-    if differ:
-        print(
-            f"going on with {', '.join(differ.values())}: the items to come are rounded differently from those that are done"
-        )
+    if file.is_file():
+        before = json.loads(file.read_text())
+        changes = {
+            name: f"{name} {before.get(name)!r}, now {settings.get(name)!r}"
+            for name in before | settings
+            if before.get(name) != settings.get(name)
+        }
+        refused = [text for name, text in changes.items() if name not in ROUNDING]
+        if refused:
+            raise DataError(
+                f"{out}: holds results made with other settings ({', '.join(refused)}); pass "
+                "another --out, or remove the folder"
+            )
+        if changes:
+            print(
+                f"going on with {', '.join(changes.values())}: the items to come are rounded "
+                "differently from those that are done"
+            )
     write_whole(file, json.dumps(settings, indent=2) + "\n")
 
 
-def write(path: Path, found: list[dict]) -> None:
-    """Append lines, safe on the disk when this returns."""
-    if found:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
-            file.flush()
-            os.fsync(file.fileno())
+def fingerprint(model: str) -> str:
+    """What tells a model's weights apart without reading them; "" is the bundled model.
+
+    Of a folder: names, sizes and times of change of its weights and its config. Else the hub name.
+    """
+    identity: object = model or "bundled"
+    folder = Path(model)
+    if model and folder.is_dir():
+        files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("config.json"))
+        stats = [(file.name, file.stat()) for file in files]
+        identity = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats] or model
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

@@ -1,12 +1,43 @@
-"""benchmarks/statistics.py: scores with bootstrap intervals."""
+"""benchmarks/statistics.py: scores with bootstrap intervals.
+
+A benchmark asks several questions about one video, and a model that misunderstands the video gets
+them wrong together. Intervals therefore come from a bootstrap over videos: draw as many videos as
+there are, with replacement, take all questions of each, compute the metric again; the middle 95 %
+of 10,000 such values is the interval. Two runs on the same questions are compared in pairs: both on
+the same drawn videos, so that what is hard for both cancels.
+
+All of it works on two small tables, made once for each metric. C is the number of videos, K the
+number of groups that weigh alike (`Metric.over`):
+
+                    task=action  task=object                      task=action  task=object
+    totals  video a         2.0          1.0       counts  video a          3            1
+    (C, K)  video b         0.0          1.0       (C, K)  video b          1            2
+
+A resample is a vector of how often each video was drawn, here (2, 0) for video a twice. It times
+the tables gives the sums and counts of that draw.
+
+A result, here and in the files beside this one, is one line of results.jsonl as a dict.
+"""
 
 import math
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.base import Benchmark, Metric
 from formats.sample import DataError
+
+# Most numbers that one block of resamples holds: 32 MB of float64
+BLOCK = 2**22
+
+
+class Tables(NamedTuple):
+    """What the bootstrap needs of the results, by video (C) and group of `Metric.over` (K)."""
+
+    totals: np.ndarray  # (C, K) sums of the scores
+    counts: np.ndarray  # (C, K) numbers of results
+    weights: np.ndarray  # (K,) of the groups; they add up to 1
 
 
 def labels_of(labels: dict, name: str) -> list[str]:
@@ -15,68 +46,97 @@ def labels_of(labels: dict, name: str) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def sums(found: list[dict], metric: Metric) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the lines that have the metric's part, by video (C) and group of `over` (K): sums of the part (C, K), numbers of lines (C, K), and the groups'
-    weights (K,). Groups weigh alike inside their outer group, which weigh alike."""
-    some = [row for row in found if row["parts"].get(metric.part) is not None]
-    videos = {v: i for i, v in enumerate(sorted({row["video"] for row in some}))}
-    keys = [tuple(row["labels"][name] for name in metric.over) for row in some]
-    leaves = {key: i for i, key in enumerate(sorted(set(keys)))}
-    total, count = (np.zeros((len(videos), len(leaves))) for _ in range(2))
-    for row, key in zip(some, keys, strict=True):
-        total[videos[row["video"]], leaves[key]] += row["parts"][metric.part]
-        count[videos[row["video"]], leaves[key]] += 1
-    siblings = [
-        Counter(key[:depth] for key in {k[: depth + 1] for k in leaves})
-        for depth in range(len(metric.over))
-    ]
-    return (
-        total,
-        count,
-        np.array(
-            [
-                math.prod(1 / siblings[depth][key[:depth]] for depth in range(len(metric.over)))
-                for key in leaves
-            ]
-        ),
-    )
+def scored(results: list[dict], metric: Metric) -> list[dict]:
+    """The results that have the metric's score: an open answer has none until a judge was asked."""
+    return [result for result in results if result["parts"].get(metric.part) is not None]
+
+
+def n_videos(results: list[dict]) -> int:
+    return len({result["video"] for result in results})
+
+
+def tabulate(results: list[dict], metric: Metric) -> Tables:
+    """Results -> the tables of the module's docstring, of those that have the metric's score."""
+    results = scored(results, metric)
+    group_of = [tuple(result["labels"][name] for name in metric.over) for result in results]
+    rows = {video: i for i, video in enumerate(sorted({result["video"] for result in results}))}
+    columns = {group: i for i, group in enumerate(sorted(set(group_of)))}
+
+    totals = np.zeros((len(rows), len(columns)))  # (C, K)
+    counts = np.zeros((len(rows), len(columns)))  # (C, K)
+    for result, group in zip(results, group_of, strict=True):
+        cell = rows[result["video"]], columns[group]
+        totals[cell] += result["parts"][metric.part]
+        counts[cell] += 1
+    return Tables(totals, counts, group_weights(list(columns)))
+
+
+def group_weights(groups: list[tuple[str, ...]]) -> np.ndarray:
+    """Weights (K,) of groups, each a path of labels from the outermost one.
+
+    Siblings weigh alike inside their outer group, and outer groups among themselves.
+
+    >>> group_weights([("direction", "easy"), ("direction", "hard"), ("distance", "all")])
+    array([0.25, 0.25, 0.5 ])
+    """
+    # Children of every inner node of the tree: of () the tasks, of ("direction",) its levels
+    children: dict[tuple[str, ...], set[str]] = {}
+    for group in groups:
+        for depth, name in enumerate(group):
+            children.setdefault(group[:depth], set()).add(name)
+
+    weights = []
+    for group in groups:
+        weights.append(math.prod(1 / len(children[group[:depth]]) for depth in range(len(group))))
+    return np.array(weights)  # (K,)
 
 
 def mean_of_groups(
-    total: np.ndarray, count: np.ndarray, weights: np.ndarray, root: bool
+    totals: np.ndarray, counts: np.ndarray, weights: np.ndarray, root: bool
 ) -> np.ndarray:
-    """(.., K) sums and numbers -> (..) weighted means of the groups' means; a group without a line leaves its weight to the others."""
-    there = count > 0
-    means = np.where(there, total / np.maximum(count, 1), 0.0)
-    value = (means * weights).sum(-1) / (there * weights).sum(-1)
+    """(.., K) sums and counts -> (..) weighted means of the groups' means.
+
+    A resample may draw no video of some group; that group then leaves its weight to the others.
+    """
+    present = counts > 0  # (.., K)
+    means = np.where(present, totals / np.maximum(counts, 1), 0.0)  # (.., K)
+    value = (means * weights).sum(-1) / (present * weights).sum(-1)  # (..)
     return np.sqrt(value) if root else value
 
 
-def estimate(found: list[dict], metric: Metric) -> float | None:
-    """A metric's value; None when no line has its part."""
-    total, count, weights = sums(found, metric)
-    return (
-        float(mean_of_groups(total.sum(0), count.sum(0), weights, metric.root))
-        if len(total)
-        else None
-    )
+def estimate(results: list[dict], metric: Metric) -> float | None:
+    """A metric's value; None when no result has its score."""
+    totals, counts, weights = tabulate(results, metric)
+    if not len(totals):
+        return None
+    return float(mean_of_groups(totals.sum(0), counts.sum(0), weights, metric.root))
 
 
 def resampled(
-    found: list[dict], metric: Metric, resamples: int = 10_000, seed: int = 0
+    results: list[dict], metric: Metric, resamples: int = 10_000, seed: int = 0
 ) -> np.ndarray:
-    """(resamples,) values of a metric on as many videos drawn with replacement, each with all of its lines. The same videos are drawn for any lines about
-    the same videos, so that two runs on the same items can be subtracted draw by draw."""
-    total, count, weights = sums(found, metric)
-    n, rng, out = len(total), np.random.default_rng(seed), []
-    for start in range(0, resamples, size := max(1, 2**22 // n)):
-        some = min(size, resamples - start)
-        drawn = rng.integers(0, n, (some, n)) + np.arange(some)[:, None] * n
-        times = (
-            np.bincount(drawn.ravel(), minlength=some * n).reshape(some, n).astype(float)
-        )  # how often each video was drawn
-        out.append(mean_of_groups(times @ total, times @ count, weights, metric.root))
-    return np.concatenate(out)
+    """Values of a metric on `resamples` draws of as many videos as there are, (resamples,).
+
+    The draws depend on the seed and on the number of videos alone. Two runs on the same items
+    therefore see the same draws, and can be subtracted value by value.
+    """
+    totals, counts, weights = tabulate(results, metric)
+    videos = len(totals)
+    rng = np.random.default_rng(seed)
+
+    # In blocks of S draws: all of (resamples, C) would take gigabytes for thousands of videos
+    values = []
+    block = max(1, BLOCK // videos)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = rng.integers(0, videos, (size, videos))  # (S, C) numbers of videos
+
+        # One bincount for the whole block: draw s counts into the bins from s * C on
+        bins = drawn + np.arange(size)[:, None] * videos  # (S, C)
+        times = np.bincount(bins.ravel(), minlength=size * videos).reshape(size, videos)
+        times = times.astype(float)  # (S, C) how often each video was drawn
+        values.append(mean_of_groups(times @ totals, times @ counts, weights, metric.root))  # (S,)
+    return np.concatenate(values)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -85,91 +145,112 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def measured(found: list[dict], metric: Metric, resamples: int) -> dict:
-    """{value, low, high, n, videos} of a metric; low and high None where fewer than two videos leave nothing to resample."""
-    some = [row for row in found if row["parts"].get(metric.part) is not None]
-    videos = len({row["video"] for row in some})
-    low, high = interval(resampled(some, metric, resamples)) if videos > 1 else (None, None)
+def measured(results: list[dict], metric: Metric, resamples: int) -> dict:
+    """{value, low, high, n, videos} of a metric.
+
+    low and high are None for fewer than two videos, which leave nothing to resample.
+    """
+    results = scored(results, metric)
+    videos = n_videos(results)
+    low, high = None, None
+    if videos > 1:
+        low, high = interval(resampled(results, metric, resamples))
+    value = estimate(results, metric)
+    return {"value": value, "low": low, "high": high, "n": len(results), "videos": videos}
+
+
+def measured_all(results: list[dict], metrics: list[Metric], resamples: int) -> dict[str, dict]:
+    """{name: `measured`} of the metrics that any of the results has a score for."""
+    values = {metric.name: measured(results, metric, resamples) for metric in metrics}
+    return {name: value for name, value in values.items() if value["n"]}
+
+
+def summarise(results: list[dict], benchmark: Benchmark, resamples: int = 10_000) -> dict:
+    """Scores, scores of splits, failures by reason, and how many answers still wait for a judge."""
+    failed = []
+    for result in results:
+        if result["failure"]:
+            reason = result["reason"] or result["failure"]
+            failed.append({"id": result["id"], "failure": result["failure"], "reason": reason})
     return {
-        "value": estimate(some, metric),
-        "low": low,
-        "high": high,
-        "n": len(some),
-        "videos": videos,
+        "n": len(results),
+        "videos": n_videos(results),
+        "metrics": measured_all(results, list(benchmark.metrics), resamples),
+        "splits": measured_splits(results, benchmark, resamples),
+        "failures": dict(Counter(entry["failure"] for entry in failed).most_common()),
+        "failed": failed,
+        "unjudged": sum(None in result["parts"].values() for result in results),
+        "sound": dict(Counter(result["sound"] for result in results).most_common()),
+        "completion_tokens": (
+            float(np.mean([result["tokens"] for result in results])) if results else 0.0
+        ),
     }
 
 
-def summarise(found: list[dict], benchmark: Benchmark, resamples: int = 10_000) -> dict:
-    """Scores, scores of splits (each a plain mean over its lines), failures by reason, and what a judge has still to say."""
-    plain = [m for m in benchmark.metrics if not m.over] or [
-        Metric("mean", benchmark.metrics[0].part)
-    ]
+def measured_splits(results: list[dict], benchmark: Benchmark, resamples: int) -> dict[str, dict]:
+    """{label: {value: {metric: `measured`}}} of the labels that a benchmark reports.
+
+    A mean of groups' means makes no sense inside one group, so that splits have plain means.
+    """
+    metrics = [metric for metric in benchmark.metrics if not metric.over]
+    if not metrics:
+        metrics = [Metric("mean", benchmark.metrics[0].part)]
+
     splits: dict[str, dict] = {}
     for name in benchmark.splits:
-        for value in sorted({v for row in found for v in labels_of(row["labels"], name)}):
-            inside = [row for row in found if value in labels_of(row["labels"], name)]
-            splits.setdefault(name, {})[value] = {
-                m.name: v for m in plain if (v := measured(inside, m, resamples))["n"]
-            }
-    failed = [
-        {"id": row["id"], "failure": row["failure"], "reason": row["reason"] or row["failure"]}
-        for row in found
-        if row["failure"]
-    ]
-    return {
-        "n": len(found),
-        "videos": len({row["video"] for row in found}),
-        "metrics": {
-            m.name: v for m in benchmark.metrics if (v := measured(found, m, resamples))["n"]
-        },
-        "splits": splits,
-        "failures": dict(Counter(f["failure"] for f in failed).most_common()),
-        "failed": failed,
-        "unjudged": sum(None in row["parts"].values() for row in found),
-        "sound": dict(Counter(row["sound"] for row in found).most_common()),
-        "completion_tokens": float(np.mean([row["tokens"] for row in found])) if found else 0.0,
-    }
+        by_value: dict[str, list[dict]] = {}
+        for result in results:
+            for value in set(labels_of(result["labels"], name)):
+                by_value.setdefault(value, []).append(result)
+        for value in sorted(by_value):
+            scores = measured_all(by_value[value], metrics, resamples)
+            splits.setdefault(name, {})[value] = scores
+    return splits
 
 
 def gain(base: list[dict], other: list[dict], metric: Metric, resamples: int = 10_000) -> dict:
-    """{value, low, high} of other - base on the same items, resampled in pairs: both on the same videos. Raises DataError for different items."""
-    ids, theirs = {row["id"] for row in base}, {row["id"] for row in other}
-    if ids != theirs:
-        one = sorted(ids ^ theirs)[0]
-        raise DataError(
-            f"the runs are not of the same items: {len(ids - theirs)} are in the first only, {len(theirs - ids)} in the second only, e.g. '{one}'; "
-            "run eval.py to the end, with the same --only and --limit"
-        )
-    scored = [
-        {row["id"] for row in rows if row["parts"].get(metric.part) is not None}
-        for rows in (base, other)
-    ]
-    if one := scored[0] ^ scored[1]:
-        raise DataError(
-            f"open answers of one run are scored and of the other not, e.g. '{sorted(one)[0]}'; run eval.py with --judge on both"
-        )
-    if not scored[0]:
+    """{value, low, high, n} of the metric's gain, other - base, resampled in pairs.
+
+    Raises DataError when the runs are not of the same items, or when a judge has scored only one.
+    """
+    ids = same_scored_items(base, other, metric)
+    if not ids:
         return {"value": None, "low": None, "high": None, "n": 0}
-    videos = {
-        row["id"]: row["video"] for row in base
-    }  # runs may have kept their media in different places
-    base, other = (
-        [row | {"video": videos[row["id"]]} for row in rows if row["id"] in scored[0]]
-        for rows in (base, other)
-    )
-    low, high = (
-        interval(resampled(other, metric, resamples) - resampled(base, metric, resamples))
-        if len({row["video"] for row in base}) > 1
-        else (None, None)
-    )
-    return {
-        "value": estimate(other, metric) - estimate(base, metric),
-        "low": low,
-        "high": high,
-        "n": len(base),
-    }
+
+    # Both runs get the base's names of videos: runs may have kept their media in different places
+    videos = {result["id"]: result["video"] for result in base if result["id"] in ids}
+    base = [result for result in base if result["id"] in ids]
+    other = [result | {"video": videos[result["id"]]} for result in other if result["id"] in ids]
+
+    low, high = None, None
+    if n_videos(base) > 1:
+        differences = resampled(other, metric, resamples) - resampled(base, metric, resamples)
+        low, high = interval(differences)
+    value = estimate(other, metric) - estimate(base, metric)
+    return {"value": value, "low": low, "high": high, "n": len(base)}
 
 
-def significant(found: dict) -> bool:
+def same_scored_items(base: list[dict], other: list[dict], metric: Metric) -> set[str]:
+    """The ids of the scored items of two runs; DataError when they differ."""
+    base_ids = {result["id"] for result in base}
+    other_ids = {result["id"] for result in other}
+    if base_ids != other_ids:
+        raise DataError(
+            f"the runs are not of the same items: {len(base_ids - other_ids)} are in the first "
+            f"only, {len(other_ids - base_ids)} in the second only, e.g. "
+            f"'{min(base_ids ^ other_ids)}'; run eval.py to the end, with the same --only and "
+            "--limit"
+        )
+    base_scored = {result["id"] for result in scored(base, metric)}
+    other_scored = {result["id"] for result in scored(other, metric)}
+    if base_scored != other_scored:
+        raise DataError(
+            "open answers of one run are scored and of the other not, e.g. "
+            f"'{min(base_scored ^ other_scored)}'; run eval.py with --judge on both"
+        )
+    return base_scored
+
+
+def significant(difference: dict) -> bool:
     """Does the 95 % interval of a gain leave out 0?"""
-    return found["low"] is not None and not found["low"] <= 0 <= found["high"]
+    return difference["low"] is not None and not difference["low"] <= 0 <= difference["high"]

@@ -1,0 +1,105 @@
+"""benchmarks/compare.py: runs of eval.py side by side, from their results on disk."""
+
+import json
+from pathlib import Path
+
+from benchmarks.results import read_results
+from benchmarks.statistics import gain, measured
+from benchmarks.table import BENCHMARKS
+from formats.sample import DataError
+
+# Settings that may differ between runs that are compared: the model, and what changes rounding only
+FREE_SETTINGS = {"model", "weights", "root", "batch", "max_tokens"}
+
+Runs = dict[str, dict[str, list[dict]]]  # {run: {benchmark: results}}
+Settings = dict[str, dict[str, dict]]  # {run: {benchmark: settings.json}}
+
+
+def load_runs(arguments: tuple[str, ...]) -> tuple[Runs, Settings]:
+    """The results and the settings of runs given as name=path, a path being a results.jsonl or its
+    folder.
+
+    Raises DataError when one is not there, or when the runs are not all on the same benchmarks.
+    """
+    runs: Runs = {}
+    settings: Settings = {}
+    for argument in arguments:
+        run, file = parse_argument(argument)
+        results = list(read_results(file).values())
+        if not results:
+            raise DataError(f"{file}: holds no results yet; run eval.py into that folder first")
+        benchmark = results[0]["benchmark"]
+        if benchmark in runs.setdefault(run, {}):
+            raise DataError(
+                f"--compare {argument}: '{run}' has a run on {benchmark} already; give it once"
+            )
+        runs[run][benchmark] = results
+        settings.setdefault(run, {})[benchmark] = read_settings(file)
+    check_same_benchmarks(runs)
+    return runs, settings
+
+
+def parse_argument(argument: str) -> tuple[str, Path]:
+    """name=path -> (name, the results.jsonl)."""
+    name, _, path = argument.partition("=")
+    file = Path(path) / "results.jsonl" if Path(path).is_dir() else Path(path)
+    if not name or not file.is_file():
+        raise DataError(
+            f"--compare {argument}: write name=path/results.jsonl, of a run of eval.py that is "
+            "there"
+        )
+    return name, file
+
+
+def read_settings(results_file: Path) -> dict:
+    file = results_file.with_name("settings.json")
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def check_same_benchmarks(runs: Runs) -> None:
+    """Every run must be on the benchmarks of the first one, the base, and on no others."""
+    base = next(iter(runs))
+    for run in runs:
+        unpaired = runs[run].keys() ^ runs[base].keys()
+        if unpaired:
+            raise DataError(
+                f"--compare: '{run}' and '{base}' do not both have a run on {min(unpaired)}; every "
+                "name needs the same benchmarks"
+            )
+
+
+def compare_scores(runs: Runs, resamples: int) -> dict[str, dict[str, dict]]:
+    """{run: {benchmark: `measured` of its headline, with "gain" over the first run}}."""
+    base = next(iter(runs))
+    cells: dict[str, dict[str, dict]] = {}
+    for run in runs:
+        cells[run] = {}
+        for benchmark, results in runs[run].items():
+            metric = BENCHMARKS[benchmark].metrics[0]
+            cell = measured(results, metric, resamples)
+            if run != base:
+                cell["gain"] = gain(runs[base][benchmark], results, metric, resamples)
+            cells[run][benchmark] = cell
+    return cells
+
+
+def other_settings(settings: Settings) -> list[str]:
+    """A sentence on each run that was not asked as the base was: its gain is not the model's
+    alone.
+    """
+    base = next(iter(settings))
+    sentences = []
+    for run in settings:
+        for benchmark, here in settings[run].items():
+            there = settings[base][benchmark]
+            differences = [
+                f"{name} {here[name]!r}, not {there.get(name)!r}"
+                for name in here
+                if name not in FREE_SETTINGS and here[name] != there.get(name)
+            ]
+            if differences:
+                sentences.append(
+                    f"{run} on {benchmark} was asked otherwise than {base}: "
+                    f"{', '.join(differences)}"
+                )
+    return sentences
