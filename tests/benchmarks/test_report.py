@@ -1,0 +1,29 @@
+"""Tables of scores. (Pictures and whole tables: tests/test_eval.py.)"""
+
+from benchmarks.report import by_length, format_gain, length_table
+from tests.results import make_results
+
+
+def test_gain_by_length():
+    """Items by how many tokens the run reasons for, not the base: 0-9: q0, q1 (+1, 0); from 10:
+    q2, q3 (0, -1)."""
+    base = make_results([0, 1, 1, 1])
+    run = make_results([1, 1, 1, 0])
+    for result, n in zip(run, (3, 9, 10, 50), strict=True):
+        result["reasoning_tokens"] = n
+    groups = by_length({"base": {"toy": base}, "run": {"toy": run}}, "base", [10], 200)["run"]
+    assert [(g["low_tokens"], g["high_tokens"], g["value"], g["n"]) for g in groups] == [
+        (0, 10, 0.5, 2),
+        (10, None, -0.5, 2),
+    ]
+    first, second = length_table({"run": groups}).splitlines()
+    assert first.startswith("run, 0-9 tokens: +50.0†")
+    assert second.startswith("run, 10+ tokens: -50.0†")
+
+
+def test_a_gain_whose_interval_holds_zero_is_marked():
+    doubtful = {"value": 0.025, "low": -0.04, "high": 0.09}
+    assert format_gain(doubtful, percent=True) == "+2.5† [-4.0, +9.0]"
+    sure = {"value": 0.025, "low": 0.01, "high": 0.09}
+    assert format_gain(sure, percent=False) == "+0.03 [+0.01, +0.09]"
+    assert format_gain({"value": None, "low": None, "high": None}, percent=True) == "-† [-, -]"

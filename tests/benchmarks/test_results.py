@@ -1,0 +1,91 @@
+"""Results on disk: torn lines, several processes, other settings. (Real kills: test_eval.py.)"""
+
+import json
+import os
+
+import pytest
+
+from benchmarks.results import (
+    append_results,
+    claim,
+    collect,
+    fingerprint,
+    read_results,
+    refuse_failures,
+)
+from formats.sample import DataError
+
+
+def result(name: str, **fields) -> dict:
+    return {"id": name, "failure": None, "reason": None, "completion": "über\u2028"} | fields
+
+
+def test_what_is_appended_is_read_and_the_last_of_an_id_counts(tmp_path):
+    file = tmp_path / "results.jsonl"
+    assert read_results(file) == {}
+    append_results(file, [])
+    assert not file.exists()
+    append_results(file, [result("a", score=0), result("b")])
+    append_results(file, [result("a", score=1)])
+    assert read_results(file) == {"a": result("a", score=1), "b": result("b")}
+
+
+def test_a_torn_last_line_is_skipped_at_every_byte(tmp_path):
+    file = tmp_path / "results.jsonl"
+    whole = (json.dumps(result("b"), ensure_ascii=False)).encode()
+    for length in range(len(whole)):
+        file.write_text("")
+        append_results(file, [result("a")])
+        with file.open("ab") as stream:
+            stream.write(whole[:length])
+        assert read_results(file) == {"a": result("a")}
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    file = tmp_path / "results.jsonl"
+    file.write_text('{"id": "a"}\n{"id": \n{"id": "c"}\n')
+    with pytest.raises(DataError, match=r"results\.jsonl:2: not a line of results; remove"):
+        read_results(file)
+
+
+def test_the_results_of_all_processes_are_merged_in_the_order_of_the_items(tmp_path):
+    append_results(tmp_path / "results.jsonl", [result("c"), result("b", score=0)])
+    append_results(tmp_path / "results.rank0.jsonl", [result("d")])
+    append_results(tmp_path / "results.rank1.jsonl", [result("b", score=1)])
+    merged = collect(tmp_path, ["a", "b", "c", "d"])
+    assert list(merged) == ["b", "c", "d"]
+    assert merged["b"]["score"] == 1
+    assert read_results(tmp_path / "results.jsonl") == merged
+    assert [file.name for file in tmp_path.iterdir()] == ["results.jsonl"]
+
+    with pytest.raises(DataError, match="holds the item 'd', which the benchmark's files do not"):
+        collect(tmp_path, ["a", "b", "c"])
+
+
+def test_a_folder_is_its_settings(tmp_path, capsys):
+    claim(tmp_path, {"prompt": "think", "batch": 2})
+    claim(tmp_path, {"prompt": "think", "batch": 2})
+    assert capsys.readouterr().out == ""
+    with pytest.raises(DataError, match=r"other settings \(prompt 'think', now 'direct'\)"):
+        claim(tmp_path, {"prompt": "direct", "batch": 4})
+    assert json.loads((tmp_path / "settings.json").read_text())["batch"] == 2
+    claim(tmp_path, {"prompt": "think", "batch": 4})
+    assert "going on with batch 2, now 4" in capsys.readouterr().out
+    assert json.loads((tmp_path / "settings.json").read_text())["batch"] == 4
+
+
+def test_strict_stops_at_the_first_failure():
+    refuse_failures([result("a"), result("b")])
+    failed = result("b", failure="prompt too long", reason="b: 70 tokens")
+    with pytest.raises(DataError, match="item 'b': b: 70 tokens; leave out --strict"):
+        refuse_failures([result("a"), failed])
+
+
+def test_a_fingerprint_changes_with_the_files(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    before = fingerprint(str(tmp_path))
+    assert before == fingerprint(str(tmp_path))
+    os.utime(tmp_path / "model.safetensors", ns=(1, 1))
+    assert before != fingerprint(str(tmp_path))
+    names = ("", "Qwen/Qwen2.5-Omni-7B", "Qwen/Qwen2.5-Omni-3B")
+    assert len({fingerprint(name) for name in names}) == 3
