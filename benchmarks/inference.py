@@ -33,7 +33,7 @@ from formats.sample import DataError, Sample
 from judge import Endpoint, LocalModel, Request
 from model import Policy, bound_memory, load_policy
 from rewards import split_completion
-from rollout import Completion, sample_answers
+from rollout import Completion, Sampling, sample_answers
 
 WAITING_BATCH = 64  # open answers of an earlier run that are judged and written at a time
 
@@ -120,14 +120,8 @@ def answer_batch(
     benchmark = BENCHMARKS[cfg.benchmark]
     samples = [ask(item, benchmark, cfg.prompt) for item in items]
     generator = torch.Generator(policy.device).manual_seed(cfg.seed * 1_000_003 + number)
-    answers = sample_answers(
-        policy,
-        builder,
-        samples,
-        cfg.max_completion_tokens,
-        cfg.temperature,
-        generator=generator,
-    )
+    sampling = Sampling(cfg.max_completion_tokens, cfg.temperature, generator)
+    answers = sample_answers(policy, builder, samples, sampling)
     seconds = (time.perf_counter() - started) / len(items)
 
     results = []
