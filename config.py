@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from engine.distributed import wants_cuda
+import torch
+
 from engine.families import ATTENTIONS
 from judge import DEFAULT_JUDGE
 from media.prompt_format import MIN_PIXELS
@@ -192,8 +193,8 @@ class Config:
     )
     train_type: str | None = flag(
         None,
-        "lora: adapters; full: all weights, optimiser state sharded; fsdp: weights sharded, too (FSDP2)",
-        known=("lora", "full", "fsdp"),
+        "lora: adapters; full: all weights, over several processes sharded (FSDP2)",
+        known=("lora", "full"),
     )
     lora_rank: int = flag(8, "rank of the adapters on all linear layers", 1)
     lora_alpha: float = flag(32.0, "the adapters' product is scaled by alpha / rank", 0)
@@ -347,7 +348,7 @@ class Config:
 def parse(argv: list[str]) -> Config:
     """Flags -> Config with every None filled in. Unknown flags and values out of range end the program with one sentence."""
     cfg, _ = read_flags(Config, __doc__.split("\n")[0], argv)
-    tiny, gpu = is_tiny(cfg.model), wants_cuda(cfg)
+    tiny, gpu = is_tiny(cfg.model), torch.cuda.is_available()
     table = (
         DEFAULTS["tiny" if tiny else "real"]
         | METHODS[cfg.method]

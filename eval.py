@@ -246,7 +246,7 @@ def run(cfg: Config) -> None:
         check_endpoint(cfg.judge_endpoint)
     if cfg.workers is None:
         cfg.workers = 4 if torch.cuda.is_available() else int(cfg.benchmark != "toy")
-    rank, world, device = start_processes(cfg)
+    rank, world, device = start_processes()
     with only_run(Path(cfg.out), rank):
         run_benchmark(cfg, rank, world, device)
 

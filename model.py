@@ -43,7 +43,7 @@ from transformers.utils import cached_file
 from data import Prompt
 from engine.attention import Layout, PackedAttention, lay_out_groups
 from engine.batching import split_by_tokens
-from engine.distributed import Call
+from engine.distributed import FSDPUnit
 from engine.families import (
     FAMILIES,
     block,
@@ -57,6 +57,8 @@ from engine.logprobs import TokenLogprobs, fp32_logits
 from formats.sample import DataError
 from media.features import audio_tokens
 from media.prompt_format import MEAN, MERGE, PATCH, SAMPLE_RATE, STD, TEMPORAL_PATCH
+
+LORA_ALPHA = 32  # the product of two adapters is scaled by alpha / rank
 
 
 def load_policy(
@@ -160,9 +162,14 @@ class Policy:
             2**18,
         )  # per pass of towers or prefill; of keys and values held while decoding
         self.adapters_off = False  # run as if there were no LoRA
-        self.root: Call | None = (
-            None  # FSDP's handle on the decoder, and self.calls those on its layers
-        )
+        # Of a policy that `distributed.shard` made: decoder and head, and each layer, as units whose weights are gathered
+        # while they run a function. Weights of a whole policy are always there.
+        self.fsdp_root: FSDPUnit | None = None
+        self.fsdp_layers: list[FSDPUnit] = []
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.fsdp_root is not None
 
     def towers(self) -> Iterable[nn.Parameter]:
         """The parameters of the vision tower (its merger is the aligner) and of the audio tower."""
@@ -204,16 +211,17 @@ class Policy:
             p.requires_grad_(False)
 
     def reference(self) -> "Policy":
-        """The policy as it is now, frozen: of LoRA the same weights without adapters, else a copy of the decoder. It has no towers of its own:
-        give it the features of this policy."""
+        """The policy as it is now, frozen: with LoRA the same weights without adapters, else a copy of the decoder.
+
+        It has no towers of its own: give it the features of this policy. (Of a sharded run: `distributed.shard`.)
+        """
+        twin = copy.copy(self)
         if self.has_adapters:
-            twin = copy.copy(self)
             twin.adapters_off = True
             return twin
-        twin, memo = copy.copy(self), {}  # one memo: a head tied to the embedding stays so
-        twin.text, twin.head = (
-            copy.deepcopy(part, memo).requires_grad_(False) for part in (self.text, self.head)
-        )
+        memo = {}  # one for both copies: a head tied to the embedding stays so
+        twin.text = copy.deepcopy(self.text, memo).requires_grad_(False)
+        twin.head = copy.deepcopy(self.head, memo).requires_grad_(False)
         return twin
 
     # ------------------------------------------------------------------ LoRA
@@ -221,90 +229,54 @@ class Policy:
     def has_adapters(self) -> bool:
         return hasattr(self.model, "peft_config")
 
-    def add_adapters(self, rank: int, alpha: float, towers: bool, seed: int = 0) -> None:
-        """LoRA (Hu et al., arXiv 2106.09685) on all linear layers of the decoder, and with `towers` on those of the towers; all else is frozen.
-        Adapters have the weights' type: their optimiser keeps fp32 masters (optim.py)."""
+    def add_adapters(self, rank: int, towers: bool, seed: int = 0) -> None:
+        """LoRA (Hu et al., arXiv 2106.09685) on all linear layers of the decoder, and with `towers` on theirs, too.
+
+        All else is frozen. Adapters are fp32 whatever the weights are: at the learning rates in use a step of theirs
+        would be lost in bf16 (engine/optim.py). Their product B A is scaled by LORA_ALPHA / rank. All processes must
+        pass the same seed.
+        """
         import peft
 
         for p in self.model.parameters():
             p.requires_grad_(False)
-        within = [
-            m
-            for m in ((self.text, self.visual, self.audio_tower) if towers else (self.text,))
-            if m is not None
-        ]
-        linear = {id(m) for part in within for m in part.modules() if isinstance(m, nn.Linear)}
-        names = [name for name, m in self.model.named_modules() if id(m) in linear]
-        torch.manual_seed(seed)  # alike on all processes
-        peft.inject_adapter_in_model(
-            peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), self.model
-        )
+
+        # peft wants names; the head is no part of the decoder, and gets no adapter
+        adapted = [self.text, self.visual, self.audio_tower] if towers else [self.text]
+        linear = set()
+        for module in adapted:
+            if module is not None:
+                linear |= {m for m in module.modules() if isinstance(m, nn.Linear)}
+        names = [name for name, m in self.model.named_modules() if m in linear]
+
+        torch.manual_seed(seed)
+        config = peft.LoraConfig(r=rank, lora_alpha=LORA_ALPHA, target_modules=names)
+        peft.inject_adapter_in_model(config, self.model)
+        for p in self.model.parameters():
+            if p.requires_grad:
+                p.data = p.data.float()
         self.visual, self.audio_tower, self.text, self.head = parts(self.model)
 
     @contextlib.contextmanager
     def _adapters(self):
-        """Within, adapters are off if this is a reference. subtle: peft's own switch also sets requires_grad, so it is put back by hand."""
+        """Within, adapters are off if this is a reference."""
         if not self.adapters_off:
             yield
             return
         from peft.tuners.tuners_utils import BaseTunerLayer
 
+        # subtle: peft's own switch also sets requires_grad, of adapters that are off to False: put back by hand
         layers = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        for m in layers:
-            m.enable_adapters(False)
+        for layer in layers:
+            layer.enable_adapters(False)
         try:
             yield
         finally:
-            for m in layers:
-                m.enable_adapters(True)
+            for layer in layers:
+                layer.enable_adapters(True)
             for p in trained:
                 p.requires_grad_(True)
-
-    # ------------------------------------------------------------------ FSDP2
-    def shard(self, train: bool = True) -> "Policy":
-        """A twin whose decoder and head are spread over all processes by FSDP2 (`fully_shard`), layer by layer: what is trained, or with train=False a
-        frozen reference. This policy stays whole: it samples, and has the towers. Every process must call completion_logps (and backward) equally often."""
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-        twin, memo = copy.copy(self), {}
-        mesh = init_device_mesh(self.device.type, (torch.distributed.get_world_size(),))
-
-        def split(*below: nn.Module) -> Call:
-            call = Call(*below)
-            fully_shard(
-                call.requires_grad_(train),
-                mesh=mesh,
-                mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32),
-            )
-            call.set_gradient_divide_factor(
-                1.0
-            )  # sums: each process has divided its loss by global counts
-            call.set_force_sum_reduction_for_comms(True)  # gloo knows no sum of multiples
-            return call
-
-        twin.text = copy.copy(
-            self.text
-        )  # the same module with parts of its own, of which one at a time is whole
-        twin.text._modules = dict(self.text._modules)
-        twin.text.layers, twin.calls = nn.ModuleList(), []
-        for layer in self.text.layers:
-            twin.text.layers.append(copy.deepcopy(layer))
-            twin.calls.append(split(twin.text.layers[-1]))
-        twin.text.embed_tokens, twin.text.norm, twin.head = (
-            copy.deepcopy(part, memo)
-            for part in (self.text.embed_tokens, self.text.norm, self.head)
-        )
-        twin.root = split(twin.text.embed_tokens, twin.text.norm, twin.head, *twin.calls)
-        return twin
-
-    def copy_from(self, sharded: "Policy") -> None:
-        """Gather the weights of a sharded twin into this policy."""
-        with torch.no_grad():
-            for mine, theirs in ((self.text, sharded.text), (self.head, sharded.head)):
-                for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
-                    p.copy_(q.full_tensor())
 
     # ------------------------------------------------------------------ towers
     @property
@@ -470,7 +442,10 @@ class Policy:
                 if self.checkpoint_layers and torch.is_grad_enabled()
                 else layer_of
             )
-            x = work(layer, x, lay) if self.root is None else self.calls[i](work, layer, x, lay)
+            if self.is_sharded:
+                x = self.fsdp_layers[i](work, layer, x, lay)
+            else:
+                x = work(layer, x, lay)
             if i < len(deepstack):
                 x = x.index_add(0, deepstack[i][0], deepstack[i][1].to(x.dtype))
         return self.text.norm(x)
@@ -575,7 +550,7 @@ class Policy:
         """`_completion_logps`, with FSDP's and LoRA's preparations."""
         with self._adapters():
             work = partial(self._completion_logps, *args, **kwargs)
-            return work() if self.root is None else self.root(work)
+            return self.fsdp_root(work) if self.is_sharded else work()
 
     def _completion_logps(
         self,

@@ -6,7 +6,7 @@
     python train.py --stage 0,1,2,3                       # the curriculum: each stage from the last one's checkpoint
     python train.py --stage 0                             # supervised cold start: makes the tiny model from random weights
     torchrun --nproc_per_node=8 train.py --stage 2 --model Qwen/Qwen2.5-Omni-7B --data DATA.jsonl
-    python train.py --estimate --model Qwen/Qwen2.5-Omni-7B      # memory per GPU of every --train_type; loads no weights
+    python -m run.memory --model Qwen/Qwen2.5-Omni-7B            # memory per GPU of every --train_type; loads no weights
 
 One step (--method avatar; in brackets the paper's numbers, --method avatar_paper):
     1 rollout      2 (4) fresh completions of each of B prompts, behaviour log-probs recorded while sampling        rollout.py
@@ -42,19 +42,25 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from config import Config
 from data import Prompt, PromptBuilder, prompt_builder, question_text, share_prefixes
 from engine.batching import split_by_tokens
-from engine.distributed import gather, start_processes, weight_dtype
+from engine.distributed import (
+    gather,
+    gather_weights,
+    rank_and_world,
+    shard,
+    start_processes,
+    weight_dtype,
+)
 from engine.families import DEFAULT_MODEL
-from engine.optim import Bf16AdamW, Trained, learning_rate
+from engine.optim import Optimizer, learning_rate
 from formats.sample import DataError, Sample
 from groups import Group, pack_rows
 from judge import make_judge
@@ -74,7 +80,6 @@ from run.checkpoint import (
 )
 from run.curriculum import curriculum
 from run.logs import Logger, plot_curriculum
-from run.memory import estimate
 from run.session import ends_in_a_sentence, only_run
 from run.stream import Cursor, load_data, next_prompts, owner
 from tas import (
@@ -88,6 +93,8 @@ from tas import (
     too_stale,
 )
 from tools.tiny_model import make_tiny_policy
+
+MAX_GRAD_NORM = 1.0
 
 
 def score(
@@ -435,30 +442,31 @@ def reference_logps(
             return reference.completion_logps(
                 prompts, policy.features(prompts, seen), [g.tokens for g in groups], cfg.temperature
             )[0]
-        if reference is not None and reference.root is not None:
+        if reference is not None and reference.is_sharded:
             blank_logps(reference)
     return None
 
 
 def in_step(batches: list[list], learner: Policy) -> list[list]:
-    """Under FSDP every process takes part in every forward and backward pass, so whoever has fewer micro-batches gets empty ones at the end."""
-    return (
-        batches
-        if learner.root is None
-        else batches + [[]] * (max(gather(len(batches))) - len(batches))
-    )
+    """The micro-batches of this process; of a sharded learner, with empty ones at the end.
+
+    Under FSDP2 every process takes part in every forward and backward pass, so all need as many
+    passes as the one with the most micro-batches.
+    """
+    if not learner.is_sharded:
+        return batches
+    most = max(gather(len(batches)))
+    return batches + [[]] * (most - len(batches))
 
 
 def blank_logps(policy: Policy) -> torch.Tensor:
     """A pass over two tokens: this process's part in a pass of the others."""
     end = policy.eos_ids[0]
-    blank = Prompt(
-        Sample("", "", "numeric", ""),
-        False,
-        torch.tensor([end]),
-        torch.zeros(3, 1, dtype=torch.long),
-    )
-    return policy.completion_logps([blank], [{}], [[[end, end]]])[0]
+    sample = Sample("", "", "numeric", "")
+    positions = torch.zeros(3, 1, dtype=torch.long)
+    prompt = Prompt(sample, False, torch.tensor([end]), positions)
+    logps, _ = policy.completion_logps([prompt], [{}], [[[end, end]]])
+    return logps
 
 
 def idle_pass(learner: Policy, reference: Policy | None) -> None:
@@ -470,71 +478,28 @@ def idle_pass(learner: Policy, reference: Policy | None) -> None:
     (logp.sum() * 0).backward()
 
 
-def prepare(
-    cfg: Config, policy: Policy, saved: Saved | None = None
-) -> tuple[Policy, Policy | None]:
-    """(what is trained, the frozen reference or None) by --train_type and --beta; the policy itself samples. What is trained is the policy, or for fsdp its
-    sharded twin, whose weights the policy gets after each step. saved: a checkpoint whose weights are trained on; the reference stays the stage's start."""
-    wanted = cfg.beta and cfg.stage
+def prepare(cfg: Config, policy: Policy) -> tuple[Policy, Policy | None]:
+    """(what is trained, the frozen reference or None) by --train_type and --beta; `policy` samples.
+
+    With --train_type full on several processes what is trained is a sharded twin of the policy, and
+    `take_step` copies its weights into the policy. Else it is the policy itself.
+    """
     if cfg.train_type == "lora":
-        policy.add_adapters(cfg.lora_rank, cfg.lora_alpha, cfg.train_towers, cfg.seed)
+        policy.add_adapters(cfg.lora_rank, cfg.train_towers, cfg.seed)
     elif not cfg.train_towers:
         policy.freeze_towers()
-    if cfg.train_type == "fsdp" and not dist.is_initialized():
-        raise DataError(
-            "--train_type fsdp shards over processes; start it by torchrun, or pass --train_type full"
-        )
-    reference = (
-        (policy.shard(train=False) if cfg.train_type == "fsdp" else policy.reference())
-        if wanted
-        else None
-    )
-    if saved:
-        saved.load_weights({name: p for side in policy.named_trained() for name, p in side.items()})
-    if cfg.train_type != "fsdp":
+    sharded = cfg.train_type == "full" and rank_and_world()[1] > 1
+
+    reference = None
+    if cfg.beta and cfg.stage:
+        reference = shard(policy, train=False) if sharded else policy.reference()
+
+    if not sharded:
         return policy, reference
-    learner = policy.shard()
-    for part in (policy.text, policy.head):
-        part.requires_grad_(False)
+    learner = shard(policy)
+    for module in (policy.text, policy.head):
+        module.requires_grad_(False)
     return learner, reference
-
-
-def try_update(
-    cfg: Config,
-    policy: Policy,
-    reference: Policy | None,
-    groups: list[Group],
-    step: int,
-    seen: dict,
-    learner: Policy,
-) -> dict[str, list]:
-    """update_step; where a process runs out of GPU memory all try once more with half the tokens per forward pass. Raises DataError if that is too much, too.
-    (Under FSDP a process cannot try again alone: its peers are in the middle of a message.)"""
-    for tokens in (cfg.max_tokens, max(1, cfg.max_tokens // 2)):
-        full, log = False, {}
-        try:
-            log = update_step(
-                replace(cfg, max_tokens=tokens),
-                policy,
-                reference,
-                groups,
-                step,
-                dict(seen),
-                learner,
-            )
-        except torch.OutOfMemoryError:
-            full = True
-        if cfg.train_type == "fsdp" and full:
-            break
-        if not any(gather(full)):
-            return log
-        for p in learner.model.parameters():
-            p.grad = None
-        torch.cuda.empty_cache()
-    raise DataError(
-        f"out of GPU memory in step {step}, with half of --max_tokens {cfg.max_tokens:,}, too; lower --max_tokens, --max_frames or --max_pixels, "
-        "pass --optim_dtype bf16 or --train_type lora (--estimate tells what each takes), and go on with --resume"
-    )
 
 
 def give_up(cfg: Config, groups: list[Group], step: int, rank: int) -> None:
@@ -557,18 +522,19 @@ def give_up(cfg: Config, groups: list[Group], step: int, rank: int) -> None:
     )
     raise DataError(
         f"the gradient of {cfg.max_nonfinite} steps in a row, up to step {step}, was infinite or no number; weights and optimiser are as they were "
-        f"before them, and the last batch is in {file}; lower --lr or --max_grad_norm, or look at that batch"
+        f"before them, and the last batch is in {file}; lower --lr, or look at that batch"
     )
 
 
 def take_step(
-    cfg: Config, policy: Policy, learner: Policy, trained: Trained, step: int, steps: int
+    cfg: Config, policy: Policy, learner: Policy, optimizer: Optimizer, step: int, steps: int
 ) -> tuple[float, float]:
-    """The optimiser's step; (gradient norm, learning rate). A norm that is no finite number has changed nothing."""
-    lr = learning_rate(cfg.lr, cfg.warmup, step, steps)
-    norm = trained.step(lr, cfg.max_grad_norm)
+    """The optimiser's step; (gradient norm, learning rate). A norm that is no finite number has
+    changed nothing."""
+    lr = learning_rate(cfg.lr, step, steps)
+    norm = optimizer.step(lr, MAX_GRAD_NORM)
     if learner is not policy:
-        policy.copy_from(learner)
+        gather_weights(policy, learner)
     return norm, lr
 
 
@@ -590,10 +556,8 @@ def train_rl(
     keep: Callable[..., bool],
 ) -> dict:
     """Stages 1-3: the loop. saved: the checkpoint to go on from. keep(step, ..): saves when it is time to; is this the end? Returns what `run` reports."""
-    learner, reference = prepare(cfg, policy, saved)
-    trained = Trained(
-        *learner.named_trained(), cfg.lr, cfg.tower_lr, cfg.optim_dtype, cfg.seed, weight_decay=0.0
-    )
+    learner, reference = prepare(cfg, policy)
+    optimizer = Optimizer(*learner.named_trained(), cfg.lr, cfg.tower_lr)
     seed = streams(cfg, rank, saved)
     buffer = ReplayBuffer(cfg.capacity, cfg.hint_patience, cfg.hint_kl, seed=seed)
     cursor, by_id = Cursor(mine, seed), {s.id: s for s in mine}
@@ -602,7 +566,7 @@ def train_rl(
     logger = Logger(cfg, rank, steps, saved)
     generated, bad_steps, started = saved.generated if saved else 0, 0, time.perf_counter()
     if saved:
-        go_on(saved, trained, cursor, logger, rank, world)
+        go_on(saved, policy, learner, optimizer, cursor, logger)
         buffer.load_state_dict(
             saved.own["buffer"]
             if saved.own
@@ -631,10 +595,10 @@ def train_rl(
         t1 = time.perf_counter()
         if cfg.replayed and sum(gather(len(buffer))) >= cfg.replay_min:
             groups += replay_step(cfg, builder, buffer, by_id, per_rank * cfg.replay_groups, step)
-        log = try_update(cfg, policy, reference, groups, step, seen, learner)
+        log = update_step(cfg, policy, reference, groups, step, seen, learner)
         for prompt_id, rows in itertools.groupby(sorted(log["stale"]), key=lambda row: row[0]):
             buffer.note_kl(prompt_id, float(np.mean([row[5] for row in rows])))
-        norm, lr = take_step(cfg, policy, learner, trained, step, steps)
+        norm, lr = take_step(cfg, policy, learner, optimizer, step, steps)
         t2 = time.perf_counter()
         bad_steps = 0 if math.isfinite(norm) else bad_steps + 1  # the norm is that of all processes
         if bad_steps == cfg.max_nonfinite:
@@ -662,7 +626,7 @@ def train_rl(
         if keep(
             step + 1,
             generated,
-            trained,
+            optimizer,
             cursor,
             logger,
             lambda: {"buffer": buffer.state_dict(), "generator": generator.get_state()},
@@ -672,17 +636,22 @@ def train_rl(
 
 
 def go_on(
-    saved: Saved, trained: Trained, cursor: Cursor, logger: Logger, rank: int, world: int
+    saved: Saved,
+    policy: Policy,
+    learner: Policy,
+    optimizer: Optimizer,
+    cursor: Cursor,
+    logger: Logger,
 ) -> None:
     """Bring what both kinds of stages have to where a checkpoint left them."""
-    trained.load([s["optimizer"] for s in saved.states])
+    saved.load_optimizer(optimizer)
+    if learner is not policy:
+        gather_weights(policy, learner)
     if saved.own is None:
         cursor.deal([s["cursor"] for s in saved.states], saved.samples)
     else:
         cursor.load(saved.own["cursor"])
-        if isinstance(trained.optimizer, Bf16AdamW):
-            trained.optimizer.set_rounding(saved.own["rounding"])
-        set_random_states(saved.own["random"], trained.device)
+        set_random_states(saved.own["random"], policy.device)
     logger.reported = set(cursor.dropped)
 
 
@@ -699,15 +668,9 @@ def train_sft(
     keep: Callable[..., bool],
 ) -> dict:
     """Stage 0: cross-entropy on the traces; prompt tokens carry no loss. saved, keep: as in train_rl."""
-    learner, _ = prepare(cfg, policy, saved)
-    trained = Trained(
-        *learner.named_trained(),
-        cfg.lr,
-        cfg.tower_lr,
-        cfg.optim_dtype,
-        cfg.seed,
-        betas=(0.9, 0.95),
-        weight_decay=0.01,
+    learner, _ = prepare(cfg, policy)
+    optimizer = Optimizer(
+        *learner.named_trained(), cfg.lr, cfg.tower_lr, betas=(0.9, 0.95), weight_decay=0.01
     )
     cursor, per_rank = (
         Cursor(mine, streams(cfg, rank, saved), by_clip=True),
@@ -715,7 +678,7 @@ def train_sft(
     )
     logger, started = Logger(cfg, rank, steps, saved), time.perf_counter()
     if saved:
-        go_on(saved, trained, cursor, logger, rank, world)
+        go_on(saved, policy, learner, optimizer, cursor, logger)
     for step in range(saved.step if saved else 0, steps):
         t0 = time.perf_counter()
         prompts = next_prompts(cursor, builder, per_rank, lambda s: bool(s.hint))
@@ -758,23 +721,20 @@ def train_sft(
             piece = -logp[target].sum() / total
             piece.backward()
             loss += piece.item()
-        norm, lr = take_step(cfg, policy, learner, trained, step, steps)
+        norm, lr = take_step(cfg, policy, learner, optimizer, step, steps)
         logger.sft_step(
             step, sum(gather(loss)), norm, lr, total, time.perf_counter() - t0, cursor.dropped
         )
         if step + 1 == steps or (cfg.eval_every and (step + 1) % cfg.eval_every == 0):
             logger.evaluation(step + 1, 0, *evaluate(cfg, policy, builder, held), started)
-        if keep(step + 1, 0, trained, cursor, logger, dict):
+        if keep(step + 1, 0, optimizer, cursor, logger, dict):
             break
     return logger.finish()
 
 
 def run(cfg: Config) -> None:
     """One stage, from its flags to its checkpoint. The process group stays up for a next one."""
-    if cfg.estimate:
-        estimate(cfg)
-        return
-    rank, world, device = start_processes(cfg)
+    rank, world, device = start_processes()
     if cfg.prompts_per_step % world:
         raise DataError(
             f"--prompts_per_step {cfg.prompts_per_step} cannot be split evenly over {world} processes; use a multiple of {world}"
@@ -795,9 +755,10 @@ def run_stage(cfg: Config, rank: int, world: int, device: torch.device) -> None:
     saved = resume(out, asdict(cfg), data, rank, world) if cfg.resume else None
     if saved:
         saved.samples = samples
-    elif complete(out) and not cfg.overwrite:
+    elif complete(out):
         raise DataError(
-            f"{out}: holds a run already; go on with it by --resume, begin anew by --overwrite, or pass another --out"
+            f"{out}: holds a run already; go on with it by --resume, remove the folder, or pass "
+            "another --out"
         )
     elif rank == 0:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
@@ -828,7 +789,7 @@ def run_stage(cfg: Config, rank: int, world: int, device: torch.device) -> None:
         def keep(
             step: int,
             generated: int,
-            trained: Trained,
+            optimizer: Optimizer,
             cursor: Cursor,
             logger: Logger,
             more: Callable[[], dict],
@@ -841,26 +802,9 @@ def run_stage(cfg: Config, rank: int, world: int, device: torch.device) -> None:
                 )
             asked = signals.agreed()
             if asked or step == steps or (cfg.save_every and step % cfg.save_every == 0):
-                rounding = (
-                    trained.optimizer.rounding() if isinstance(trained.optimizer, Bf16AdamW) else {}
-                )
-                own = {
-                    "optimizer": trained.state(),
-                    "rounding": rounding,
-                    "cursor": cursor.state(),
-                    "random": random_states(device),
-                    **more(),
-                }
-                save(
-                    out,
-                    step,
-                    policy,
-                    policy.weights(trained.named),
-                    shared | {"step": step, "generated": generated, "logs": logger.state()},
-                    own,
-                    rank,
-                    cfg.keep,
-                )
+                own = {"cursor": cursor.state(), "random": random_states(device), **more()}
+                now = {"step": step, "generated": generated, "logs": logger.state()}
+                save(out, step, policy, optimizer, shared | now, own)
             return asked == STOP
 
         result = (train_sft if cfg.stage == 0 else train_rl)(
@@ -891,7 +835,7 @@ def run_stage(cfg: Config, rank: int, world: int, device: torch.device) -> None:
 def summarise(configs: list[Config]) -> None:
     """After a curriculum: each stage's checkpoint on the held-out questions of every stage run (stage 0's excepted), as summary.json and
     summary.png beside the stages' folders: the paper's Table 4."""
-    rank, world, device = start_processes(configs[0])
+    rank, world, device = start_processes()
     asked = sorted({cfg.stage for cfg in configs} - {0}) or [0]
     questions = [(cfg, load_data(cfg, rank, world)[1]) for cfg in configs if cfg.stage in asked]
     table, makers = {}, []

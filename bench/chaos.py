@@ -40,6 +40,7 @@ def told(out: Path) -> dict:
         "completions": (out / "completions.jsonl").read_text(),
         "weights": load_file(out / "checkpoint" / "model.safetensors"),
         "states": states,
+        "optimizer": torch.load(out / "checkpoint" / "trainer" / "optimizer.pt", weights_only=True),
         "advantages": torch.load(out / "checkpoint" / "trainer" / "shared.pt", weights_only=True)[
             "logs"
         ]["advantages"],

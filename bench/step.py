@@ -23,7 +23,7 @@ import train
 from config import parse
 from data import build_prompt, prompt_builder
 from engine.families import DEFAULT_MODEL
-from engine.optim import Trained
+from engine.optim import Optimizer
 from formats.sample import Sample
 from media.decode import Media
 from media.features import log_mel
@@ -117,7 +117,7 @@ def main() -> None:
     )
     samples, others = samples[: args.prompts], samples[args.prompts :]
     maker, by_id = Maker(make_many, others), {s.id: s for s in others}
-    trained = Trained(*policy.named_trained(), 0.0, optim_dtype="bf16", weight_decay=0.0)
+    optimizer = Optimizer(*policy.named_trained(), 0.0)
     avatar = copy.copy(cfg)
     avatar.fresh, avatar.replayed, avatar.tas_shape = (
         args.group // 2,
@@ -145,18 +145,18 @@ def main() -> None:
         table = {name: Phases() for name in columns}
         forget(policy, maker)
         groups, logps = ours(
-            cfg, policy, reference, trained, ReplayBuffer(), maker, samples, by_id, table["ours"]
+            cfg, policy, reference, optimizer, ReplayBuffer(), maker, samples, by_id, table["ours"]
         )
         difference = max(
             difference,
-            theirs.step(cfg, trained, groups, samples, make_many, table["theirs"], logps),
+            theirs.step(cfg, optimizer, groups, samples, make_many, table["theirs"], logps),
         )
         forget(policy, maker)
         ours(
             avatar,
             policy,
             reference,
-            trained,
+            optimizer,
             copy.deepcopy(buffer),
             maker,
             samples,
@@ -202,7 +202,7 @@ def forget(policy, maker) -> None:
     policy.features(list(maker.kept.values()))
 
 
-def ours(cfg, policy, reference, trained, buffer, maker, samples, by_id, phases):
+def ours(cfg, policy, reference, optimizer, buffer, maker, samples, by_id, phases):
     """One step by train.py's own functions. Returns its fresh groups and their log-probs (not timed)."""
     seen = {}
     with contextlib.ExitStack() as patches:
@@ -233,7 +233,7 @@ def ours(cfg, policy, reference, trained, buffer, maker, samples, by_id, phases)
         phases.next("policy forward, backward")
         train.update_step(cfg, policy, reference, groups, 1, seen)
         phases.next("optimiser")
-        trained.step(0.0, 1.0)
+        optimizer.step(0.0, 1.0)
         phases.next(None)
     with torch.no_grad():
         prompts = [g.prompt for g in fresh]
@@ -282,7 +282,7 @@ class Theirs:
             .squeeze(-1)
         )  # (G, R)
 
-    def step(self, cfg, trained, groups, samples, make_many, phases, ours) -> float:
+    def step(self, cfg, optimizer, groups, samples, make_many, phases, ours) -> float:
         """One step on the completions of `groups`. Returns the largest difference of its log-probs from ours."""
         g, worst = cfg.fresh, 0.0
         for at, (sample, group) in enumerate(zip(samples, groups, strict=True)):
@@ -331,7 +331,7 @@ class Theirs:
             phases.next(None)
             worst = max(worst, (logp.detach() - ours[at * g : (at + 1) * g]).abs().max().item())
         phases.next("optimiser")
-        trained.step(0.0, 1.0)
+        optimizer.step(0.0, 1.0)
         phases.next(None)
         return worst
 

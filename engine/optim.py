@@ -1,326 +1,231 @@
-"""optim.py: AdamW for weights in bf16, its schedule, and the step that all processes take together.
+"""engine/optim.py: AdamW with fp32 master weights, its schedule, and the step of all processes.
 
-A bf16 number holds 8 bits: near 0.02 its neighbours are 0.0001 away, and AdamW at the released learning rate of 5e-7 moves a weight by
-0.0000005 a step. Rounded to the nearest, such a step is lost, every time: training would do nothing. Two ways around it, `--optim_dtype`:
+A bf16 number holds 8 bits: near 0.02 its neighbours are 0.0001 away, and AdamW at the released
+learning rate of 5e-7 moves a weight by 0.0000005 a step. Rounded to the nearest bf16 number such a
+step is lost, every time: training would do nothing. So AdamW (torch's own) steps an fp32 master of
+every trained weight, as in mixed-precision training (Micikevicius et al., arXiv 1710.03740). Where
+the master is depends on the parameter:
 
-    fp32   master weights and moments in fp32, the bf16 weights are their rounded copy     2 + 2 + 4 + 4 + 4 = 16 bytes per weight
-    bf16   weights and moments in bf16, rounded up or down AT RANDOM, in proportion         2 + 2 + 2 + 2     =  8 bytes per weight
-           to the distance, so that the mean of many steps is exact (arXiv 2010.06192)
+    trained parameter        fp32 master             gradients are summed        bytes per weight
+    -----------------------  ----------------------  --------------------------  ----------------
+    fp32 (LoRA; on a CPU)    the parameter itself    by step(), an all-reduce    4 + 4 + 8
+    bf16 (one GPU; towers)   a copy, kept here       by step(), an all-reduce    2 + 2 + 4 + 8
+    FSDP2 shard (DTensor)    the parameter itself    by FSDP2, in backward       4 + 4 + 8, split
 
-Weights that are fp32 themselves need neither and use torch's own fused AdamW.
+The bytes are those of the weight, its gradient, the copy if there is one, and AdamW's two fp32
+moments.
 
-Among several processes the optimiser's state is sharded (ZeRO stage 1, Rajbhandari et al., arXiv 1910.02054): every parameter has one owner, to which
-its gradients are summed, which steps it, and which sends it to all. Where FSDP2 has split a parameter itself (a DTensor) each process owns its part.
-Of ours it imports only the function that fills lists up to a size.
+Parameters of the first two kinds are replicated: every process holds all of them and takes the same
+step. They stay equal to the last bit, because an all-reduce gives every process the same sums and
+all that follows is the same arithmetic on them.
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from engine.batching import split_by_tokens
+from engine.distributed import gather, rank_and_world
 
-BUCKET = 2**26  # gradients or weights sent in one message
+BUCKET = 2**26  # numbers in one message of an all-reduce: 256 MB
 
-SLICE = 2**26  # weights updated at a time, which bounds the fp32 scratch space to a few hundred MB
-
-
-def round_at_random(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """fp32 -> bf16, up or down with the probabilities that make the mean x itself. A value that bf16 holds stays as it is."""
-    noise = torch.randint(
-        0, 2**16, x.shape, dtype=torch.int32, device=x.device, generator=generator
-    )
-    bits = (x.contiguous().view(torch.int32) + noise).bitwise_and_(
-        -(2**16)
-    )  # the upper 16 bits of an fp32 number are a bf16 number
-    return bits.view(torch.float32).to(torch.bfloat16)
+WARMUP = 0.05  # fraction of the steps in which the learning rate rises
 
 
-class Bf16AdamW(torch.optim.Optimizer):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) for bf16 parameters, with fp32 arithmetic. state_dtype: see the top of this file.
+class Optimizer:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) over all processes.
 
-    seed: of the rounding. Each parameter is stepped by one process, so processes need not round alike.
+    decoder_params, tower_params: what is trained, by name; either may be empty. Towers get
+    `tower_lr_fraction` of the learning rate. `params` maps the names to the parameters of the
+    model, `masters` to the fp32 tensors that are stepped.
     """
 
     def __init__(
         self,
-        params,
+        decoder_params: dict[str, nn.Parameter],
+        tower_params: dict[str, nn.Parameter],
         lr: float,
+        tower_lr_fraction: float = 1.0,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
         weight_decay: float = 0.0,
-        state_dtype: torch.dtype = torch.float32,
-        seed: int = 0,
     ):
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        self.params = decoder_params | tower_params
+        self.masters = {name: fp32_master(p) for name, p in self.params.items()}
+        self.sharded = [m for m in self.masters.values() if isinstance(m, DTensor)]
+        self.replicated = [m for m in self.masters.values() if not isinstance(m, DTensor)]
+
+        groups = []
+        for params, fraction in ((decoder_params, 1.0), (tower_params, tower_lr_fraction)):
+            if params:
+                masters = [self.masters[name] for name in params]
+                groups.append({"params": masters, "lr_fraction": fraction})
+        self.adamw = torch.optim.AdamW(
+            groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True
         )
-        self.state_dtype, self.seed, self.generators = state_dtype, seed, {}
 
     @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state.update(
-                        step=torch.zeros(()),
-                        exp_avg=torch.zeros_like(p, dtype=self.state_dtype),
-                        exp_avg_sq=torch.zeros_like(p, dtype=self.state_dtype),
-                    )
-                    if self.state_dtype == torch.float32:
-                        state["master"] = p.float()
-                state["step"] += 1
-                columns = [
-                    local(x).view(-1).split(SLICE)
-                    for x in (
-                        p,
-                        p.grad,
-                        state["exp_avg"],
-                        state["exp_avg_sq"],
-                        state.get("master", p),
-                    )
-                ]
-                for w, g, m, v, master in zip(*columns, strict=True):
-                    self._update(w, g.float(), m, v, master, int(state["step"]), group)
+    def step(self, lr: float, max_grad_norm: float) -> float:
+        """Sum the gradients over processes, clip them to `max_grad_norm`, step, and clear them.
 
-    def _update(
-        self, w: Tensor, g: Tensor, m: Tensor, v: Tensor, master: Tensor, t: int, group: dict
-    ) -> None:
-        (b1, b2), lr = group["betas"], group["lr"]
-        m32, v32, w32 = (
-            m.float(),
-            v.float(),
-            master.float(),
-        )  # the tensors themselves where they are fp32
-        m32.lerp_(g, 1 - b1)
-        v32.mul_(b2).addcmul_(g, g, value=1 - b2)
-        w32.mul_(1 - lr * group["weight_decay"]).addcdiv_(
-            m32, (v32 / (1 - b2**t)).sqrt_().add_(group["eps"]), value=-lr / (1 - b1**t)
-        )
-        if self.state_dtype == torch.float32:
-            w.copy_(w32)
-        else:
-            for stored, exact in ((w, w32), (m, m32), (v, v32)):
-                stored.copy_(round_at_random(exact, self._generator(w.device)))
+        Every process must have divided its loss by GLOBAL counts, so that gradients are summed and
+        not averaged. Returns the norm of the summed gradient before clipping, which all processes
+        share. Where it is not a finite number, no process steps: weights and state stay as they
+        are.
+        """
+        self._move_gradients_to_masters()
+        self._sum_replicated_gradients()
+        norm = self._gradient_norm()
 
-    def state_dict(self) -> dict:
-        return super().state_dict() | {"rounding": self.rounding()}
+        if torch.isfinite(norm):
+            for kind in (self.sharded, self.replicated):  # torch scales no mixture of them
+                clip_grads_with_norm_(kind, max_grad_norm, norm)
+            for group in self.adamw.param_groups:
+                group["lr"] = lr * group["lr_fraction"]
+            self.adamw.step()
+            self._copy_masters_to_params()
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """subtle: torch's own casts a state to its parameter's type, which would round masters and moments to bf16."""
-        super().load_state_dict({k: state_dict[k] for k in ("state", "param_groups")})
-        for i, p in enumerate(p for group in self.param_groups for p in group["params"]):
-            if i in state_dict["state"]:
-                self.state[p] = {
-                    k: v.to(p.device if k != "step" else "cpu", copy=True)
-                    for k, v in state_dict["state"][i].items()
-                }
-        self.set_rounding(state_dict["rounding"])
-
-    def rounding(self) -> dict[str, Tensor]:
-        """The random states of the rounding, by device."""
-        return {str(device): g.get_state() for device, g in self.generators.items()}
-
-    def set_rounding(self, states: dict[str, Tensor]) -> None:
-        for name, state in states.items():
-            self._generator(torch.device(name)).set_state(state)
-
-    def _generator(self, device: torch.device) -> torch.Generator:
-        if device not in self.generators:
-            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
-        return self.generators[device]
-
-
-def deal(sizes: list[int], world: int) -> list[int]:
-    """An owner for each of these sizes, so that the processes' sums are about equal: the largest first, each to whom has least.
-
-    >>> deal([5, 9, 4, 4], 2)
-    [1, 0, 1, 0]
-    """
-    held, owners = [0] * world, [0] * len(sizes)
-    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        owners[i] = held.index(min(held))
-        held[owners[i]] += sizes[i]
-    return owners
-
-
-class Trained:
-    """What is trained and who steps it. optimizer: AdamW over the parameters that this process owns, and over its parts of DTensors; each of its groups
-    carries its `share` of the learning rate: 1, or for the towers `tower_share`. Also owners and names of the whole parameters, alike on all processes."""
-
-    def __init__(
-        self,
-        params: dict[str, nn.Parameter],
-        towers: dict[str, nn.Parameter],
-        lr: float,
-        tower_share: float = 1.0,
-        optim_dtype: str = "fp32",
-        seed: int = 0,
-        **settings,
-    ):
-        self.named = params | towers
-        self.rank, self.world = (
-            (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        )
-        self.split = [p for p in self.named.values() if isinstance(p, DTensor)]
-        self.whole = [p for p in self.named.values() if not isinstance(p, DTensor)]
-        self.owners = deal([p.numel() for p in self.whole], self.world)
-        mine = {id(p) for p in self.split} | {
-            id(p) for p, owner in zip(self.whole, self.owners, strict=True) if owner == self.rank
-        }
-        groups = [
-            {"params": [p for p in side.values() if id(p) in mine], "share": share}
-            for side, share in ((params, 1.0), (towers, tower_share))
-            if side
-        ]
-        if all(p.dtype == torch.float32 for p in self.named.values()):
-            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-                groups, lr=lr, fused=True, **settings
-            )
-        else:
-            self.optimizer = Bf16AdamW(
-                groups,
-                lr=lr,
-                state_dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[optim_dtype],
-                seed=seed,
-                **settings,
-            )
-
-    def messages(self, params: list[nn.Parameter]) -> Iterator[tuple[int, list[nn.Parameter]]]:
-        """Some of the whole parameters in the order in which all processes speak of them: (owner, parameters of one message)."""
-        owner_of = {id(p): owner for p, owner in zip(self.whole, self.owners, strict=True)}
-        for owner in range(self.world):
-            some = [p for p in params if owner_of[id(p)] == owner]
-            for batch in split_by_tokens(some, [p.numel() for p in some], BUCKET):
-                yield owner, batch
-
-    def sum_gradients(self) -> None:
-        """Add up the gradients of all processes at their parameters' owners; elsewhere they are dropped. Each process must have divided its loss by GLOBAL
-        counts. A parameter without a gradient on any process keeps none. (FSDP2 has done it for DTensors.)"""
-        if self.world == 1:
-            return
-        has = torch.tensor(
-            [p.grad is not None for p in self.whole], dtype=torch.uint8, device=self.device
-        )
-        dist.all_reduce(has, dist.ReduceOp.MAX)
-        for owner, batch in self.messages(
-            [p for p, h in zip(self.whole, has.tolist(), strict=True) if h]
-        ):
-            flat = torch.cat(
-                [
-                    (p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1).float()
-                    for p in batch
-                ]
-            )
-            dist.reduce(flat, owner)
-            for p, g in zip(batch, flat.split([p.numel() for p in batch]), strict=True):
-                p.grad = g.view_as(p).to(p.dtype) if owner == self.rank else None
-
-    def send_weights(self) -> None:
-        """Every process gets the parameters that the others have stepped."""
-        if self.world == 1:
-            return
-        for owner, batch in self.messages(self.whole):
-            flat = torch.cat([p.detach().reshape(-1) for p in batch])
-            dist.broadcast(flat, owner)
-            for p, w in zip(batch, flat.split([p.numel() for p in batch]), strict=True):
-                p.data.copy_(w.view_as(p))
-
-    def clip(self, max_norm: float) -> float:
-        """Scale the owned gradients so that the norm of all processes' together is at most max_norm (0: do not). Returns the norm before."""
-        own = [
-            local(p.grad)
-            for group in self.optimizer.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        ]
-        total = (
-            torch.stack([g.float().square().sum() for g in own]).sum()
-            if own
-            else torch.zeros((), device=self.device)
-        )
-        if self.world > 1:
-            dist.all_reduce(total)
-        norm = total.sqrt()
-        if max_norm:
-            for g in own:
-                g.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        for master in self.masters.values():
+            master.grad = None
         return norm.item()
 
-    def step(self, lr: float, max_grad_norm: float = 0.0) -> float:
-        """Sum gradients, clip (0: not), step, send. Returns the gradient's norm before clipping, which all processes share; where it is no finite number
-        none of them steps, and weights and state stay as they are."""
-        self.sum_gradients()
-        norm = self.clip(max_grad_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["share"]
-        if finite := math.isfinite(norm):
-            self.optimizer.step()
-        for p in self.named.values():
-            p.grad = None
-        if not finite:
-            return norm
-        self.send_weights()
-        return norm
+    def _move_gradients_to_masters(self) -> None:
+        # one parameter after the other, so that only one gradient is held in both types at a time
+        for name, p in self.params.items():
+            master = self.masters[name]
+            if master is not p:
+                master.grad = None if p.grad is None else p.grad.float()
+                p.grad = None
 
-    @property
-    def device(self) -> torch.device:
-        return next(iter(self.named.values())).device
+    def _copy_masters_to_params(self) -> None:
+        for name, p in self.params.items():
+            if self.masters[name] is not p:
+                p.copy_(self.masters[name])  # rounds to the nearest bf16 number
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        """The optimiser's tensors that this process owns, by parameter name."""
-        names = {id(p): name for name, p in self.named.items()}
-        return {
-            names[id(p)]: {k: local(v) for k, v in state.items()}
-            for p, state in self.optimizer.state.items()
-        }
+    def _sum_replicated_gradients(self) -> None:
+        """All-reduce the gradients of what every process holds. (Those of shards were summed by
+        FSDP2.)"""
+        _, world = rank_and_world()
+        if world == 1 or not self.replicated:
+            return
 
-    def load(self, states: list[dict[str, dict[str, Tensor]]]) -> None:
-        """Go on from this process's own `state` alone, or when the number of processes has changed, from those of all that there were, in rank order."""
-        for name, p in self.named.items():
-            pieces = [s[name] for s in states if name in s]
-            owned = isinstance(p, DTensor) or any(
-                p is q for group in self.optimizer.param_groups for q in group["params"]
-            )
-            if pieces and owned:
-                self.optimizer.state[p] = {
-                    k: self._own(p, [piece[k] for piece in pieces]) for k in pieces[0]
+        # A parameter may have a gradient on some processes only: the audio tower where no prompt
+        # has sound. One that has none anywhere keeps none, so that AdamW passes over it as it does
+        # in a run of one process.
+        has_gradient = torch.tensor([float(m.grad is not None) for m in self.replicated])
+        has_gradient = has_gradient.to(self.replicated[0].device)
+        dist.all_reduce(has_gradient, dist.ReduceOp.MAX)
+        gradients = []
+        for master, anywhere in zip(self.replicated, has_gradient.tolist(), strict=True):
+            if anywhere and master.grad is None:
+                master.grad = torch.zeros_like(master)
+            if anywhere:
+                gradients.append(master.grad)
+
+        # a few large messages instead of one for each of hundreds of tensors
+        for bucket in split_by_tokens(gradients, [g.numel() for g in gradients], BUCKET):
+            flat = torch.cat([g.flatten() for g in bucket])
+            dist.all_reduce(flat)
+            for g, total in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                g.copy_(total.view_as(g))
+
+    def _gradient_norm(self) -> Tensor:
+        """The L2 norm of the whole gradient: replicated gradients count once, shards are summed
+        over processes."""
+        norms = [torch.zeros((), device=next(iter(self.masters.values())).device)]
+        for kind in (self.sharded, self.replicated):
+            gradients = [m.grad for m in kind if m.grad is not None]
+            if gradients:
+                norms.append(whole(get_total_norm(gradients)))  # of shards: an all-reduce
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """By parameter name its fp32 "weight" and, once it has been stepped, AdamW's "step",
+        "exp_avg", "exp_avg_sq".
+
+        The tensors are whole and on the CPU, so that the state does not depend on the number of
+        processes. Every process must call this (shards are gathered); rank 0 gets the state, the
+        others an empty dict.
+        """
+        rank, _ = rank_and_world()
+        state = {}
+        for name, master in self.masters.items():
+            tensors = {"weight": master, **self.adamw.state.get(master, {})}
+            full = {key: whole(t) for key, t in tensors.items()}
+            if rank == 0:
+                state[name] = {key: t.detach().cpu() for key, t in full.items()}
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Go on from a `state_dict` of any number of processes: masters, the model's parameters and
+        the moments.
+
+        Rank 0 passes the state and hands every process its part; what the others pass is not read.
+        Raises ValueError on every process when the state is not one of these parameters.
+        """
+        shapes = {name: {k: tuple(t.shape) for k, t in state[name].items()} for name in state}
+        saved = gather(shapes)[0]
+        for name in sorted(saved.keys() | self.masters.keys()):
+            ours = tuple(self.masters[name].shape) if name in self.masters else None
+            theirs = saved[name]["weight"] if name in saved else None
+            if ours != theirs:
+                raise ValueError(f"{name} has the shape {theirs} there, and {ours} here")
+
+        for name, master in self.masters.items():
+            tensors = state.get(name, {})
+            master.copy_(hand_out(tensors.get("weight"), master))
+            if "step" in saved[name]:
+                self.adamw.state[master] = {
+                    "step": hand_out(tensors.get("step"), torch.zeros((), device=master.device)),
+                    "exp_avg": hand_out(tensors.get("exp_avg"), master),
+                    "exp_avg_sq": hand_out(tensors.get("exp_avg_sq"), master),
                 }
-
-    def _own(self, p: nn.Parameter, pieces: list[Tensor]) -> Tensor:
-        """One tensor of a parameter's state: of a whole parameter its owner's; of a DTensor this process's rows, its own or of all processes' pieces."""
-        if pieces[0].ndim == 0 or not isinstance(p, DTensor):
-            return pieces[0].clone() if pieces[0].ndim == 0 else pieces[0].to(p.device, copy=True)
-        rows, n = pieces[0].to(p.device, copy=True), len(local(p))
-        if len(pieces) > 1 or len(rows) != n:  # FSDP2 splits along the rows, as torch.chunk does
-            whole = torch.cat([piece.to(p.device) for piece in pieces])
-            start = sum(
-                len(part)
-                for part in torch.empty(len(whole), device="meta").chunk(self.world)[: self.rank]
-            )
-            rows = whole[start : start + n].clone()
-        return DTensor.from_local(
-            rows, p.device_mesh, p.placements, shape=p.shape, stride=p.stride()
-        )
+        self._copy_masters_to_params()
 
 
-def local(x: Tensor) -> Tensor:
-    """This process's part of a DTensor; any other tensor itself."""
-    return x.to_local() if isinstance(x, DTensor) else x
+def fp32_master(p: nn.Parameter) -> nn.Parameter:
+    """The fp32 tensor that AdamW steps for a parameter: itself, or a copy when it is of another
+    type."""
+    return p if p.dtype == torch.float32 else nn.Parameter(p.detach().float())
 
 
-def learning_rate(peak: float, warmup: float, step: int, steps: int) -> float:
-    """Linear warm-up over a share of the steps, then a cosine down to 5 % of the peak. step counts from 0."""
-    rise = max(1, round(warmup * steps))
-    if step < rise:
-        return peak * (step + 1) / rise
-    return peak * (
-        0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-    )
+def whole(x: Tensor) -> Tensor:
+    """All of a DTensor, gathered from the processes; any other tensor as it is."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def hand_out(full: Tensor | None, like: Tensor) -> Tensor:
+    """A tensor of rank 0 on every process, as a new tensor with the device, type and sharding of
+    `like`.
+
+    full: the whole tensor on rank 0, anything elsewhere. All processes must call it together.
+    """
+    rank, world = rank_and_world()
+    if rank == 0:
+        full = full.to(like.device, like.dtype, copy=True)
+    else:
+        full = torch.empty(like.shape, dtype=like.dtype, device=like.device)  # receives it
+    if isinstance(like, DTensor):
+        return distribute_tensor(full, like.device_mesh, like.placements)
+    if world > 1:
+        dist.broadcast(full, 0)
+    return full
+
+
+def learning_rate(peak: float, step: int, steps: int) -> float:
+    """Linear warm-up over the first WARMUP of the steps, then a cosine down to 5 % of the peak.
+    step counts from 0.
+
+    >>> [round(learning_rate(1.0, step, 100), 3) for step in (0, 4, 5, 52, 99)]
+    [0.2, 1.0, 1.0, 0.533, 0.05]
+    """
+    warmup_steps = max(1, round(WARMUP * steps))
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)  # 0 to 1
+    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -1,15 +1,22 @@
-"""checkpoint.py: what a training run saves, and how it goes on as if nothing had happened.
+"""run/checkpoint.py: what a training run saves, and how it goes on as if nothing had happened.
 
-    out/checkpoints/000056/                whole or absent: written as 000056.part, synced to the disk, then renamed
-        model.safetensors, config.json, ..     the model in Hugging Face form; with LoRA the adapters merged in, and adapter/
-        trainer/shared.pt                      step, completions, flags, where the logs end
-        trainer/weights.safetensors            the trained weights as they are (LoRA: the adapters)
-        trainer/rank<r>.pt                     per process: its share of the optimiser's state by parameter name, buffer, random states, data cursor
-    out/checkpoint -> checkpoints/000056   the newest
+    out/checkpoints/000056/             whole or absent: written as 000056.part, then renamed
+        model.safetensors, config.json  the model in Hugging Face form, adapters merged in; adapter/
+        trainer/shared.pt               step, completions so far, flags, where the logs end
+        trainer/optimizer.pt            the trained weights in fp32, and AdamW's moments, by name
+        trainer/rank<r>.pt              of one process: buffer, random states, data cursor
+    out/checkpoint                      a link to the newest
 
-Everything is safetensors, JSON or what torch.load(weights_only=True) reads: loading executes no code. A run that goes on (--resume) repeats nothing and loses
-nothing: log lines behind the checkpoint are cut off, and their steps are done again, bit for bit on a CPU in fp32. With another number of processes the
-prompts, their histories and completions, and the optimiser's state are dealt anew; then random streams begin anew, too: the run is as good but not the same.
+Loading executes no code: everything is safetensors, JSON or what torch.load(weights_only=True)
+reads. A run that goes on (--resume) repeats nothing and loses nothing: log lines behind the
+checkpoint are cut off, and their steps are done again, on a CPU bit for bit.
+
+With another number of processes the run goes on as well, but not bit for bit: prompts, their
+histories and completions are assigned to the new processes, and random streams begin anew.
+optimizer.pt holds whole tensors for this: rank 0 gathers and writes them, and when it reads them,
+hands every process its part (engine/optim.py). The price is one writer, and 12 bytes of host memory
+per trained weight on rank 0. torch.distributed.checkpoint would write shards in parallel and split
+them anew, but its reader opens a file with pickle.load, which can execute what it finds there.
 """
 
 import contextlib
@@ -28,36 +35,43 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from engine.distributed import gather
+from engine.distributed import gather, rank_and_world
+from engine.optim import Optimizer
 from formats.sample import DataError
-from model import Policy
 
-SAVE, STOP = 1, 2
+KEEP = 2  # newest checkpoints that are kept
+
+# Flags that say what the saved state means. All others may change between a run and its
+# continuation.
+FIXED = ("stage", "model", "train_type", "lora_rank", "train_towers")
+
+SAVE, STOP = 1, 2  # what a signal asks for
 
 
-# Flags that say what the saved state means; all others may change between a run and its continuation.
-FIXED = ("stage", "model", "train_type", "lora_rank", "lora_alpha", "train_towers", "optim_dtype")
-
-
+# ------------------------------------------------------------------ signals
 class Signals:
-    """What the outside asks for: SIGTERM and SIGINT to save and stop after this step (one more, over a second later, stops at once), SIGUSR1 to save and go
-    on."""
+    """What the outside asks for, noted now and obeyed after the step.
+
+    SIGTERM and SIGINT (Ctrl-C): save and stop; a second one, over a second later, stops at once.
+    SIGUSR1: save and go on. `stopped`: the run was asked to stop. `number`: the last signal.
+    """
 
     def __init__(self):
-        self.asked, self.number, self.stopped, self.since = 0, 0, False, 0.0
+        self.asked = 0
+        self.number = 0
+        self.stopped = False
+        self.first_stop = 0.0  # when the first SIGTERM or SIGINT came
 
     @contextlib.contextmanager
     def heard(self):
-        """Within, signals are noted instead of obeyed. Where Python cannot hear them (not the main thread) nothing changes."""
+        """Within, signals are noted instead of obeyed."""
+        before = {}
         try:
-            before = {
-                number: signal.signal(number, self.note)
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-            }
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                before[number] = signal.signal(number, self.note)
         except ValueError:
-            before = {}
+            pass  # not the main thread: Python cannot hear signals there, and nothing changes
         try:
             yield self
         finally:
@@ -65,25 +79,32 @@ class Signals:
                 signal.signal(number, handler)
 
     def note(self, number: int, frame) -> None:
-        if number != signal.SIGUSR1:
-            if (
-                self.since and time.monotonic() - self.since > 1
-            ):  # torchrun's end comes as two signals at once, one for each of its threads
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-            self.since = self.since or time.monotonic()
-        self.asked, self.number = (
-            max(self.asked, SAVE if number == signal.SIGUSR1 else STOP),
-            number,
-        )
+        self.number = number
+        if number == signal.SIGUSR1:
+            self.asked = max(self.asked, SAVE)
+            return
+
+        # Within a second it is the same request: torchrun's end comes as two signals at once, one
+        # from each of its threads.
+        now = time.monotonic()
+        if self.first_stop and now - self.first_stop > 1:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.first_stop = self.first_stop or now
+        self.asked = STOP
 
     def agreed(self) -> int:
-        """The most that any process was asked for since the last call, on all processes."""
-        asked, self.asked = max(gather(self.asked)), 0
+        """The most that any process was asked for since the last call: 0, SAVE or STOP.
+
+        All processes must call it, and all get the same.
+        """
+        asked = max(gather(self.asked))
+        self.asked = 0
         self.stopped |= asked == STOP
         return asked
 
 
+# ------------------------------------------------------------------ random generators
 def random_states(device: torch.device) -> dict:
     """The global random generators of this process: Python's, NumPy's, torch's and the GPU's."""
     name, keys, *rest = np.random.get_state()
@@ -96,6 +117,7 @@ def random_states(device: torch.device) -> dict:
 
 
 def set_random_states(states: dict, device: torch.device) -> None:
+    """Put the generators back to where `random_states` found them."""
     version, internal, gauss = json.loads(states["python"])
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = json.loads(states["numpy"])
@@ -105,68 +127,77 @@ def set_random_states(states: dict, device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def save(
-    out: Path,
-    step: int,
-    policy: Policy,
-    weights: dict[str, torch.Tensor],
-    shared: dict,
-    own: dict,
-    rank: int,
-    keep: int,
-) -> None:
-    """Write checkpoints/<step>, all processes together; the newest `keep` are kept. Raises DataError on all of them when one cannot write (a full disk):
-    what was there before is whole."""
+# ------------------------------------------------------------------ writing
+def save(out: Path, step: int, policy, optimizer: Optimizer, shared: dict, own: dict) -> None:
+    """Write checkpoints/<step>, all processes together; the newest KEEP are kept.
+
+    policy: written in Hugging Face form. shared: what all processes have in common ("config" and
+    "data" for `resume`, "generated", "logs"). own: the state of this process. Raises DataError on
+    every process when one cannot write (a full disk); what was there before is whole.
+    """
+    rank, world = rank_and_world()
     final = out / "checkpoints" / f"{step:06d}"
     partial = final.with_name(final.name + ".part")
+    optimizer_state = optimizer.state_dict()  # gathers shards: every process takes part
 
-    def on_main():
+    def write_shared() -> None:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "trainer").mkdir(parents=True)
         policy.save(partial)
-        save_file(
-            {name: w.detach().cpu().contiguous() for name, w in weights.items()},
-            partial / "trainer" / "weights.safetensors",
-        )
-        torch.save(shared, partial / "trainer" / "shared.pt")
+        torch.save(optimizer_state, partial / "trainer" / "optimizer.pt")
+        torch.save(shared | {"step": step, "world": world}, partial / "trainer" / "shared.pt")
 
-    def finish():
-        for path in sorted(partial.rglob("*"), reverse=True):
-            sync(path)
-        sync(partial)
-        if final.exists():  # the same step of an earlier attempt
-            remove(final, ".before.part")
-        partial.rename(final)
-        sync(final.parent)
-        point(out / "checkpoint", final)
-        for old in complete(out)[:-keep]:
-            remove(old)
+    def write_own() -> None:
+        torch.save(own, partial / "trainer" / f"rank{rank}.pt")
 
-    for work in (
-        on_main if rank == 0 else None,
-        lambda: torch.save(own, partial / "trainer" / f"rank{rank}.pt"),
-        finish if rank == 0 else None,
+    # One after the other, and each process waits for all before the next: rank 0 makes the folder,
+    # all write into it, rank 0 gives it its name.
+    for work, workers in (
+        (write_shared, [0]),
+        (write_own, range(world)),
+        (lambda: publish(partial, final), [0]),
     ):
-        failed = next((f for f in gather(attempt(work)) if f), None)
-        if failed:
+        error = attempt(work) if rank in workers else None
+        errors = [e for e in gather(error) if e]
+        if errors:
             if rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
-            last = complete(out)
+            before = complete(out)
             raise DataError(
-                f"{final}: the checkpoint could not be written ({failed}); "
-                + (f"{last[-1]} is whole; " if last else "")
+                f"{final}: the checkpoint could not be written ({errors[0]}); "
+                + (f"{before[-1]} is whole; " if before else "")
                 + "free some space on the disk and go on with --resume"
             )
 
 
-def attempt(work: Callable[[], None] | None) -> str | None:
-    """Do it; what went wrong with the disk, or None."""
+def publish(partial: Path, final: Path) -> None:
+    """Give a written checkpoint its name, point out/checkpoint to it, and remove old ones.
+
+    A kill at any moment leaves only whole checkpoints under their names: files reach the disk
+    before the rename, and the rename happens at once or not at all.
+    """
+    for path in sorted(partial.rglob("*"), reverse=True):
+        sync(path)
+    sync(partial)
+    if final.exists():  # the same step of an earlier attempt
+        remove(final, ".before.part")
+    partial.rename(final)
+    sync(final.parent)
+
+    out = final.parent.parent
+    point(out / "checkpoint", final)
+    for old in complete(out)[:-KEEP]:
+        remove(old)
+
+
+def attempt(work: Callable[[], None]) -> str | None:
+    """Do it. Returns what went wrong with the disk, or None; other errors are raised."""
     try:
-        if work is not None:
-            work()
+        work()
     except (OSError, SafetensorError) as error:
         return str(error)
-    except RuntimeError as error:  # torch.save's writer says it so
+    except RuntimeError as error:
+        # torch.save raises this on a full disk, and only the words tell
         if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
             raise
         return f"{os.strerror(errno.ENOSPC)}? {str(error).splitlines()[0][:100]}"
@@ -174,7 +205,7 @@ def attempt(work: Callable[[], None] | None) -> str | None:
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold a file or a folder's list of names."""
+    """Have the disk hold a file, or a folder's list of names."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -183,7 +214,7 @@ def sync(path: Path) -> None:
 
 
 def point(link: Path, target: Path) -> None:
-    """Make link a symbolic link to target, in one step; a folder of that name (of an earlier version) is moved aside."""
+    """Make `link` a symbolic link to `target`, at once; a folder of that name is moved aside."""
     if link.is_dir() and not link.is_symlink():
         link.rename(link.with_name(f"{link.name}.before"))
     new = link.with_name(link.name + ".new")
@@ -193,7 +224,10 @@ def point(link: Path, target: Path) -> None:
 
 
 def remove(folder: Path, ending: str = ".part") -> None:
-    """Remove a checkpoint: renamed first, so that a kill half-way leaves nothing that looks whole."""
+    """Remove a checkpoint: renamed first, so that a kill half-way leaves nothing that looks whole.
+
+    ending: of the name meanwhile; `resume` clears what ends in .part.
+    """
     doomed = folder.with_name(folder.name + ending)
     folder.rename(doomed)
     shutil.rmtree(doomed)
@@ -201,20 +235,25 @@ def remove(folder: Path, ending: str = ".part") -> None:
 
 def complete(out: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
-    return sorted(
-        (
-            f
-            for f in (out / "checkpoints").glob("*")
-            if f.name.isdigit() and (f / "trainer" / "shared.pt").is_file()
-        ),
-        key=lambda f: int(f.name),
-    )
+    checkpoints = []
+    for folder in (out / "checkpoints").glob("*"):
+        if folder.name.isdigit() and (folder / "trainer" / "shared.pt").is_file():
+            checkpoints.append(folder)
+    return sorted(checkpoints, key=lambda folder: int(folder.name))
 
 
+# ------------------------------------------------------------------ reading
 @dataclass
 class Saved:
-    """A checkpoint that was read. step: of how many it is the end; own: this process's state, None when the number of processes is another one;
-    states: this process's alone, or when there are more or fewer of them now, those of all that wrote it; samples: the training samples of all processes."""
+    """A checkpoint that was read.
+
+    folder: where it lies            step: how many steps it is the end of
+    generated: completions so far    config: the flags that it was made with
+    logs: where the log files end    samples: the training samples of all processes, set by the run
+    optimizer: `Optimizer.state_dict` on rank 0, empty elsewhere
+    own: the state of this process; None when it was made by another number of processes
+    states: [own], or those of all processes that made it, in rank order, when that number differs
+    """
 
     folder: Path
     step: int
@@ -223,85 +262,105 @@ class Saved:
     logs: dict
     own: dict | None
     states: list[dict] = field(repr=False)
+    optimizer: dict = field(repr=False)
     samples: list = field(default_factory=list, repr=False)
 
-    def load_weights(self, into: dict[str, torch.Tensor]) -> None:
-        """Copy the trained weights into these, by name."""
-        found = load(self.folder / "trainer" / "weights.safetensors")
-        if found.keys() != into.keys():
-            odd = sorted(found.keys() ^ into.keys())[0]
+    def load_optimizer(self, optimizer: Optimizer) -> None:
+        """Bring the trained weights and AdamW's moments to where they were, on all processes."""
+        try:
+            optimizer.load_state_dict(self.optimizer)
+        except ValueError as error:
             raise DataError(
-                f"{self.folder}: its trained weights are not this run's, e.g. {odd}; use the model and --train_type that it was made with"
-            )
-        with torch.no_grad():
-            for name, w in into.items():
-                w.copy_(found[name])
-
-
-def load(path: Path) -> dict:
-    """A file of `save`, without running any code of it. Raises DataError where it is missing or damaged."""
-    try:
-        return (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, weights_only=True, map_location="cpu")
-        )
-    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({type(error).__name__}: {str(error)[:100]}); remove {path.parent.parent} to go on from the "
-            "checkpoint before it"
-        ) from None
+                f"{self.folder}: its trained weights are not this run's: {error}; use the model "
+                "and --train_type that it was made with"
+            ) from None
+        self.optimizer = {}  # it is as large as the optimiser itself
 
 
 def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved | None:
-    """The newest whole checkpoint of a run, None when there is none yet; what a kill has left half written is removed. config: the flags of now; data: what
-    tells the training prompts apart. Raises DataError where a flag of FIXED or the prompts have changed, or a file cannot be read."""
+    """The newest whole checkpoint of a run, or None; what a kill left half written is removed.
+
+    config: the flags of now. data: a digest that tells the training prompts apart. Raises DataError
+    where a flag of FIXED or the prompts have changed, or a file cannot be read.
+    """
     if rank == 0:
-        for half in (out / "checkpoints").glob("*.part"):
-            shutil.rmtree(half)
-    found = complete(out)
-    if not found:
+        for folder in (out / "checkpoints").glob("*.part"):
+            shutil.rmtree(folder)
+    checkpoints = complete(out)
+    if not checkpoints:
         return None
-    folder = found[-1]
+
+    folder = checkpoints[-1]
     shared = load(folder / "trainer" / "shared.pt")
-    before = json.loads(shared["config"])
-    changed = {
-        name: (before.get(name), config[name])
-        for name in config
-        if before.get(name) != config[name] and name not in ("resume", "out", "overwrite")
-    }
-    if wrong := [name for name in changed if name in FIXED]:
-        said = ", ".join(
-            f"--{name} {changed[name][0]!r}, now {changed[name][1]!r}" for name in wrong
-        )
-        raise DataError(
-            f"{folder}: was made with {said}; go on with the flags that it was made with, or start another run with another --out"
-        )
-    if shared["data"] != data:
-        raise DataError(
-            f"{folder}: was made on other training prompts than there are now; go on with the same --data, or start another run with another --out"
-        )
-    ranks = [folder / "trainer" / f"rank{r}.pt" for r in range(shared["world"])]
-    same = shared["world"] == world
-    states = [load(path) for path in (ranks[rank : rank + 1] if same else ranks)]
+    config_before = json.loads(shared["config"])
+    changes = changed_flags(config_before, config)
+    check_same_run(folder, changes, shared["data"] == data)
+
+    # each its own state, and all of them what all have left when there are more or fewer now
+    same_world = shared["world"] == world
+    ranks = [rank] if same_world else range(shared["world"])
+    states = [load(folder / "trainer" / f"rank{r}.pt") for r in ranks]
+    optimizer_state = load(folder / "trainer" / "optimizer.pt") if rank == 0 else {}
+
     if rank == 0:
-        print(f"going on from {folder}: step {shared['step']}, {shared['generated']:,} completions")
-        if changed:
-            print(
-                "changed flags: "
-                + ", ".join(f"--{name} {old!r} -> {new!r}" for name, (old, new) in changed.items())
-            )
-        if not same:
-            print(
-                f"{shared['world']} processes before, {world} now: prompts, buffer and optimiser state are dealt anew and random streams begin anew, so the "
-                "run goes on as good, but not bit for bit"
-            )
+        report_resume(folder, shared, changes, world)
     return Saved(
-        folder,
-        shared["step"],
-        shared["generated"],
-        before,
-        shared["logs"],
-        states[0] if same else None,
-        states,
+        folder=folder,
+        step=shared["step"],
+        generated=shared["generated"],
+        config=config_before,
+        logs=shared["logs"],
+        own=states[0] if same_world else None,
+        states=states,
+        optimizer=optimizer_state,
     )
+
+
+def changed_flags(before: dict, now: dict) -> dict[str, tuple]:
+    """{flag: (value before, value now)} of those that differ and say something about training."""
+    changes = {}
+    for name, value in now.items():
+        if before.get(name) != value and name not in ("resume", "out"):
+            changes[name] = (before.get(name), value)
+    return changes
+
+
+def check_same_run(folder: Path, changes: dict[str, tuple], same_data: bool) -> None:
+    """Raise DataError where the flags or the data are not those of the checkpoint's run."""
+    wrong = [name for name in changes if name in FIXED]
+    if wrong:
+        flags = ", ".join(f"--{n} {changes[n][0]!r}, now {changes[n][1]!r}" for n in wrong)
+        raise DataError(
+            f"{folder}: was made with {flags}; go on with the flags that it was made with, or "
+            "start another run with another --out"
+        )
+    if not same_data:
+        raise DataError(
+            f"{folder}: was made on other training prompts than there are now; go on with the same "
+            "--data, or start another run with another --out"
+        )
+
+
+def report_resume(folder: Path, shared: dict, changes: dict[str, tuple], world: int) -> None:
+    """Print where the run goes on, and what is different now."""
+    print(f"going on from {folder}: step {shared['step']}, {shared['generated']:,} completions")
+    if changes:
+        flags = (f"--{name} {old!r} -> {new!r}" for name, (old, new) in changes.items())
+        print("changed flags: " + ", ".join(flags))
+    if shared["world"] != world:
+        print(
+            f"{shared['world']} processes before, {world} now: prompts, buffer and optimiser state "
+            "are assigned anew and random streams begin anew, so the run goes on as well, but not "
+            "bit for bit"
+        )
+
+
+def load(path: Path) -> dict:
+    """A file of `save`, without executing anything in it. Raises DataError: missing or damaged."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"{path}: cannot be read ({type(error).__name__}: {str(error)[:100]}); remove "
+            f"{path.parent.parent} to go on from the checkpoint before it"
+        ) from None

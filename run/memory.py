@@ -1,94 +1,158 @@
-"""run/memory.py: memory per GPU, computed."""
+"""run/memory.py: memory per GPU of a training run, computed from the model's config alone.
 
-import itertools
+    python -m run.memory --model Qwen/Qwen2.5-Omni-7B
+    python -m run.memory --model Qwen/Qwen2.5-Omni-7B --method avatar_paper --max_tokens 8192
+
+takes every flag of train.py and prints a table: GB per GPU for --train_type lora and full on 1, 2,
+4 and 8 GPUs. No weights are loaded.
+
+Bytes per weight, in bf16 training (engine/optim.py says why):
+
+                        every weight    a trained weight
+                        (bf16)          itself in fp32    gradient    fp32 master    two moments
+    lora                2               4                 4                          8
+    full, one GPU       2                                 2           4              8
+    full, n GPUs        2               4 / n             4 / n                      8 / n
+
+With full on n GPUs the 2 bytes are the whole policy, which samples. Towers are not sharded: when
+they are trained, each GPU holds for them what one GPU does. A KL term (--beta) needs the starting
+weights, too: with lora they are there, else it is 2 more bytes per weight of the decoder, over n
+GPUs 2 / n.
+"""
+
+import sys
 from dataclasses import replace
 
-from config import Config
+from config import Config, parse
 from engine.families import DEFAULT_MODEL, load_config, parameter_counts
 from engine.logprobs import LOGIT_CHUNK
 from engine.optim import BUCKET
+from run.session import ends_in_a_sentence
+
+MAX_CACHE_TOKENS = 2**18  # whose keys and values are held at a time while completions are decoded
 
 
 def memory(cfg: Config, counts: dict[str, int], text, world: int) -> dict[str, float]:
-    """GB per GPU of each part of a bf16 run on `world` GPUs, by --train_type: what is held always, and the larger of what the rollout and the update hold.
+    """GB per GPU of each part of a run on `world` GPUs, by cfg.train_type.
 
-    counts: weights by part (model.parameter_counts); text: the decoder's config. Exact for weights, gradients and optimiser state; activations are counted
-    by their tensors, and leave out the allocator's gaps, CUDA's own 0.5-1 GB and the towers' working set.
+    counts: weights by part (families.parameter_counts). text: the decoder's config. What is held
+    always is exact. Of what comes and goes the largest counts: the rollout, the update, or the
+    optimiser's step. Activations are counted by their tensors. Left out: gaps of the allocator,
+    CUDA's own 0.5 to 1 GB, and the activations of the towers.
     """
+    held = held_bytes(cfg, counts, text, world)
+    passing = max(
+        rollout_bytes(cfg, text, world),
+        update_bytes(cfg, text),
+        step_bytes(cfg, counts, world),
+    )
+    return {name: n / 1e9 for name, n in (held | {"rollout, update or step": passing}).items()}
+
+
+def held_bytes(cfg: Config, counts: dict[str, int], text, world: int) -> dict[str, float]:
+    """Weights, gradients, optimiser state and reference, in bytes."""
     decoder = counts["decoder"] + counts["head"]
-    whole = decoder + counts["towers"]
-    learnt = (
-        counts["adapters"] if cfg.train_type == "lora" else whole if cfg.train_towers else decoder
-    )
-    state = {"fp32": 12, "bf16": 4}[
-        cfg.optim_dtype
-    ] / world  # master and two moments, or two moments
-    split = world if cfg.train_type == "fsdp" else 1
-    out = {
-        "weights": 2 * (whole + (counts["adapters"] if cfg.train_type == "lora" else 0)),
-        "gradients": 2 * learnt / split,
-        "optimiser": state * learnt,
-        "reference": 2 * decoder / split if cfg.beta and cfg.train_type != "lora" else 0,
+    weights = 2 * (decoder + counts["towers"])
+    if cfg.train_type == "lora":
+        adapters = counts["adapters"]
+        return {
+            "weights": weights + 4 * adapters,
+            "gradients": 4 * adapters,
+            "optimiser": 8 * adapters,
+            "reference": 0,
+        }
+
+    towers = counts["towers"] if cfg.train_towers else 0
+    if world == 1:
+        return {
+            "weights": weights,
+            "gradients": 2 * (decoder + towers),
+            "optimiser": (4 + 8) * (decoder + towers),
+            "reference": 2 * decoder if cfg.beta else 0,
+        }
+
+    # gathered while they are computed: a layer and the next one, the embedding and the head
+    gathered = 2 * (2 * counts["layer"] + 2 * text.vocab_size * text.hidden_size)
+    return {
+        "weights": weights + 4 * decoder / world + gathered,
+        "gradients": 4 * decoder / world + 2 * towers,
+        "optimiser": 8 * decoder / world + (4 + 8) * towers,
+        "reference": 2 * decoder / world if cfg.beta else 0,
     }
-    if cfg.train_type == "fsdp":  # shards, two gathered layers, embedding and head
-        out["weights"] += 2 * decoder / split + 2 * (
-            2 * counts["layer"] + 2 * text.vocab_size * text.hidden_size
-        )
-    out["messages"] = 4 * min(BUCKET, learnt) if world > 1 else 0
-    d, heads, kv = (
-        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        text.num_attention_heads,
-        text.num_key_value_heads,
-    )
-    cached = min(
-        cfg.max_cache_tokens,
-        -(-cfg.prompts_per_step // world)
-        * (cfg.max_prompt_tokens + cfg.fresh * cfg.max_completion_tokens),
-    )
-    rollout = cached * 2 * text.num_hidden_layers * kv * d * 2
-    tokens = cfg.max_tokens
-    one_layer = (
-        2
-        * tokens
-        * (4 * text.hidden_size + 3 * heads * d + 4 * kv * d + 3 * text.intermediate_size)
-    )  # inputs, norms, q, k, v, MLP
-    kept = text.num_hidden_layers * (
-        2 * tokens * text.hidden_size if cfg.checkpoint_layers else one_layer
-    )
-    update = (
-        kept + 2 * one_layer + 2 * 4 * LOGIT_CHUNK * text.vocab_size
-    )  # a layer's gradients beside it; logits and theirs
-    out["rollout or update"] = max(rollout, update)
-    return {name: n / 1e9 for name, n in out.items()}
 
 
-def estimate(cfg: Config) -> None:
+def head_sizes(text) -> tuple[int, int, int]:
+    """(query heads, key-value heads, width of a head) of a decoder."""
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return text.num_attention_heads, text.num_key_value_heads, width
+
+
+def rollout_bytes(cfg: Config, text, world: int) -> int:
+    """Keys and values of prompts and completions, at their longest."""
+    _, kv_heads, width = head_sizes(text)
+    prompts = -(-cfg.prompts_per_step // world)  # rounded up
+    tokens = prompts * (cfg.max_prompt_tokens + cfg.fresh * cfg.max_completion_tokens)
+    per_token = 2 * 2 * text.num_hidden_layers * kv_heads * width  # bf16; keys and values
+    return min(MAX_CACHE_TOKENS, tokens) * per_token
+
+
+def update_bytes(cfg: Config, text) -> int:
+    """Activations of a micro-batch of --max_tokens.
+
+    Layers are checkpointed, as they are on a GPU: each leaves its input (bf16), and one at a time
+    has all of its activations and their gradients.
+    """
+    heads, kv_heads, width = head_sizes(text)
+    queries, keys = heads * width, kv_heads * width
+    hidden, mlp = text.hidden_size, text.intermediate_size
+    # inputs of the layer, attention and MLP and their norms; q, its output, k, v; gate, up, product
+    layer = 2 * cfg.max_tokens * (4 * hidden + 3 * queries + 4 * keys + 3 * mlp)
+    if cfg.train_type == "lora":  # each adapter keeps its input in fp32: q, k, v, gate, up; o; down
+        layer += 4 * cfg.max_tokens * (5 * hidden + queries + mlp)
+    inputs = text.num_hidden_layers * 2 * cfg.max_tokens * hidden
+    logits = 2 * 4 * LOGIT_CHUNK * text.vocab_size  # fp32, and their gradient
+    return inputs + 2 * layer + logits
+
+
+def step_bytes(cfg: Config, counts: dict[str, int], world: int) -> int:
+    """What the optimiser's step holds besides: gradients of masters in fp32 instead of bf16, and
+    the bucket of the all-reduce of what is not sharded."""
+    decoder = counts["decoder"] + counts["head"]
+    towers = counts["towers"] if cfg.train_towers else 0
+    if cfg.train_type == "lora":
+        return 4 * min(BUCKET, counts["adapters"]) if world > 1 else 0
+    if world == 1:
+        return 2 * (decoder + towers)
+    return 2 * towers + 4 * min(BUCKET, towers)
+
+
+def main(argv: list[str]) -> None:
     """Print `memory` for every --train_type on 1, 2, 4 and 8 GPUs."""
-    config = load_config(cfg.model or DEFAULT_MODEL)
+    cfg = parse(argv)
+    name = cfg.model or DEFAULT_MODEL
+    config = load_config(name)
     counts = parameter_counts(config, cfg.lora_rank, cfg.train_towers)
-    whole = counts["decoder"] + counts["head"] + counts["towers"]
+    total = counts["decoder"] + counts["head"] + counts["towers"]
     print(
-        f"{cfg.model or DEFAULT_MODEL}: {whole / 1e9:.2f} billion weights, {counts['towers'] / 1e9:.2f} of them in the towers; "
-        f"LoRA of rank {cfg.lora_rank}: {counts['adapters'] / 1e6:.1f} million.\nGB per GPU, computed, not measured: bf16, --optim_dtype {cfg.optim_dtype}, "
-        f"--beta {cfg.beta}, --max_tokens {cfg.max_tokens:,}, {cfg.prompts_per_step} prompts of at most {cfg.max_prompt_tokens:,} tokens x {cfg.fresh} "
-        f"completions of at most {cfg.max_completion_tokens:,}"
+        f"{name}: {total / 1e9:.2f} billion weights, {counts['towers'] / 1e9:.2f} of them in the "
+        f"towers; LoRA of rank {cfg.lora_rank}: {counts['adapters'] / 1e6:.1f} million.\n"
+        f"GB per GPU, computed, not measured: bf16, --beta {cfg.beta}, --max_tokens "
+        f"{cfg.max_tokens:,}, {cfg.prompts_per_step} prompts of at most "
+        f"{cfg.max_prompt_tokens:,} tokens x {cfg.fresh} completions of at most "
+        f"{cfg.max_completion_tokens:,}"
     )
-    table = []
-    for kind, world in itertools.product(("lora", "full", "fsdp"), (1, 2, 4, 8)):
-        if (kind, world) != ("fsdp", 1):
-            found = memory(
-                replace(cfg, train_type=kind, checkpoint_layers=True),
-                counts,
-                config.text_config,
-                world,
-            )
-            table.append(
-                {
-                    "train_type": kind,
-                    "GPUs": world,
-                    **{k: f"{v:.1f}" for k, v in found.items()},
-                    "sum": f"{sum(found.values()):.1f}",
-                }
-            )
-    print("| " + " | ".join(table[0]) + " |\n|" + "---|" * len(table[0]))
-    print("\n".join("| " + " | ".join(str(v) for v in row.values()) + " |" for row in table))
+
+    header = None
+    for train_type in ("lora", "full"):
+        for world in (1, 2, 4, 8):
+            parts = memory(replace(cfg, train_type=train_type), counts, config.text_config, world)
+            parts["sum"] = sum(parts.values())
+            if header is None:
+                header = ["train_type", "GPUs", *parts]
+                print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
+            cells = [train_type, str(world), *(f"{gb:.1f}" for gb in parts.values())]
+            print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    ends_in_a_sentence(main, sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Real checkpoints in small: every supported class and form of checkpoint, LoRA, what is saved, and the memory that --estimate counts."""
+"""Real checkpoints in small: every supported class and form of checkpoint, LoRA, and what is saved."""
 
 import json
 import shutil
@@ -14,13 +14,11 @@ from safetensors.torch import load_file, save_file
 import train
 from config import parse
 from data import build_prompt, prompt_builder
-from engine.families import DEFAULT_MODEL, FAMILIES, load_config, parameter_counts, parts
-from engine.optim import Trained
+from engine.families import DEFAULT_MODEL, FAMILIES, parameter_counts, parts
 from formats.sample import DataError, Sample
 from media.decode import Media
 from model import load_policy
 from rollout import Sampling, generate
-from run.memory import memory
 from tests.families import tiny_family
 from tests.reference import hf_inputs, random_completions
 
@@ -341,7 +339,7 @@ def test_adapters_sit_on_all_linear_layers_and_start_at_nothing(fresh_policy, pr
             for m in part.modules()
         )
         inside = sum(isinstance(m, torch.nn.Linear) for m in fresh_policy.text.modules())
-        fresh_policy.add_adapters(8, 32, towers)
+        fresh_policy.add_adapters(8, towers)
         after, _ = fresh_policy.completion_logps(
             prompts, fresh_policy.features(prompts), completions
         )
@@ -369,7 +367,7 @@ def test_adapters_add_their_scaled_product_and_the_reference_is_without(
     features = fresh_policy.features(prompts)
     with torch.no_grad():
         plain, _ = fresh_policy.completion_logps(prompts, features, completions)
-    fresh_policy.add_adapters(4, 32, towers=False)
+    fresh_policy.add_adapters(4, towers=False)
     spread(fresh_policy)
     reference = fresh_policy.reference()
     adapted, mask = fresh_policy.completion_logps(prompts, features, completions)
@@ -476,75 +474,3 @@ def test_a_lora_run_moves_adapters_only_and_the_next_stage_starts_from_it(tmp_pa
         )
     )
     assert (tmp_path / "b" / "checkpoint" / "adapter" / "adapter_config.json").is_file()
-
-
-# ------------------------------------------------------------------ memory
-@pytest.mark.parametrize("kind", ["full", "lora"])
-@pytest.mark.parametrize("optim_dtype", ["fp32", "bf16"])
-def test_estimated_states_are_the_tensors_of_a_real_step(prompts, kind, optim_dtype):
-    """Weights, gradients, optimiser state and reference of the bundled model in bf16, counted tensor by tensor after one step."""
-    cfg = parse(["--train_type", kind, "--optim_dtype", optim_dtype, "--beta", "0.1"])
-    policy = load_policy(DEFAULT_MODEL, dtype=torch.bfloat16)
-    learner, reference = train.prepare(cfg, policy)
-    trained = Trained(*learner.named_trained(), 1e-3, optim_dtype=optim_dtype)
-    completions = [random_completions(policy, [4, 2]) for _ in prompts]
-    policy.completion_logps(prompts, policy.features(prompts), completions)[0].sum().backward()
-    found = {
-        "weights": sum(p.nbytes for p in policy.model.parameters()),
-        "gradients": sum(p.grad.nbytes for p in trained.named.values()),
-    }
-    trained.step(1e-3)
-    found["optimiser"] = sum(
-        t.nbytes
-        for state in trained.state().values()
-        for name, t in state.items()
-        if name != "step"
-    )
-    found["reference"] = (
-        0
-        if kind == "lora"
-        else sum(p.nbytes for part in (reference.text, reference.head) for p in part.parameters())
-    )
-    counted = memory(
-        cfg, parameter_counts(policy.config, cfg.lora_rank, False), policy.config.text_config, 1
-    )
-    assert {name: counted[name] * 1e9 for name in found} == pytest.approx(found)
-
-
-def test_estimate_prints_a_row_per_train_type_and_gpus(capsys):
-    train.run(parse(["--estimate"]))
-    out = capsys.readouterr().out
-    rows = [
-        line.split(" | ")
-        for line in out.splitlines()
-        if line.startswith("| ") and "train_type" not in line
-    ]
-    assert (
-        len(rows) == 11 and [r[0] for r in rows] == ["| lora"] * 4 + ["| full"] * 4 + ["| fsdp"] * 3
-    )
-    counts = parameter_counts(load_config(DEFAULT_MODEL), 8, False)
-    whole = sum(p.numel() for p in load_policy(DEFAULT_MODEL).model.parameters())
-    assert counts["decoder"] + counts["head"] + counts["towers"] == whole
-
-
-def test_estimate_of_the_7b_by_hand():
-    """Qwen2.5-Omni-7B's shapes (transformers' defaults): 7.6 billion weights in decoder, embedding and head; 16 bytes for each of them when trained whole, and
-    rank x (in + out) weights of LoRA per linear layer: q, k, v, o, gate, up, down of 28 layers."""
-    config = transformers.Qwen2_5OmniThinkerConfig()
-    counts = parameter_counts(config, 8, False)
-    d, kv, wide = 3584, 512, 18944
-    assert counts["adapters"] == 8 * 28 * ((d + d) + (d + kv) + (d + kv) + (d + d) + 3 * (d + wide))
-    layer = d * d + d + 2 * (d * kv + kv) + d * d + 3 * d * wide + 2 * d
-    assert (
-        counts["layer"] == layer
-        and counts["decoder"] == 28 * layer + config.text_config.vocab_size * d + d
-    )
-    assert counts["decoder"] + counts["head"] == pytest.approx(7.6e9, rel=0.01)
-    cfg = parse(
-        ["--model", "some/7b", "--train_type", "full", "--beta", "0", "--checkpoint_layers", "true"]
-    )
-    found = memory(cfg, counts, config.text_config, 8)
-    assert (
-        found["optimiser"] == pytest.approx(12 * (counts["decoder"] + counts["head"]) / 8 / 1e9)
-        and found["reference"] == 0
-    )

@@ -17,7 +17,7 @@ import train
 from config import Config, parse
 from data import share_prefixes
 from engine.distributed import start_processes
-from engine.optim import Trained
+from engine.optim import Optimizer
 from formats.load import load_samples
 from formats.sample import DataError
 from groups import Group
@@ -784,10 +784,10 @@ def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, builder, 
         [0, 0],
     )
     cfg.beta = 0.0
-    trained = Trained(*fresh_policy.named_trained(), lr=1e-4)
+    optimizer = Optimizer(*fresh_policy.named_trained(), lr=1e-4)
     for _ in range(3):
         train.update_step(cfg, fresh_policy, None, [group])
-        trained.step(1e-4, max_grad_norm=1.0)
+        optimizer.step(1e-4, max_grad_norm=1.0)
     with torch.no_grad():
         logp, _ = fresh_policy.completion_logps(
             [prompt], fresh_policy.features([prompt]), [group.tokens]
@@ -1159,15 +1159,14 @@ def test_the_docs_name_tests_that_exist():
 
 def test_a_run_uses_the_cores_it_may_use_or_as_many_threads_as_asked(monkeypatch):
     before = torch.get_num_threads()
-    cfg = parse(["--device", "cpu"])
     try:
         torch.set_num_threads(1)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        start_processes(cfg)
+        start_processes()
         assert torch.get_num_threads() == 1
         monkeypatch.delenv("OMP_NUM_THREADS")
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 5})
-        start_processes(cfg)
+        start_processes()
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

@@ -1,0 +1,309 @@
+"""What the processes of test_distributed.py run, under torchrun. Not a test module itself.
+
+workers.py equal OUT ..    loss and summed gradients of one global batch, the weights after a step,
+                           and the optimiser's state, for every --train_type
+workers.py train OUT ..    the real command for every --train_type, with trouble on some ranks, and
+                           a sharded stage 0
+workers.py stop OUT ..     the real command, of which rank 1 is asked to stop
+workers.py die|hang OUT .. the real command, of which rank 1 dies or falls asleep in its second step
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+import train
+from config import parse
+from data import PromptBuilder
+from engine import distributed
+from engine.distributed import rank_and_world, start_processes
+from engine.families import DEFAULT_MODEL
+from engine.optim import Optimizer, whole
+from formats.load import load_samples
+from groups import Group
+from media.decode import MediaSettings
+from media.prompt_format import MIN_PIXELS
+from model import load_policy
+from rollout import Sampling, generate
+from run.session import ends_in_a_sentence
+from run.stream import owner
+
+KINDS = ("lora", "full")
+
+
+def global_batch(policy, data: str) -> list[Group]:
+    """Six groups on four prompts, fresh and replayed, of unequal sizes and lengths, the same on
+    every process; one has no advantages."""
+    g = torch.Generator().manual_seed(0)
+    samples = load_samples(data)[:4]
+    prompts = PromptBuilder(
+        policy.tokenizer,
+        policy.form,
+        MediaSettings(fps=2.0, max_frames=8, max_pixels=MIN_PIXELS),
+    ).build_or_raise(samples)
+    written = generate(policy, prompts, policy.features(prompts), 4, Sampling(30, generator=g))
+    groups = []
+    for prompt, lengths, replayed in (
+        (0, [5, 9], False),
+        (1, [3, 3, 4], False),
+        (2, [30], False),
+        (3, [2, 6], False),
+        (0, [7, 2], True),
+        (3, [4, 8], True),
+    ):
+        some = written[prompt][-len(lengths) :] if replayed else written[prompt]
+        tokens = [c.tokens[:n] for c, n in zip(some, lengths, strict=False)]
+        behaviour = [
+            [lp + 0.05 * torch.randn((), generator=g).item() for lp in c.logps[:n]]
+            for c, n in zip(some, lengths, strict=False)
+        ]
+        advantages = (
+            torch.zeros(len(lengths)) if prompt == 1 else torch.randn(len(lengths), generator=g)
+        )
+        groups.append(
+            Group(
+                prompts[prompt],
+                tokens,
+                behaviour,
+                advantages.tolist(),
+                advantages,
+                replayed,
+                [0] * len(lengths),
+            )
+        )
+    return groups
+
+
+def local(x: torch.Tensor) -> torch.Tensor:
+    """This process's rows of a DTensor; any other tensor itself."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def config_of(kind: str, *more: str):
+    return parse(["--train_type", kind, "--lr", "1e-3", *more])
+
+
+def own_groups(groups: list[Group]) -> list[Group]:
+    """Those of a global batch whose prompts this process has."""
+    rank, world = rank_and_world()
+    return [g for g in groups if owner(g.prompt.sample.id, world) == rank]
+
+
+def record_gradients(optimizer: Optimizer) -> dict[str, torch.Tensor]:
+    """A dict that each step fills with the summed gradients, before they are clipped."""
+    gradients = {}
+    norm_of = optimizer._gradient_norm
+
+    def gradient_norm():
+        for name, master in optimizer.masters.items():
+            if master.grad is not None:
+                gradients[name] = whole(master.grad).clone()
+        return norm_of()
+
+    optimizer._gradient_norm = gradient_norm
+    return gradients
+
+
+def one_step(kind: str, data: str, towers: bool, saved_state: dict | None = None) -> dict:
+    """Loss, gradients and stepped weights of the global batch, then a step that is spoilt, then the
+    optimiser's state before and after it was restored.
+
+    saved_state: what another number of processes had as "state" of this; it is restored, too.
+    """
+    towers_flag = str(towers).lower()
+    flags = [
+        "--train_towers",
+        towers_flag,
+        "--beta",
+        "0.1",
+        "--max_tokens",
+        "400",
+        "--alpha",
+        "0.7",
+    ]
+    cfg = config_of(kind, *flags)
+    policy = load_policy(DEFAULT_MODEL)
+    groups = own_groups(global_batch(policy, data))
+    learner, reference = train.prepare(cfg, policy)
+    if kind == "lora":  # B of a new adapter is zero, and A's gradient with it
+        for name, p in policy.model.named_parameters():
+            if "lora_B" in name:
+                g = torch.Generator().manual_seed(sum(map(ord, name)))
+                p.data.normal_(std=0.02, generator=g)
+
+    optimizer = Optimizer(*learner.named_trained(), cfg.lr)
+    gradients = record_gradients(optimizer)
+    log = train.update_step(cfg, policy, reference, groups, 1, {}, learner)
+    loss = torch.tensor(sum(log["loss"]), dtype=torch.float64)
+    if dist.is_initialized():
+        dist.all_reduce(loss)
+    norm, _ = train.take_step(cfg, policy, learner, optimizer, 5, 100)
+    found = {
+        "loss": loss.item(),
+        "kl": log["kl"],
+        "grads": dict(gradients),
+        "norm": norm,
+        "weights": copied_weights(policy),
+        "groups": len(groups),
+        "learner": sum(local(p).numel() for p in learner.text.parameters()),
+        "state": clone(optimizer.state_dict()),
+    }
+
+    # the last process alone finds a gradient that is no number
+    train.update_step(cfg, policy, reference, groups, 2, {}, learner)
+    rank, world = rank_and_world()
+    if rank == world - 1:
+        grads = [local(p.grad) for p in optimizer.params.values() if p.grad is not None]
+        next(g for g in grads if g.numel()).view(-1)[0] = float("nan")
+    found["spoilt_norm"], _ = train.take_step(cfg, policy, learner, optimizer, 6, 100)
+    found["spoilt_weights"] = copied_weights(policy)
+    found["spoilt_state"] = clone(optimizer.state_dict())
+
+    if saved_state is not None:
+        optimizer.load_state_dict(saved_state if rank == 0 else {})
+        found["restored_state"] = clone(optimizer.state_dict())
+    return found
+
+
+def copied_weights(policy) -> dict[str, torch.Tensor]:
+    return {name: w.clone() for name, w in policy.merged_weights().items()}
+
+
+def clone(state: dict) -> dict:
+    return {name: {k: t.clone() for k, t in tensors.items()} for name, tensors in state.items()}
+
+
+def half_precision(data: str) -> dict:
+    """The decoder's bf16 weights before and after two steps, and the types of the state."""
+    cfg = config_of("full", "--beta", "0")
+    policy = load_policy(DEFAULT_MODEL, dtype=torch.bfloat16)
+    start = torch.cat([p.detach().flatten().float() for p in policy.text.parameters()])
+    groups = own_groups(global_batch(policy, data))
+    learner, reference = train.prepare(cfg, policy)
+    optimizer = Optimizer(*learner.named_trained(), cfg.lr)
+    for step in (5, 6):
+        train.update_step(cfg, policy, reference, groups, step, {}, learner)
+        train.take_step(cfg, policy, learner, optimizer, step, 100)
+    state = optimizer.state_dict()
+    return {
+        "start": start,
+        "end": torch.cat([p.detach().flatten().float() for p in policy.text.parameters()]),
+        "types": sorted(
+            {f"{k} {t.dtype}" for tensors in state.values() for k, t in tensors.items()}
+        ),
+        "weight": {name: tensors["weight"] for name, tensors in state.items()},
+        "rounded": policy.weights(optimizer.params),
+    }
+
+
+def equal(out: str, data: str, towers: str) -> None:
+    """OUT/state-KIND.pt: the optimiser's state of one process."""
+    rank, world, _ = start_processes()
+    for kind in KINDS:
+        saved_state = torch.load(f"{out}/state-{kind}.pt", weights_only=True)
+        found = one_step(kind, data, towers == "True", saved_state)
+        torch.save(found, f"{out}/{kind}-{rank}of{world}.pt")
+    torch.save(half_precision(data), f"{out}/bf16-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def trouble() -> None:
+    """Rank 0 meets groups whose rewards are all alike, rank 1 draws nothing from the buffer, rank 2
+    writes longer completions than the others."""
+    rank = int(os.environ["RANK"])
+    if rank == 0:
+        honest = train.score
+
+        def alike(*args):
+            return [[{**p, "reward": 0.5} for p in group] for group in honest(*args)]
+
+        train.score = alike
+    elif rank == 1:
+        train.replay_step = lambda *args: []
+    else:
+        write = train.generate
+        train.generate = lambda policy, prompts, features, n, most, *rest: write(
+            policy, prompts, features, n, most if rank == 2 else 6, *rest
+        )
+
+
+def fall_out(how: str) -> None:
+    """Rank 1 leaves the run in its second step, and the other waits 6 seconds for it."""
+    distributed.TIMEOUT_SECONDS = 6
+    if int(os.environ["RANK"]) != 1:
+        return
+    real = train.take_step
+
+    def last(cfg, policy, learner, optimizer, step, steps):
+        if step == 1:
+            if how == "die":
+                os._exit(7)
+            time.sleep(100)
+        return real(cfg, policy, learner, optimizer, step, steps)
+
+    train.take_step = last
+
+
+def stop_after(steps: int) -> None:
+    """Rank 1 alone is asked to stop in the last of so many steps; all stop."""
+    real = train.take_step
+
+    def last(cfg, policy, learner, optimizer, step, total):
+        if step + 1 == steps < total and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(cfg, policy, learner, optimizer, step, total)
+
+    train.take_step = last
+
+
+if __name__ == "__main__":
+    what, out, *rest = sys.argv[1:]
+    if what == "equal":
+        equal(out, *rest)
+    elif what == "train":
+        trouble()
+        for kind in KINDS:
+            train.run(parse([*rest, "--train_type", kind, "--out", f"{out}/{kind}"]))
+        train.run(
+            parse(
+                [
+                    "--stage",
+                    "0",
+                    "--train_type",
+                    "full",
+                    "--steps",
+                    "2",
+                    "--prompts_per_step",
+                    "8",
+                    "--max_tokens",
+                    "300",
+                    "--toy_clips",
+                    "8",
+                    "--toy_heldout",
+                    "2",
+                    "--toy_dir",
+                    f"{out}/toy",
+                    "--max_completion_tokens",
+                    "4",
+                    "--out",
+                    f"{out}/cold",
+                    "--media_cache",
+                    f"{out}/media",
+                ]
+            )
+        )
+        dist.destroy_process_group()
+    elif what == "stop":
+        stop_after(int(rest[0]))
+        ends_in_a_sentence(train.main, [*rest[1:], "--out", out])
+    else:
+        fall_out(what)
+        ends_in_a_sentence(train.main, [*rest, "--out", out])
