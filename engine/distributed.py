@@ -27,7 +27,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 TIMEOUT_SECONDS = 1800  # a process that waits longer than this for another one ends the run
 
@@ -184,8 +183,10 @@ def copy_for_shards(module: nn.Module, train: bool, memo: dict | None = None) ->
 
 
 def split(unit: FSDPUnit, mesh: DeviceMesh, compute_dtype: torch.dtype) -> FSDPUnit:
-    """Split a unit's parameters over the processes: each becomes a DTensor of which this process
-    holds some rows."""
+    """Split a unit's parameters over the processes: each becomes a DTensor, here with some rows."""
+    # imported here, because it takes a second that only sharded runs need to wait
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
     fully_shard(unit, mesh=mesh, mp_policy=precision)
     # Sums instead of means: each process has divided its loss by global counts.

@@ -27,9 +27,8 @@ from config import Config, parse
 from engine.families import DEFAULT_MODEL, load_config, parameter_counts
 from engine.logprobs import LOGIT_CHUNK
 from engine.optim import BUCKET
+from rollout import MAX_CACHE_TOKENS
 from run.session import ends_in_a_sentence
-
-MAX_CACHE_TOKENS = 2**18  # whose keys and values are held at a time while completions are decoded
 
 
 def memory(cfg: Config, counts: dict[str, int], text, world: int) -> dict[str, float]:

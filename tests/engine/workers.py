@@ -8,6 +8,7 @@ workers.py stop OUT ..     the real command, of which rank 1 is asked to stop
 workers.py die|hang OUT .. the real command, of which rank 1 dies or falls asleep in its second step
 """
 
+import dataclasses
 import os
 import signal
 import sys
@@ -216,23 +217,26 @@ def equal(out: str, data: str, towers: str) -> None:
 
 
 def trouble() -> None:
-    """Rank 0 meets groups whose rewards are all alike, rank 1 draws nothing from the buffer, rank 2
+    """Rank 0 meets groups whose rewards are equal, rank 1 draws nothing from the buffer, rank 2
     writes longer completions than the others."""
     rank = int(os.environ["RANK"])
     if rank == 0:
-        honest = train.score
+        real_score = train.score
 
-        def alike(*args):
-            return [[{**p, "reward": 0.5} for p in group] for group in honest(*args)]
+        def equal_rewards(*args):
+            return [[{**p, "reward": 0.5} for p in group] for group in real_score(*args)]
 
-        train.score = alike
+        train.score = equal_rewards
     elif rank == 1:
         train.replay_step = lambda *args: []
-    else:
-        write = train.generate
-        train.generate = lambda policy, prompts, features, n, most, *rest: write(
-            policy, prompts, features, n, most if rank == 2 else 6, *rest
-        )
+    elif rank == 3:
+        real_generate = train.generate
+
+        def short(policy, prompts, features, n, sampling):
+            sampling = dataclasses.replace(sampling, max_new_tokens=6)
+            return real_generate(policy, prompts, features, n, sampling)
+
+        train.generate = short
 
 
 def fall_out(how: str) -> None:
