@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import torch
 
 from engine.families import ATTENTIONS
-from judge import DEFAULT_JUDGE
+from judge import DEFAULT_JUDGE, check_endpoint
 from media.prompt_format import MIN_PIXELS
 from run.flags import fill, flag, is_tiny, read_flags
 from tas import CLIPS, LEVELS, NORMS, SHAPES
-from tools.chat import check_endpoint
 
 PAPER = {
     "fresh": 4,

@@ -48,6 +48,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import toy
 from config import Config
 from data import Prompt, PromptBuilder, prompt_builder, question_text, share_prefixes
 from engine.batching import split_by_tokens
@@ -63,7 +64,8 @@ from engine.families import DEFAULT_MODEL
 from engine.optim import Optimizer, learning_rate
 from formats.sample import DataError, Sample
 from groups import Group, pack_rows
-from judge import make_judge
+from judge import DEFAULT_JUDGE, Endpoint, Judge, LocalModel, watch
+from media.workers import Decoders
 from model import Policy, bound_memory, load_policy
 from replay import Entry, ReplayBuffer
 from rewards import score_group, split_completion
@@ -95,6 +97,32 @@ from tas import (
 from tools.tiny_model import make_tiny_policy
 
 MAX_GRAD_NORM = 1.0
+
+
+def make_judge(cfg: Config, samples: list[Sample], device: torch.device):
+    """The judge of stage 3, a function of (sample, reasoning, answer) triples (judge.py); None in other stages."""
+    if cfg.stage != 3:
+        return None
+    name = cfg.judge or ("oracle" if not cfg.data else DEFAULT_JUDGE)
+    if name == "oracle":
+        if unknown := [s for s in samples if s.scene is None]:
+            raise DataError(
+                f"{unknown[0].where}: field 'scene' of record '{unknown[0].id}' is empty, and the oracle judge reads it; pass --judge MODEL"
+            )
+        return oracle
+    return Judge(
+        Endpoint(cfg.judge_endpoint, name)
+        if cfg.judge_endpoint
+        else LocalModel(name, cfg.judge_device or device),
+        Decoders(1, cfg.media_timeout, watch) if cfg.workers else None,
+    )
+
+
+def oracle(items: list[tuple[Sample, str, str]]) -> list[dict[str, float]]:
+    """The toy's judge: knows the scene."""
+    return [
+        toy.oracle_judge(reasoning, answer, sample.scene) for sample, reasoning, answer in items
+    ]
 
 
 def score(

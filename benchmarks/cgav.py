@@ -1,133 +1,155 @@
-"""benchmarks/cgav.py: read, asked and scored."""
+"""benchmarks/cgav.py: CG-AV-Counting, counts in videos, with the clues that the count rests on."""
 
+import functools
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.answers import number_in
-from benchmarks.base import Item, Metric, item
+from benchmarks.base import Benchmark, Item, Metric, new_item
 from benchmarks.files import first_file, locate, rows
-from benchmarks.scoring import cluster_score, said_clusters
+from benchmarks.scoring import cluster_score, clusters_in
+from problems import number
 
-CLUE_EVENT = (
-    "{opening} provide your answer to the question '{question}', including the start and end timestamps for each event. Format your answer in "
-    'JSON, enclosed in <answer> and </answer> tags. The output should look like this: <answer>[["start_time", "end_time"], ...]</answer>. '
+# --------------------------------------------------------------------------- wordings
+
+# The released evaluation's, for counts and for clues of events, objects and attributes.
+PAPER_COUNT = (
+    "Watch the video and answer the question '{question}' with a number. Just output the number "
+    "itself, don't output anything else."
+)
+
+PAPER_EVENT = (
+    "Watch the video and provide your answer to the question '{question}', including the start and "
+    "end timestamps for each event. Format your answer in JSON, enclosed in <answer> and </answer> "
+    'tags. The output should look like this: <answer>[["start_time", "end_time"], ...]</answer>. '
     "Ensure each timestamp is in seconds (e.g., xx.xx )."
 )
 
-CLUE_OBJECT = (
-    "According to the given video frames, answer the question '{question}', including the bounding box for the query object in the first frame "
-    "where it appears. For subsequent frames where the object appears, do not provide the bounding box again. Format your answer in JSON, "
-    'enclosed within <answer> and </answer> tags. The output should look like this: <answer>{"Frame1": [[xmin, ymin, x_max, y_max]], '
-    '"Frame2": []}</answer>.'
+PAPER_OBJECT = (
+    "{frames}According to the given video frames, answer the question '{question}', including the "
+    "bounding box for the query object in the first frame where it appears. For subsequent frames "
+    "where the object appears, do not provide the bounding box again. Format your answer in JSON, "
+    "enclosed within <answer> and </answer> tags. The output should look like this: <answer>"
+    '{"Frame1": [[xmin, ymin, x_max, y_max]], "Frame2": []}</answer>.'
 )
 
-CLUE_ATTRIBUTE = (
-    "According to the given video frames, answer the question '{question}', clustering the objects based on the question. For each unique "
-    "cluster, assign a unique label and return the bounding box for each object in the first frame where it appears. Format your answer in "
-    'JSON, enclosed within <answer> and </answer> tags. The output should look like this: <answer>{"Frame 1": [{"bbox": [x_min, y_min, '
-    'x_max, y_max], \'label\': "Label 1"}], "Frame 2": [...] }</answer>.'
+PAPER_ATTRIBUTE = (
+    "{frames}According to the given video frames, answer the question '{question}', clustering the "
+    "objects based on the question. For each unique cluster, assign a unique label and return the "
+    "bounding box for each object in the first frame where it appears. Format your answer in JSON, "
+    "enclosed within <answer> and </answer> tags. The output should look like this: <answer>"
+    '{"Frame 1": [{"bbox": [x_min, y_min, x_max, y_max], \'label\': "Label 1"}], "Frame 2": [...] '
+    "}</answer>."
 )
 
+# Ours, below the question.
 SCALE = "Boxes are on a scale of 0 to 100 in both directions."
 
 CLUE_TASKS = {
-    "event": 'Give the start and the end in seconds of each event that the question counts, as JSON: [["start", "end"], ...]',
+    "event": (
+        "Give the start and the end in seconds of each event that the question counts, as JSON: "
+        '[["start", "end"], ...]'
+    ),
     "object": (
-        'Give the box of each object that the question counts, in the first frame where it appears and in no later one, as JSON: {"Frame1": '
-        '[[x_min, y_min, x_max, y_max]], "Frame2": []}. ' + SCALE
+        "Give the box of each object that the question counts, in the first frame where it appears "
+        'and in no later one, as JSON: {"Frame1": [[x_min, y_min, x_max, y_max]], "Frame2": []}. '
+        + SCALE
     ),
     "attribute": (
-        "Put the objects into the clusters that the question counts. Give each object's box and its cluster's label in the first frame where it "
-        'appears, and in no later one, as JSON: {"Frame1": [{"bbox": [x_min, y_min, x_max, y_max], "label": "Label 1"}], "Frame2": '
-        "[]}. " + SCALE
+        "Put the objects into the clusters that the question counts. Give each object's box and "
+        "its cluster's label in the first frame where it appears, and in no later one, as JSON: "
+        '{"Frame1": [{"bbox": [x_min, y_min, x_max, y_max], "label": "Label 1"}], "Frame2": []}. '
+        + SCALE
     ),
 }
 
+# --------------------------------------------------------------------------- reading
+
+
+class Clues(NamedTuple):
+    """The clues of one count. clusters: see scoring.py. times: seconds of the frames with boxes,
+    in the order of their first appearance; [] of events."""
+
+    category: str
+    clusters: list
+    times: list[float]
+
 
 def read_cgav(root: Path, scratch: Path) -> Iterator[Item]:
-    """Every question three times: on the whole video (long), on the clip that holds its answer (ref), and with its clues (clue).
+    """Every question three times: about the whole video (long), about the clip that holds its
+    answer (ref), and about its clues (clue).
 
-    Boxes are asked on a scale of 0 to 100. No document of the authors says in what unit theirs are, so the boxes themselves do: above 100 are pixels of the
-    video, up to 1 shares; both are brought to that scale."""
-    found = list(rows(first_file(root, "cg-av-counting.json")))
-    clues = [
-        json.loads(row["clue"]) if isinstance(row["clue"], str) else row["clue"] for row in found
-    ]
-    truths = [gold_clusters(row["category"], clue) for row, clue in zip(found, clues, strict=True)]
-    boxes = [
-        box
-        for row, (truth, _) in zip(found, truths, strict=True)
-        if row["category"] != "event"
-        for cluster in truth
-        for _, box in cluster
-    ]
-    largest = max((x for box in boxes for x in box), default=100.0)
-    for row, (truth, times) in zip(found, truths, strict=True):
-        question, stem, category = (
-            row.get("question") or row["question_en"],
-            Path(row["video"]).stem,
-            row["category"],
-        )
-        start, end = (float(t) for t in row["query_interval"])
-        whole = locate(
-            root, f"cg_videos_720p/{row['video']}", f"videos/{row['video']}", row["video"]
-        )
-        part = locate(
-            root,
-            f"ref_videos/{stem}_{start:.2f}_{end:.2f}.mp4",
-            f"clips/{stem}_{start:.2f}_{end:.2f}.mp4",
-        )
-        labels = {"category": category, "type": row["type"]}
-        gold = f"{float(row['answer']):.15g}"
-        for setting, path in (("long", whole), ("ref", part)):
-            yield item(
-                f"cgav-{row['index']}-{setting}",
-                question,
-                gold,
-                kind="counting",
-                videos=[path],
-                video=stem,
-                labels={"setting": setting} | labels,
-                paper={"wording": "count"},
-            )
-        if times and not 1 < largest <= 100:
-            w, h = (1.0, 1.0) if largest <= 1 else frame_size(whole)
-            truth = [
-                [
-                    (
-                        frame,
-                        tuple(100 * x / side for x, side in zip(box, (w, h, w, h), strict=True)),
-                    )
-                    for frame, box in cluster
-                ]
-                for cluster in truth
-            ]
-        frames = "".join(
-            f"Frame{i}: <image>\n" for i in range(1, len(times) + 1)
-        )  # of boxes only the frames of the clues are shown, by name
-        media = {"images": [f"{whole}#t={t}" for t in times]} if times else {"videos": [whole]}
-        yield item(
-            f"cgav-{row['index']}-clue",
-            f"{frames}{question}\n{CLUE_TASKS[category]}",
-            gold,
-            kind="code",
-            video=stem,
-            labels={"setting": "clue"} | labels,
-            truth=(category, truth),
-            paper={
-                "wording": category,
-                "question": question,
-                "opening": "Watch the video and",
-                "frames": frames,
-            },
-            **media,
-        )
+    Boxes are asked on a scale of 0 to 100. No document of the authors says in what unit theirs are,
+    so the boxes themselves do: above 100 are pixels of the video, up to 1 fractions of it.
+    """
+    records = list(rows(first_file(root, "cg-av-counting.json")))
+    all_clues = [gold_clues(row["category"], row["clue"]) for row in records]
+    largest = max(box_coordinates(all_clues), default=100.0)
+    for row, clues in zip(records, all_clues, strict=True):
+        video = row["video"]
+        whole = locate(root, f"cg_videos_720p/{video}", f"videos/{video}", video)
+        yield count_item(row, "long", whole)
+        yield count_item(row, "ref", reference_clip(root, row))
+
+        if clues.times and largest <= 1:
+            clues = rescaled(clues, 1.0, 1.0)
+        elif clues.times and largest > 100:
+            clues = rescaled(clues, *frame_size(whole))
+        yield clue_item(row, clues, whole)
+
+
+def gold_clues(category: str, clue: list | str) -> Clues:
+    """The clues of a record, which are JSON or JSON as text.
+
+    Of events: [{start, end}]; of objects: [{timestamp, bbox}]; of an attribute: a list of such
+    lists, one per value.
+    """
+    if isinstance(clue, str):
+        clue = json.loads(clue)
+    if category == "event":
+        spans = [(float(event["start"]), float(event["end"])) for event in clue]
+        return Clues(category, [spans], [])
+
+    groups = clue if category == "attribute" else [clue]
+    times = [float(entry["timestamp"]) for group in groups for entry in group]
+    times = list(dict.fromkeys(times))
+    clusters = []
+    for group in groups:
+        cluster = []
+        for entry in group:
+            box = tuple(float(x) for x in entry["bbox"])
+            cluster.append((times.index(float(entry["timestamp"])), box))
+        clusters.append(cluster)
+    return Clues(category, clusters, times)
+
+
+def box_coordinates(all_clues: list[Clues]) -> list[float]:
+    """The coordinates of all boxes."""
+    coordinates = []
+    for clues in all_clues:
+        if clues.category != "event":
+            for cluster in clues.clusters:
+                for _, box in cluster:
+                    coordinates += box
+    return coordinates
+
+
+def rescaled(clues: Clues, width: float, height: float) -> Clues:
+    """Clues on the scale of 0 to 100, whose boxes are parts of a frame of width x height."""
+    clusters = []
+    for cluster in clues.clusters:
+        boxes = []
+        for frame, box in cluster:
+            sides = zip(box, (width, height, width, height), strict=True)
+            boxes.append((frame, tuple(100 * x / side for x, side in sides)))
+        clusters.append(boxes)
+    return clues._replace(clusters=clusters)
 
 
 def frame_size(path: str) -> tuple[float, float]:
-    """(width, height) of a video in pixels; (1, 1) where there is none to ask about."""
+    """(width, height) of a video in pixels; (1, 1) of one that cannot be opened."""
     import decord  # imported here: only boxes in pixels need it
 
     try:
@@ -137,30 +159,91 @@ def frame_size(path: str) -> tuple[float, float]:
     return float(width), float(height)
 
 
-def gold_clusters(category: str, clue: list) -> tuple[list, list[float]]:
-    """(clusters, times of the clue frames in the order of their first appearance). Of events the one cluster is a list of (start, end); of objects, and of each
-    attribute's value, a list of (frame from 0, box)."""
-    if category == "event":
-        return [[(float(c["start"]), float(c["end"])) for c in clue]], []
-    groups = clue if category == "attribute" else [clue]
-    times = list(dict.fromkeys(float(c["timestamp"]) for group in groups for c in group))
-    return [
-        [(times.index(float(c["timestamp"])), tuple(float(x) for x in c["bbox"])) for c in group]
-        for group in groups
-    ], times
+def reference_clip(root: Path, row: dict) -> str:
+    """The clip that holds the answer; its name has the bounds in seconds."""
+    start, end = (float(time) for time in row["query_interval"])
+    name = f"{Path(row['video']).stem}_{start:.2f}_{end:.2f}.mp4"
+    return locate(root, f"ref_videos/{name}", f"clips/{name}")
 
 
-def count_score(one: Item, answer: str | None, several: str) -> dict[str, float | None]:
-    """acc, oboa (off by at most one), error and its square; an error above max(2 gold, 100) counts as 2 gold, and so does an item that was not asked; a reply
-    without a number counts as 0. Of clues: wcs and ifa."""
-    if one.truth is not None:
-        clusters = said_clusters(one.truth[0], answer or "")
-        return {
-            "wcs": 0.0 if clusters is None else cluster_score(one.truth[0], one.truth[1], clusters),
-            "ifa": float(clusters is not None),
-        }
-    gold, setting = float(one.sample.answer), one.labels["setting"]
-    error = math.inf if answer is None else abs((number_in(answer) or 0.0) - gold)
+# --------------------------------------------------------------------------- items
+
+
+def question_of(row: dict) -> str:
+    return row.get("question") or row["question_en"]
+
+
+def gold_count(row: dict) -> str:
+    return f"{float(row['answer']):.15g}"
+
+
+def item_labels(row: dict, setting: str) -> dict[str, str]:
+    return {"setting": setting, "category": row["category"], "type": row["type"]}
+
+
+def count_item(row: dict, setting: str, path: str) -> Item:
+    """A question for the count. setting: "long" or "ref"."""
+    return new_item(
+        f"cgav-{row['index']}-{setting}",
+        question_of(row),
+        gold_count(row),
+        kind="counting",
+        videos=[path],
+        video=Path(row["video"]).stem,
+        prompt_fields={"wording": "count"},
+        labels=item_labels(row, setting),
+    )
+
+
+def clue_item(row: dict, clues: Clues, video: str) -> Item:
+    """A question for the clues. For boxes only the frames with clues are shown, and are named."""
+    frames = "".join(f"Frame{i}: <image>\n" for i in range(1, len(clues.times) + 1))
+    media = {"images": [f"{video}#t={time}" for time in clues.times]}
+    if not clues.times:
+        media = {"videos": [video]}
+    item = new_item(
+        f"cgav-{row['index']}-clue",
+        f"{frames}{question_of(row)}\n{CLUE_TASKS[clues.category]}",
+        gold_count(row),
+        kind="code",
+        video=Path(row["video"]).stem,
+        labels=item_labels(row, "clue"),
+        prompt_fields={
+            "wording": clues.category,
+            "think": "Answer with the JSON.",
+            "direct": "Answer with the JSON only.",
+            "question": question_of(row),
+            "frames": frames,
+        },
+        **media,
+    )
+    item.truth = clues
+    item.well_formed = functools.partial(is_clue, clues.category)
+    return item
+
+
+def is_clue(category: str, reply: str) -> bool:
+    """Whether a reply is in the form that clues were asked for."""
+    return clusters_in(category, reply) is not None
+
+
+# --------------------------------------------------------------------------- scoring
+
+
+def cgav_score(item: Item, answer: str | None) -> dict[str, float | None]:
+    """The parts of a count, or of clues; answer None: the item was not asked."""
+    if item.truth is not None:
+        return clue_score(item.truth, answer or "")
+    return count_score(float(item.sample.answer), answer, item.labels["setting"])
+
+
+def count_score(gold: float, answer: str | None, setting: str) -> dict[str, float]:
+    """acc, oboa (off by at most one), error and its square, each named by the setting.
+
+    A reply without a number counts as 0. An error above max(2 gold, 100) counts as 2 gold, and so
+    does an item that was not asked.
+    """
+    error = math.inf if answer is None else abs((number(answer) or 0.0) - gold)
     capped = error if error <= max(2 * gold, 100) else 2 * gold
     return {
         f"{setting}_acc": float(error < 1e-5),
@@ -170,15 +253,42 @@ def count_score(one: Item, answer: str | None, several: str) -> dict[str, float 
     }
 
 
-COUNTING = (
-    Metric("long accuracy", "long_acc"),
-    Metric("long OBOA", "long_oboa"),
-    Metric("long MAE", "long_error", percent=False, higher=False),
-    Metric("long RMSE", "long_squared", root=True, percent=False, higher=False),
-    Metric("ref accuracy", "ref_acc"),
-    Metric("ref OBOA", "ref_oboa"),
-    Metric("ref MAE", "ref_error", percent=False, higher=False),
-    Metric("ref RMSE", "ref_squared", root=True, percent=False, higher=False),
-    Metric("clue WCS", "wcs"),
-    Metric("clue IFA", "ifa"),
+def clue_score(gold: Clues, answer: str) -> dict[str, float]:
+    """wcs: agreement of the clusters. ifa: the reply is in the form that was asked for."""
+    clusters = clusters_in(gold.category, answer)
+    if clusters is None:
+        return {"wcs": 0.0, "ifa": 0.0}
+    return {"wcs": cluster_score(gold.category, gold.clusters, clusters), "ifa": 1.0}
+
+
+BENCHMARK = Benchmark(
+    title="CG-AV-Counting",
+    files="CG-Bench/CG-AV-Counting: cg-av-counting.json, cg_videos_720p/, ref_videos/",
+    read=read_cgav,
+    splits=("setting", "category", "type"),
+    size=3_081,
+    rule=(
+        "count: exact, off by one, MAE and RMSE with errors above max(2 gold, 100) taken as 2 "
+        "gold, no number = 0; clues: WCS by optimal assignment, IFA"
+    ),
+    score=cgav_score,
+    metrics=(
+        Metric("long accuracy", "long_acc"),
+        Metric("long OBOA", "long_oboa"),
+        Metric("long MAE", "long_error", percent=False, higher=False),
+        Metric("long RMSE", "long_squared", root=True, percent=False, higher=False),
+        Metric("ref accuracy", "ref_acc"),
+        Metric("ref OBOA", "ref_oboa"),
+        Metric("ref MAE", "ref_error", percent=False, higher=False),
+        Metric("ref RMSE", "ref_squared", root=True, percent=False, higher=False),
+        Metric("clue WCS", "wcs"),
+        Metric("clue IFA", "ifa"),
+    ),
+    paper={
+        "count": PAPER_COUNT,
+        "event": PAPER_EVENT,
+        "object": PAPER_OBJECT,
+        "attribute": PAPER_ATTRIBUTE,
+    },
+    tokens=1024,
 )

@@ -1,51 +1,62 @@
-"""benchmarks/files.py: reading the files of a benchmark."""
+"""benchmarks/files.py: reading the files of a benchmark, as they are downloaded."""
 
 import hashlib
 import json
 import re
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from formats.files import read_records, write_whole
 from formats.sample import DataError
 
+LETTERS = string.ascii_uppercase
+
+# --------------------------------------------------------------------------- records
+
 
 def rows(path: Path) -> Iterable[dict]:
-    """The records of a .parquet (one after the other: media inside them fill gigabytes), .jsonl or .json file; a JSON object of equally long lists is read
-    as columns, one of objects as its values."""
+    """The records of a .parquet, .jsonl or .json file.
+
+    A JSON object of equally long lists is read as columns, any other one as its values. Parquet
+    rows come one after the other: the media inside them can fill gigabytes.
+    """
     if not path.is_file():
         raise DataError(
             f"{path}: no such file; pass the benchmark's own folder, as downloaded, by --root"
         )
     if path.suffix == ".parquet":
-        import pyarrow.parquet  # imported here: only some benchmarks need it
-
-        try:
-            return (
-                row
-                for batch in pyarrow.parquet.ParquetFile(path).iter_batches(64)
-                for row in batch.to_pylist()
-            )
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path}: not a parquet file ({error}); download it again") from None
+        return parquet_rows(path)
     if path.suffix == ".json":
-        whole = parsed(path)
-        if (
-            isinstance(whole, dict)
-            and whole
-            and all(isinstance(v, list) for v in whole.values())
-            and len({len(v) for v in whole.values()}) == 1
-        ):
-            return [
-                dict(zip(whole, values, strict=True))
-                for values in zip(*whole.values(), strict=True)
-            ]
-        return list(whole.values()) if isinstance(whole, dict) else whole
-    found = [record for _, record in read_records(path)]
-    if bad := [record for record in found if isinstance(record, DataError)]:
-        raise bad[0]
-    return found
+        return json_rows(parsed(path))
+
+    records = [record for _, record in read_records(path)]
+    for record in records:
+        if isinstance(record, DataError):
+            raise record
+    return records
+
+
+def parquet_rows(path: Path) -> Iterator[dict]:
+    """The rows of a parquet file. One that is no parquet file is refused before the first row."""
+    import pyarrow.parquet  # imported here: only some benchmarks need it
+
+    try:
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(64)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a parquet file ({error}); download it again") from None
+    return (row for batch in batches for row in batch.to_pylist())
+
+
+def json_rows(content) -> list[dict]:
+    """json_rows({"a": [1, 2], "b": [3, 4]}) = [{"a": 1, "b": 3}, {"a": 2, "b": 4}]."""
+    if not isinstance(content, dict):
+        return content
+    columns = list(content.values())
+    lengths = {len(column) if isinstance(column, list) else None for column in columns}
+    if len(lengths) != 1 or None in lengths:
+        return columns
+    return [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def parsed(path: Path):
@@ -56,65 +67,83 @@ def parsed(path: Path):
         raise DataError(f"{path}: not JSON ({error}); download it again") from None
 
 
+# --------------------------------------------------------------------------- finding files
+
+
 def first_file(root: Path, *names: str) -> Path:
-    """The first of these that is there, or that a pattern finds; DataError names all of them."""
+    """The first of these files that is there, or that a pattern finds; DataError names them all."""
     for name in names:
-        if found := sorted(root.glob(name)):
-            return found[0]
+        matches = sorted(root.glob(name))
+        if matches:
+            return matches[0]
     raise DataError(
-        f"{root}: none of {', '.join(names)} is there; download the benchmark into that folder, or pass another one by --root"
+        f"{root}: none of {', '.join(names)} is there; download the benchmark into that folder, "
+        "or pass another one by --root"
     )
 
 
 def locate(root: Path, *names: str) -> str:
-    """The first of these paths under root that exists, or the first one, so that the error about it names it."""
-    return str(next((p for name in names if (p := root / name).exists()), root / names[0]))
+    """The first of these paths that exists, else the first: the error about it then names it."""
+    for name in names:
+        if (root / name).exists():
+            return str(root / name)
+    return str(root / names[0])
 
 
 def clip(root: Path, stem: str, *folders: str) -> str:
-    """A video by its name without suffix, in one of these folders."""
-    return locate(
-        root,
-        *[
-            f"{folder}/{stem}{suffix}"
-            for folder in folders
-            for suffix in (".mp4", ".MP4", ".mkv", ".webm", ".avi")
-        ],
-    )
+    """A video by its name without suffix, in the first of these folders that has it."""
+    names = []
+    for folder in folders:
+        for suffix in (".mp4", ".MP4", ".mkv", ".webm", ".avi"):
+            names.append(f"{folder}/{stem}{suffix}")
+    return locate(root, *names)
+
+
+def unpacked(scratch: Path, suffix: str, value: dict | bytes) -> str:
+    """A medium that a row holds inside, {bytes, path} or bytes, as a file of the scratch folder.
+
+    Its name is made of its content: it is written once.
+    """
+    content = value["bytes"] if isinstance(value, dict) else value
+    file = scratch / (hashlib.sha256(content).hexdigest()[:32] + suffix)
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, content)
+    return str(file)
+
+
+# --------------------------------------------------------------------------- options
 
 
 def lettered(options: Iterable[str]) -> list[str]:
-    """Options as "A. red"; those that have their letters already, as "A. red", "A.red" or "(A) red", lose them first.
+    """Options as "A. red", whether or not they have letters already ("A.red", "(A) red").
 
-    >>> lettered(["red", "blue"]), lettered(["A.red", "B. blue"]), lettered(["(A) red", "(B) blue"])
-    (['A. red', 'B. blue'], ['A. red', 'B. blue'], ['A. red', 'B. blue'])
+    >>> lettered(["red", "blue"])
+    ['A. red', 'B. blue']
+    >>> lettered(["A.red", "B. blue"]), lettered(["(A) red", "(B) blue"])
+    (['A. red', 'B. blue'], ['A. red', 'B. blue'])
     """
-    options = [str(o).strip() for o in options]
-    marked = [
-        re.match(rf"\(?{letter}[.):]\s*(?=\S)", o)
-        for letter, o in zip(string.ascii_uppercase, options, strict=False)
+    texts = [str(option).strip() for option in options]
+    marks = [
+        re.match(rf"\(?{letter}[.):]\s*(?=\S)", text)
+        for letter, text in zip(LETTERS, texts, strict=False)
     ]
-    if options and all(marked):
-        options = [o[m.end() :] for o, m in zip(options, marked, strict=True)]
-    return [f"{letter}. {o}" for letter, o in zip(string.ascii_uppercase, options, strict=False)]
+    if texts and all(marks):
+        texts = [text[mark.end() :] for text, mark in zip(texts, marks, strict=True)]
+    return [f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False)]
 
 
 def letter_for(text: str, options: list[str]) -> str:
-    """The letter of the first option whose text is the gold answer, or else is it with white space folded; the text itself where none is."""
-    same = [
-        [str(o) == str(text) for o in options],
-        [str(o).split() == str(text).split() for o in options],
-    ]
-    return next(
-        (string.ascii_uppercase[hits.index(True)] for hits in same if True in hits), str(text)
-    )
+    """The letter of the option whose text is the gold answer, white space folded where none is the
+    same without; the text itself where that finds none either.
 
-
-def kept(scratch: Path, suffix: str, value) -> str:
-    """A medium that a row holds inside ({bytes, path} or bytes) as a file of the scratch folder, named by its content and written once."""
-    inside = value["bytes"] if isinstance(value, dict) else value
-    file = scratch / (hashlib.sha256(inside).hexdigest()[:32] + suffix)
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, inside)
-    return str(file)
+    >>> letter_for("blue", ["red", "blue"]), letter_for("a  b", ["a b"]), letter_for("x", ["red"])
+    ('B', 'A', 'x')
+    """
+    for letter, option in zip(LETTERS, options, strict=False):
+        if str(option) == str(text):
+            return letter
+    for letter, option in zip(LETTERS, options, strict=False):
+        if str(option).split() == str(text).split():
+            return letter
+    return str(text)

@@ -30,10 +30,10 @@ from data import Prompt, PromptBuilder, TooLong, prompt_builder, question_text
 from engine.distributed import weight_dtype
 from engine.families import DEFAULT_MODEL, load_config, prompt_format
 from formats.sample import DataError, Sample
+from judge import Endpoint, LocalModel, Request
 from model import Policy, bound_memory, load_policy
 from rewards import split_completion
 from rollout import Completion, Sampling, sample_answers
-from tools.chat import Endpoint, LocalModel, Request
 
 WAITING_BATCH = 64  # open answers of an earlier run that are judged and written at a time
 
@@ -154,7 +154,7 @@ def make_result(
         failure = TOO_LONG if isinstance(prompt, TooLong) else BAD_MEDIA
         reason = str(prompt)
 
-    scores = benchmark.score(item, answer if completion else None, benchmark.several)
+    scores = benchmark.score(item, answer if completion else None)
     headline = next(iter(scores.values()))
     return {
         "id": sample.id,

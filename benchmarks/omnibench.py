@@ -1,15 +1,14 @@
-"""benchmarks/omnibench.py: read, asked and scored."""
+"""benchmarks/omnibench.py: OmniBench, questions about a picture and a sound."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.base import Item, item
-from benchmarks.files import first_file, kept, letter_for, lettered, locate, rows
+from benchmarks.base import QWEN, Benchmark, Item, new_item
+from benchmarks.files import first_file, letter_for, lettered, locate, rows, unpacked
 
 
 def read_omnibench(root: Path, scratch: Path) -> Iterator[Item]:
-    """Gold is the option's text. A picture and a sound per question, which the hub's parquet files hold inside."""
+    """The authors' own jsonl with folders of media, or the hub's parquet files that hold them."""
     path = first_file(
         root,
         "dataset/batch-5_1142_20240817.jsonl",
@@ -17,27 +16,46 @@ def read_omnibench(root: Path, scratch: Path) -> Iterator[Item]:
         "*.jsonl",
         "data/*.parquet",
     )
-    for row in itertools.chain.from_iterable(
-        map(rows, sorted(path.parent.glob("*.parquet")) if path.suffix == ".parquet" else [path])
-    ):
-        name = f"omnibench-{row['index']}"
-        inside = {
-            kind: [kept(scratch, Path(row[f"{kind}_path"]).suffix, row[kind])]
-            for kind in ("image", "audio")
-            if row.get(kind)
-        }
-        yield item(
-            name,
-            row["question"],
-            letter_for(row["answer"], row["options"]),
-            lettered(row["options"]),
-            images=inside.get("image")
-            or [locate(root, f"mm_data/image/{row['image_path']}", f"image/{row['image_path']}")],
-            audios=inside.get("audio")
-            or [locate(root, f"mm_data/audio/{row['audio_path']}", f"audio/{row['audio_path']}")],
-            video=Path(row["image_path"]).name,
-            labels={
-                "task type": row["task type"].strip(),
-                "audio type": row["audio type"].strip().lower(),
-            },
-        )
+    paths = sorted(path.parent.glob("*.parquet")) if path.suffix == ".parquet" else [path]
+    for path in paths:
+        for row in rows(path):
+            yield new_item(
+                f"omnibench-{row['index']}",
+                row["question"],
+                letter_for(row["answer"], row["options"]),
+                lettered(row["options"]),
+                images=[medium(row, "image", root, scratch)],
+                audios=[medium(row, "audio", root, scratch)],
+                video=Path(row["image_path"]).name,
+                labels={
+                    "task type": row["task type"].strip(),
+                    "audio type": row["audio type"].strip().lower(),
+                },
+            )
+
+
+def medium(row: dict, kind: str, root: Path, scratch: Path) -> str:
+    """The file of a row's "image" or "audio"."""
+    name = row[f"{kind}_path"]
+    if row.get(kind):
+        return unpacked(scratch, Path(name).suffix, row[kind])
+    return locate(root, f"mm_data/{kind}/{name}", f"{kind}/{name}")
+
+
+BENCHMARK = Benchmark(
+    title="OmniBench",
+    files="m-a-p/OmniBench: dataset/batch-5_1142_20240817.jsonl, mm_data/",
+    read=read_omnibench,
+    splits=("task type", "audio type"),
+    size=1_142,
+    rule="letter; gold is the option whose text is the answer",
+    paper=(
+        "Your task is to answer the multiple-choice question based on the provided image and "
+        "audio. Select the single most accurate option.\n\nQuestion: {question}\nChoices:\n"
+        "{options}\n\nYour answer should be a capital letter representing your choice: A, B, C, or "
+        "D. Don't generate any other text. Return your choice between the <answer> tags, like "
+        "this: <answer>A</answer>.\n"
+    ),
+    system=QWEN,
+    tokens=1024,
+)

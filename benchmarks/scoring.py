@@ -1,8 +1,12 @@
-"""scoring.py: rules of benchmarks beyond the rewards: relative accuracy, open answers, counted clues. Pure functions, each in the form of the benchmark's
-own authors; what is read from a reply (letter, number, final answer) is read by rewards.py.
+"""benchmarks/scoring.py: rules that only benchmarks use. Pure functions.
 
-Clues of CG-AV-Counting are clusters. Of events the one cluster is a list of (start, end) in seconds; of objects, and of each value of an attribute, a list of
-(frame from 0, box), a box being two opposite corners (x, y, x, y).
+    mean_relative_accuracy   numbers (VSI-Bench)
+    open_match               open answers without a judge (Video-MMMU)
+    cluster_score            clues of counts (CG-AV-Counting)
+
+Each has the form of the benchmark's own authors. The clues of CG-AV-Counting are clusters: of
+events, the one cluster is a list of (start, end) in seconds; of objects, and of each value of an
+attribute, it is a list of (frame from 0, box), a box being two opposite corners (x, y, x, y).
 """
 
 import json
@@ -13,18 +17,26 @@ import numpy as np
 
 from problems import seconds
 
+# --------------------------------------------------------------------------- numbers
 
-def mean_relative_accuracy(said: float, gold: float) -> float:
-    """MRA: the share of the thresholds 0.50, 0.55, .., 0.95 for which |said - gold| / gold <= 1 - threshold.
 
-    >>> round(mean_relative_accuracy(17, 20), 3), mean_relative_accuracy(0, 4)                     # 0.15 off: 0.50 to 0.85
-    (0.8, 0.0)
+def mean_relative_accuracy(predicted: float, gold: float) -> float:
+    """MRA: the fraction of the thresholds t = 0.50, 0.55, .., 0.95 with |p - g| / g <= 1 - t.
+
+    >>> round(mean_relative_accuracy(17, 20), 3)                   # off by 0.15: t = 0.50 to 0.85
+    0.8
+    >>> mean_relative_accuracy(0, 4)
+    0.0
     """
     if not gold:
-        return float(not said)
-    return float((abs(said - gold) / gold <= 1 - np.linspace(0.5, 0.95, 10)).mean())
+        return float(not predicted)
+    thresholds = np.linspace(0.5, 0.95, 10)
+    return float((abs(predicted - gold) / gold <= 1 - thresholds).mean())
 
 
+# --------------------------------------------------------------------------- open answers
+
+# Phrases of MMMU's rule. What follows one of them may be the answer.
 INDICATORS = (
     "could be ",
     "so ",
@@ -54,37 +66,62 @@ INDICATORS = (
     "has ",
 )
 
+# A number of MMMU's rule: "1,200", "1.5e-3", "12.97"; the pattern is theirs.
+NUMBER = re.compile(
+    r"-?\b\d{1,3}(?:,\d{3})+\b"
+    r"|-?\d+(?:\.\d+)?[eE][+-]?\d+"
+    r"|-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])"
+)
+
 
 def open_match(reply: str, gold: str) -> float:
-    """MMMU's rule for open answers: of each line, what follows the last of its phrases such as "answer", else all; the gold number among the numbers
-    there to two decimals, or the gold text inside one of them.
+    """MMMU's rule for open answers: 1 when the gold number is among the numbers of the reply's key
+    phrases, to two decimals, or the gold text is inside one of the phrases; else 0.
 
-    >>> open_match("So the result is 12.968", "12.97"), open_match("Depth-first search.", "depth-first"), open_match("13", "12.97"), open_match("", "A")
-    (1.0, 1.0, 0.0, 0.0)
+    >>> open_match("So the result is 12.968", "12.97"), open_match("13", "12.97")
+    (1.0, 0.0)
+    >>> open_match("Depth-first search.", "depth-first"), open_match("", "A")
+    (1.0, 0.0)
     """
-    reply = reply[-4000:]  # an answer is short; the patterns below are not linear
-    lines = reply.strip().strip(".").lower().split("\n")
-    keys = []
+    reply = reply[-4000:]  # an answer is short, and NUMBER does not take linear time
+    candidates = set()
+    for phrase in key_phrases(reply):
+        candidates.add(number_or_text(phrase))
+        candidates.update(number_or_text(digits) for digits in NUMBER.findall(phrase))
+    candidates.discard("")
+
+    target = number_or_text(gold)
+    if isinstance(target, float):
+        return float(target in candidates)
+
+    # a text of one character must be a word of its own
+    texts = [candidate for candidate in candidates if isinstance(candidate, str)]
+    if len(target) == 1:
+        return float(any(f" {target} " in f" {text} " for text in texts))
+    return float(any(target in text for text in texts))
+
+
+def key_phrases(reply: str) -> list[str]:
+    """Of each line, what follows the last of its INDICATORS (the shortest rest); the whole reply
+    where no line has one. In the last line "=" is an indicator as well.
+
+    >>> key_phrases("So it is big.\\nx = 5"), key_phrases("Five.")
+    (['big.', '5'], ['five'])
+    """
+    whole = reply.strip().strip(".").lower()
+    lines = whole.split("\n")
+    phrases = []
     for i, line in enumerate(lines):
-        after = [
-            line.rpartition(p)[2].strip()
-            for p in [*INDICATORS, *(["="] if i == len(lines) - 1 else [])]
-            if p in line
-        ]
-        keys += [k for k in [min(after, key=len, default="")] if k and k not in ":,.!?;'"]
-    keys = keys or [reply.strip().strip(".").lower()]
-    digits = r"-?\b\d{1,3}(?:,\d{3})+\b|-?\d+(?:\.\d+)?[eE][+-]?\d+|-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])"
-    said = {normal(x) for key in keys for x in [key, *re.findall(digits, key)]} - {""}
-    truth = normal(gold)
-    if isinstance(truth, float):
-        return float(truth in said)
-    texts = [s for s in said if isinstance(s, str)]
-    return float(
-        any(f" {truth} " in f" {s} " if len(truth) == 1 else truth in s for s in texts)
-    )  # one character: as a word of its own
+        is_last = i == len(lines) - 1
+        indicators = [*INDICATORS, "="] if is_last else INDICATORS
+        rests = [line.rpartition(text)[2].strip() for text in indicators if text in line]
+        shortest = min(rests, key=len, default="")
+        if shortest and shortest not in ":,.!?;'":
+            phrases.append(shortest)
+    return phrases or [whole]
 
 
-def normal(text: str) -> float | str:
+def number_or_text(text: str) -> float | str:
     """A number to two decimals, or the text in lower case."""
     try:
         return round(float(text.strip().replace(",", "")), 2)
@@ -92,16 +129,18 @@ def normal(text: str) -> float | str:
         return text.strip().lower()
 
 
+# --------------------------------------------------------------------------- clues: reading a reply
+
+
 def json_in(text: str):
-    """The first JSON list or object of a reply, whatever stands around it (fences, prose); None when there is none.
+    """The first JSON list or object of a reply, whatever is around it; None when there is none.
 
     >>> json_in('Sure:\\n```json\\n[["1", "2"]]\\n```'), json_in("no")
     ([['1', '2']], None)
     """
     decoder = json.JSONDecoder()
-    for start in [m.start() for m in re.finditer(r"[\[{]", text)][
-        :64
-    ]:  # a bounded number of tries keeps this linear
+    starts = [match.start() for match in re.finditer(r"[\[{]", text)]
+    for start in starts[:64]:  # a bounded number of tries keeps this linear
         try:
             return decoder.raw_decode(text, start)[0]
         except (json.JSONDecodeError, RecursionError):
@@ -109,122 +148,171 @@ def json_in(text: str):
     return None
 
 
-def said_clusters(category: str, text: str) -> list | None:
-    """A reply's clusters in the form of `gold_clusters`; None when it is not in the form that was asked for."""
-    made = json_in(text)
+def clusters_in(category: str, text: str) -> list | None:
+    """The clusters of a reply; None when it is not in the form that was asked for.
+
+    category: "event", "object" or "attribute".
+    """
+    content = json_in(text)
     try:
         if category == "event":
-            return (
-                [[(time_of(s[0]), time_of(s[1])) for s in made]]
-                if isinstance(made, list) and all(isinstance(s, list) for s in made)
-                else None
-            )
-        frames = {
-            int(re.fullmatch(r"\s*[Ff]rame[ _]?(\d+)\s*", key)[1]) - 1: value
-            for key, value in made.items()
-            if "rame" in key
-        }
-        if made and not frames:  # a part of a reply that was cut off
-            return None
-        if category == "object":
-            return [[(frame, box) for frame, boxes in frames.items() for box in boxes_of(boxes)]]
-        clusters: dict[str, list] = {}
-        for frame, members in frames.items():
-            for m in members:
-                clusters.setdefault(str(m["label"]), []).append(
-                    (frame, box_of(m.get("bbox") or m["bbox_2d"]))
-                )
-        return list(clusters.values())
+            return event_clusters(content)
+        return box_clusters(category, content)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError):
         return None
 
 
+def event_clusters(content) -> list | None:
+    """[["1.5", "2"], ..] -> one cluster of (start, end)."""
+    if not isinstance(content, list) or not all(isinstance(span, list) for span in content):
+        return None
+    return [[(time_of(span[0]), time_of(span[1])) for span in content]]
+
+
+def box_clusters(category: str, content: dict) -> list | None:
+    """{"Frame1": [[0, 0, 10, 10]], ..} -> one cluster of (frame, box); of an attribute the frames
+    hold {"bbox": .., "label": ..}, and each label is a cluster."""
+    frames = {}
+    for key, value in content.items():
+        if "rame" in key:
+            frame = re.fullmatch(r"\s*[Ff]rame[ _]?(\d+)\s*", key)
+            frames[int(frame[1]) - 1] = value
+    if content and not frames:  # an inner object of a reply that was cut off
+        return None
+
+    if category == "object":
+        cluster = []
+        for frame, boxes in frames.items():
+            cluster += [(frame, box) for box in boxes_of(boxes)]
+        return [cluster]
+
+    clusters: dict[str, list] = {}
+    for frame, members in frames.items():
+        for member in members:
+            box = box_of(member.get("bbox") or member["bbox_2d"])
+            clusters.setdefault(str(member["label"]), []).append((frame, box))
+    return list(clusters.values())
+
+
 def time_of(value) -> float:
     """Seconds of 12.5, "12.5", "12.5 s" or "1:02.5"; ValueError for anything else."""
-    found = seconds(str(value).strip().split(" ")[0].rstrip("s"))
-    if isinstance(value, bool) or found is None:
+    time = seconds(str(value).strip().split(" ")[0].rstrip("s"))
+    if isinstance(value, bool) or time is None:
         raise ValueError(value)
-    return found
+    return time
 
 
 def boxes_of(boxes: list) -> list[tuple[float, ...]]:
-    """A frame's boxes, also when it has one without the outer list, or boxes as pairs of points; ValueError for anything else."""
+    """A frame's boxes; also one without the outer list, or boxes as pairs of points."""
     if boxes and not isinstance(boxes[0], list):
         boxes = [boxes]
     if boxes and len(boxes[0]) == 2:
-        boxes = [a + b for a, b in zip(boxes[::2], boxes[1::2], strict=True)]
-    return [box_of(b) for b in boxes]
+        boxes = [first + second for first, second in zip(boxes[::2], boxes[1::2], strict=True)]
+    return [box_of(box) for box in boxes]
 
 
 def box_of(box) -> tuple[float, ...]:
-    """Four numbers; ValueError for anything else."""
+    """Four finite numbers; ValueError for anything else."""
     values = tuple(float(x) for x in box)
     if len(values) != 4 or not all(map(math.isfinite, values)):
         raise ValueError(box)
     return values
 
 
+# --------------------------------------------------------------------------- clues: scores
+
+
 def span_iou(a: tuple[float, float], b: tuple[float, float]) -> float:
     """Overlap over the hull of two time spans: span_iou((0, 2), (1, 3)) = 1/3."""
     hull = max(a[1], b[1]) - min(a[0], b[0])
-    return max(0.0, min(a[1], b[1]) - max(a[0], b[0])) / hull if hull > 0 else 0.0
+    overlap = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
+    return overlap / hull if hull > 0 else 0.0
 
 
 def box_iou(a: tuple, b: tuple) -> float:
-    """Intersection over union of two boxes, each by any two opposite corners: box_iou((0, 0, 2, 2), (1, 0, 3, 2)) = 1/3."""
-    (ax0, ax1), (ay0, ay1), (bx0, bx1), (by0, by1) = (
-        sorted(pair) for pair in ((a[0], a[2]), (a[1], a[3]), (b[0], b[2]), (b[1], b[3]))
-    )
-    shared = max(0.0, min(ax1, bx1) - max(ax0, bx0)) * max(0.0, min(ay1, by1) - max(ay0, by0))
-    total = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - shared
-    return shared / total if total > 0 else 0.0
+    """Intersection over union of two boxes, each by any two opposite corners.
+
+    >>> box_iou((0, 0, 2, 2), (3, 2, 1, 0))
+    0.3333333333333333
+    """
+    ax0, ax1 = sorted((a[0], a[2]))
+    ay0, ay1 = sorted((a[1], a[3]))
+    bx0, bx1 = sorted((b[0], b[2]))
+    by0, by1 = sorted((b[1], b[3]))
+    width = max(0.0, min(ax1, bx1) - max(ax0, bx0))
+    height = max(0.0, min(ay1, by1) - max(ay0, by0))
+    union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - width * height
+    return width * height / union if union > 0 else 0.0
 
 
-def penalty(said: int, gold: int) -> float:
-    """The counting accuracy penalty, max(0, 1 - |said - gold| / gold): 0 from twice as many on."""
-    return max(0.0, 1 - abs(said - gold) / max(gold, 1))
+def counting_penalty(predicted: int, gold: int) -> float:
+    """max(0, 1 - |p - g| / g): 0 from twice as many on."""
+    return max(0.0, 1 - abs(predicted - gold) / max(gold, 1))
 
 
-def pair_score(category: str, gold: list, said: list) -> float:
-    """How well one said cluster agrees with one gold cluster, in [0, 1]: sqrt(location accuracy x `penalty`). Events: every gold span's best overlap.
-    Boxes: in each frame that either has, matched one to one, best overlap first; the mean over these frames."""
+def pair_score(category: str, gold: list, predicted: list) -> float:
+    """How well a predicted cluster agrees with a gold one, in [0, 1]: sqrt(location * penalty)."""
     if category == "event":
-        if not (
-            share := penalty(len(said), len(gold))
-        ):  # so that a reply of endless spans costs nothing
-            return 0.0
-        return math.sqrt(
-            share
-            * sum(max((span_iou(g, p) for p in said), default=0.0) for g in gold)
-            / max(len(gold), 1)
-        )
-    scores, frames = [], {frame: ([], []) for frame, _ in [*gold, *said]}
-    for side, cluster in enumerate((gold, said)):
-        for frame, box in cluster:
-            frames[frame][side].append(box)
-    for truth, boxes in frames.values():
-        if not truth or not (share := penalty(len(boxes), len(truth))):
-            scores.append(0.0)
-            continue
-        pairs = sorted(
-            ((box_iou(g, p), i, j) for i, g in enumerate(truth) for j, p in enumerate(boxes)),
-            key=lambda t: (-t[0], t[1], t[2]),
-        )
-        used_gold, used_said, total = set(), set(), 0.0
-        for overlap, i, j in pairs:
-            if i not in used_gold and j not in used_said:
-                used_gold.add(i)
-                used_said.add(j)
-                total += overlap
-        scores.append(math.sqrt(share * total / len(truth)))
+        return event_score(gold, predicted)
+    return boxes_score(gold, predicted)
+
+
+def event_score(gold: list, predicted: list) -> float:
+    """Location: the mean over the gold spans of their best overlap with a predicted one."""
+    penalty = counting_penalty(len(predicted), len(gold))
+    if not penalty:  # a reply of endless spans costs nothing
+        return 0.0
+    overlap = 0.0
+    for span in gold:
+        overlap += max((span_iou(span, other) for other in predicted), default=0.0)
+    return math.sqrt(penalty * overlap / max(len(gold), 1))
+
+
+def boxes_score(gold: list, predicted: list) -> float:
+    """The mean of `frame_score` over the frames in which either cluster has a box."""
+    gold_boxes: dict[int, list] = {}
+    predicted_boxes: dict[int, list] = {}
+    for frame, box in gold:
+        gold_boxes.setdefault(frame, []).append(box)
+    for frame, box in predicted:
+        predicted_boxes.setdefault(frame, []).append(box)
+
+    frames = list(dict.fromkeys([*gold_boxes, *predicted_boxes]))
+    scores = [frame_score(gold_boxes.get(f, []), predicted_boxes.get(f, [])) for f in frames]
     return sum(scores) / len(scores) if scores else 0.0
 
 
-def cluster_score(category: str, gold: list, said: list) -> float:
-    """WCS: the best one-to-one assignment of said to gold clusters, its sum of `pair_score` over the number of gold clusters."""
-    if not gold or not said:
+def frame_score(gold: list, predicted: list) -> float:
+    """Location: the overlaps of boxes matched one to one, best overlap first, per gold box."""
+    penalty = counting_penalty(len(predicted), len(gold)) if gold else 0.0
+    if not penalty:
+        return 0.0
+
+    # all pairs, best overlap first; ties go to the earlier boxes, since sorting is stable
+    pairs = []
+    for i, box in enumerate(gold):
+        pairs += [(box_iou(box, other), i, j) for j, other in enumerate(predicted)]
+    pairs.sort(key=lambda pair: -pair[0])
+
+    matched_gold, matched_predicted = set(), set()
+    total = 0.0
+    for overlap, i, j in pairs:
+        if i not in matched_gold and j not in matched_predicted:
+            matched_gold.add(i)
+            matched_predicted.add(j)
+            total += overlap
+    return math.sqrt(penalty * total / len(gold))
+
+
+def cluster_score(category: str, gold: list, predicted: list) -> float:
+    """WCS: the best one-to-one assignment of predicted to gold clusters, its sum of `pair_score`
+    over the number of gold clusters."""
+    if not gold or not predicted:
         return 0.0
     from scipy.optimize import linear_sum_assignment  # imported here: only this score needs it
 
-    table = np.array([[pair_score(category, g, s) for s in said] for g in gold])  # (gold, said)
-    return float(table[linear_sum_assignment(table, maximize=True)].sum() / len(gold))
+    table = np.array(
+        [[pair_score(category, g, p) for p in predicted] for g in gold]
+    )  # (gold, pred)
+    best = linear_sum_assignment(table, maximize=True)
+    return float(table[best].sum() / len(gold))

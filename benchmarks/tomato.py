@@ -1,41 +1,50 @@
-"""benchmarks/tomato.py: read, asked and scored."""
+"""benchmarks/tomato.py: TOMATO, questions about motion that no single frame answers."""
 
 import json
-import string
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.base import Item, item
-from benchmarks.files import clip, first_file, lettered, rows
+from benchmarks.base import Benchmark, Item, new_item
+from benchmarks.files import LETTERS, clip, first_file, lettered, rows
 
 
 def read_tomato(root: Path, scratch: Path) -> Iterator[Item]:
-    """A file per reasoning type, each an object by id; gold is the option's place, from 0. The hub's parquet holds the same in rows."""
-    found = []
-    for path in sorted(
-        [*root.glob("data/*.json"), *root.glob("jsons/*.json"), *root.glob("*.json")]
-    ):
-        found += [
-            (f"{path.stem}-{key}", path.stem, row, f"{row['demonstration_type']}/{row['key']}")
-            for key, row in json.loads(path.read_text(encoding="utf-8")).items()
-        ]
-    if not found:
-        found = [
-            (
-                str(row["id"]),
-                row["reason_type"],
-                row,
-                Path(row["video_path"]).with_suffix("").as_posix(),
-            )
-            for row in rows(first_file(root, "data/*.parquet", "*.parquet", "data/*.json"))
-        ]
-    for name, kind, row, stem in found:
-        yield item(
+    """The authors' JSON files, or the hub's parquet. Gold is the option's place, from 0."""
+    patterns = ("data/*.json", "jsons/*.json", "*.json")
+    paths = sorted(path for pattern in patterns for path in root.glob(pattern))
+    questions = [*json_questions(paths)] or [*parquet_questions(root)]
+    for name, reasoning, stem, row in questions:
+        yield new_item(
             f"tomato-{name}",
             row["question"],
-            string.ascii_uppercase[int(row["answer"])],
+            LETTERS[int(row["answer"])],
             lettered(row["options"]),
             video=stem,
             videos=[clip(root, stem, "videos", ".")],
-            labels={"reasoning type": kind, "demonstration type": row["demonstration_type"]},
+            labels={"reasoning type": reasoning, "demonstration type": row["demonstration_type"]},
         )
+
+
+def json_questions(paths: list[Path]) -> Iterator[tuple[str, str, str, dict]]:
+    """(name, reasoning type, video, row) of a file per reasoning type, {id: row}."""
+    for path in paths:
+        for key, row in json.loads(path.read_text(encoding="utf-8")).items():
+            yield f"{path.stem}-{key}", path.stem, f"{row['demonstration_type']}/{row['key']}", row
+
+
+def parquet_questions(root: Path) -> Iterator[tuple[str, str, str, dict]]:
+    """(name, reasoning type, video, row) of a row per question."""
+    for row in rows(first_file(root, "data/*.parquet", "*.parquet", "data/*.json")):
+        stem = Path(row["video_path"]).with_suffix("").as_posix()
+        yield str(row["id"]), row["reason_type"], stem, row
+
+
+BENCHMARK = Benchmark(
+    title="TOMATO",
+    files="yale-nlp/TOMATO: data/*.json, videos/; or lmms-lab/TOMATO (parquet)",
+    read=read_tomato,
+    splits=("reasoning type", "demonstration type"),
+    size=1_484,
+    sound=False,
+    rule="letter; gold is the option's place",
+)

@@ -1,56 +1,87 @@
-"""benchmarks/videommmu.py: read, asked and scored."""
+"""benchmarks/videommmu.py: Video-MMMU, what a model learns from a lecture."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.base import Item, by_type, item
-from benchmarks.files import clip, first_file, kept, lettered, rows
+from benchmarks.base import Benchmark, Item, Metric, new_item, score_by_type
+from benchmarks.files import clip, first_file, lettered, rows, unpacked
 from benchmarks.scoring import open_match
+
+TRACKS = ("Perception", "Comprehension", "Adaptation")
+DOMAINS = ("Art", "Business", "Engineering", "Humanities", "Medicine", "Science")
+
+# The authors' wordings.
+RECALL = "{question}\n{options}\nPlease ignore the Quiz question in last frame of the video."
+APPLY = (
+    "You should watch and learn the video content. Then apply what you learned to answer the "
+    "following {kind} question. The image for this question is at the end of the video.\n"
+)
 
 
 def read_videommmu(root: Path, scratch: Path) -> Iterator[Item]:
-    """Three tracks. An Adaptation question has its picture inside the parquet file; it stands behind the video."""
-    domains = ("Art", "Business", "Engineering", "Humanities", "Medicine", "Science")
+    """A folder of parquet files per track, a folder of videos per domain."""
     first_file(root, "*/test-*.parquet")
-    for track in ("Perception", "Comprehension", "Adaptation"):
-        for row in [
-            row for path in sorted(root.glob(f"{track}/test-*.parquet")) for row in rows(path)
-        ]:
-            stem, chosen, picture = (
-                row["id"],
-                row["question_type"] == "multiple-choice",
-                row.get("image"),
-            )
-            options, question = (
-                lettered(row["options"]) if chosen else [],
-                row["question"].replace("<image 1>", "<image>" if picture else "the picture"),
-            )
-            images = (
-                [kept(scratch, ".png", picture)] * max(1, question.count("<image>"))
-                if picture
-                else []
-            )
-            yield item(
-                f"videommmu-{track}-{stem}",
-                question,
-                row["answer"].strip(),
-                options,
-                "multiple choice" if chosen else "free-form",
-                videos=[clip(root, stem, *domains, *[f"videos/{d}" for d in domains], "videos")],
-                images=images,
-                video=stem,
-                labels={"track": track, "subject": " ".join(stem.split("_")[1:-1])},
-                paper={"wording": track if chosen or track != "Adaptation" else "open"},
-            )
+    for track in TRACKS:
+        for path in sorted(root.glob(f"{track}/test-*.parquet")):
+            for row in rows(path):
+                yield videommmu_item(root, scratch, track, row)
 
 
-def mmmu_score(one: Item, answer: str, several: str) -> dict[str, float | None]:
-    if one.sample.problem_type == "multiple choice":
-        return by_type(one, answer, several)
-    return {"score": open_match(answer or "", one.sample.answer)}
+def videommmu_item(root: Path, scratch: Path, track: str, row: dict) -> Item:
+    """An Adaptation question has its picture inside the parquet file; it comes after the video."""
+    stem = row["id"]
+    is_choice = row["question_type"] == "multiple-choice"
+    picture = row.get("image")
+    question = row["question"].replace("<image 1>", "<image>" if picture else "the picture")
+
+    # one picture, shown as often as the question names it
+    images = []
+    if picture:
+        images = [unpacked(scratch, ".png", picture)] * max(1, question.count("<image>"))
+
+    folders = [*DOMAINS, *[f"videos/{domain}" for domain in DOMAINS], "videos"]
+    return new_item(
+        f"videommmu-{track}-{stem}",
+        question,
+        row["answer"].strip(),
+        lettered(row["options"]) if is_choice else [],
+        "multiple choice" if is_choice else "free-form",
+        video=stem,
+        videos=[clip(root, stem, *folders)],
+        images=images,
+        prompt_fields={"wording": "open" if track == "Adaptation" and not is_choice else track},
+        labels={"track": track, "subject": " ".join(stem.split("_")[1:-1])},
+    )
 
 
-APPLY = (
-    "You should watch and learn the video content. Then apply what you learned to answer the following {kind} question. The image for this question is "
-    "at the end of the video.\n"
+def videommmu_score(item: Item, answer: str | None) -> dict[str, float | None]:
+    """The letter, or MMMU's rule for open answers."""
+    if item.sample.problem_type == "multiple choice":
+        return score_by_type(item, answer)
+    return {"score": open_match(answer or "", item.sample.answer)}
+
+
+BENCHMARK = Benchmark(
+    title="Video-MMMU",
+    files=(
+        "lmms-lab/VideoMMMU: Perception/, Comprehension/, Adaptation/ (parquet), Art/ .. Science/ "
+        "(zips)"
+    ),
+    read=read_videommmu,
+    splits=("track", "subject"),
+    size=900,
+    sound=False,
+    rule=(
+        "letter; open answers by MMMU's rule (number to two decimals, or gold text inside); mean "
+        "over the 3 tracks"
+    ),
+    score=videommmu_score,
+    metrics=(Metric("mean over tracks", over=("track",)), Metric("accuracy")),
+    paper={
+        "Perception": RECALL,
+        "Comprehension": RECALL,
+        "Adaptation": APPLY.replace("{kind}", "multi-choice") + "{question}\n{options}",
+        "open": APPLY.replace("{kind}", "open-ended") + "{question}",
+    },
+    tokens=1024,
 )

@@ -1,15 +1,16 @@
-"""benchmarks/vsi.py: read, asked and scored."""
+"""benchmarks/vsi.py: VSI-Bench, sizes, distances, directions and counts in videos of rooms."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.answers import number_in
-from benchmarks.base import Item, by_type, item
+from benchmarks.base import Benchmark, Item, Metric, new_item, score_by_type
 from benchmarks.files import clip, first_file, lettered, rows
 from benchmarks.scoring import mean_relative_accuracy
+from problems import number
 
-VSI_CHOICE = (
+# Question types with options; all others ask for a number.
+CHOICE = (
     "object_rel_direction_easy",
     "object_rel_direction_medium",
     "object_rel_direction_hard",
@@ -18,43 +19,67 @@ VSI_CHOICE = (
     "obj_appearance_order",
 )
 
+FRAMES = "These are frames of a video.\n{question}\n"
+
 
 def read_vsi(root: Path, scratch: Path) -> Iterator[Item]:
-    """One file; or the two halves test_debiased.parquet and test_pruned.parquet, which make up the whole."""
-    whole = first_file(root, "test.jsonl", "test-*.parquet", "test_*.parquet")
-    for row in [
-        row
-        for path in (sorted(root.glob("test_*.parquet")) if "test_" in whole.name else [whole])
-        for row in rows(path)
-    ]:
-        kind, stem = (
-            row["question_type"],
-            f"{row['dataset']}/{row['scene_name'].removesuffix('.mp4')}",
-        )
-        chosen = kind in VSI_CHOICE
-        yield item(
-            f"vsi-{row['id']}",
-            row["question"],
-            str(row["ground_truth"]).strip(),
-            lettered(row["options"]) if chosen else [],
-            "multiple choice" if chosen else "numeric",
-            videos=[clip(root, stem, ".", "video", "videos")],
-            video=stem,
-            labels={
-                "task": re.sub("_(easy|medium|hard)$", "", kind),
-                "question_type": kind,
-                "dataset": row["dataset"],
-            },
-        )
+    """One file; or the two parts test_debiased.parquet and test_pruned.parquet of the whole."""
+    path = first_file(root, "test.jsonl", "test-*.parquet", "test_*.parquet")
+    paths = sorted(root.glob("test_*.parquet")) if "test_" in path.name else [path]
+    for path in paths:
+        for row in rows(path):
+            yield vsi_item(root, row)
 
 
-def vsi_score(one: Item, answer: str, several: str) -> dict[str, float | None]:
-    if one.sample.problem_type == "multiple choice":
-        return by_type(one, answer, several)
-    said = number_in(answer or "")
-    return {
-        "score": 0.0 if said is None else mean_relative_accuracy(said, float(one.sample.answer))
-    }
+def vsi_item(root: Path, row: dict) -> Item:
+    stem = f"{row['dataset']}/{row['scene_name'].removesuffix('.mp4')}"
+    kind = row["question_type"]
+    return new_item(
+        f"vsi-{row['id']}",
+        row["question"],
+        str(row["ground_truth"]).strip(),
+        lettered(row["options"]) if kind in CHOICE else [],
+        "multiple choice" if kind in CHOICE else "numeric",
+        video=stem,
+        videos=[clip(root, stem, ".", "video", "videos")],
+        labels={
+            "task": re.sub("_(easy|medium|hard)$", "", kind),
+            "question_type": kind,
+            "dataset": row["dataset"],
+        },
+    )
 
 
-FRAMES = "These are frames of a video.\n{question}\n"
+def vsi_score(item: Item, answer: str | None) -> dict[str, float | None]:
+    """The letter, or the mean relative accuracy of the number."""
+    if item.sample.problem_type == "multiple choice":
+        return score_by_type(item, answer)
+    predicted = number(answer or "")
+    if predicted is None:
+        return {"score": 0.0}
+    return {"score": mean_relative_accuracy(predicted, float(item.sample.answer))}
+
+
+BENCHMARK = Benchmark(
+    title="VSI-Bench",
+    files="nyu-visionx/VSI-Bench: test.jsonl (or parquet), arkitscenes/, scannet/, scannetpp/",
+    read=read_vsi,
+    splits=("task", "question_type", "dataset"),
+    size=5_130,
+    sound=False,
+    rule=(
+        "letter, or mean relative accuracy of a number; mean over 8 tasks, the three levels of "
+        "relative direction being one"
+    ),
+    several="first",
+    score=vsi_score,
+    metrics=(Metric("mean over tasks", over=("task", "question_type")),),
+    paper={
+        "multiple choice": (
+            FRAMES + "Options:\n{options}\n"
+            "Answer with the option's letter from the given choices directly."
+        ),
+        "numeric": FRAMES + "Please answer the question using a single word or phrase.",
+    },
+    tokens=16,
+)

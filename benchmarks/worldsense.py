@@ -1,28 +1,19 @@
-"""benchmarks/worldsense.py: read, asked and scored."""
+"""benchmarks/worldsense.py: WorldSense, videos of eight domains with their sound."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.base import Item, item
+from benchmarks.base import Benchmark, Item, new_item
 from benchmarks.files import clip, first_file, lettered, parsed, rows
 
 
 def read_worldsense(root: Path, scratch: Path) -> Iterator[Item]:
+    """The authors' JSON, or the hub's parquet files."""
     path = first_file(root, "worldsense_qa.json", "data/*.parquet", "*.parquet")
-    found = []
-    if path.suffix == ".json":
-        for stem, about in parsed(path).items():
-            shared = {k: v for k, v in about.items() if not k.startswith("task")}
-            found += [
-                (f"{stem}_{task}", stem, shared | about[task])
-                for task in about
-                if re.fullmatch(r"task\d+", task)
-            ]
-    else:
-        found = [(str(row["index"]), Path(row["video_path"]).stem, row) for row in rows(path)]
-    for name, stem, row in found:
-        yield item(
+    questions = json_questions(path) if path.suffix == ".json" else parquet_questions(path)
+    for name, stem, row in questions:
+        yield new_item(
             f"worldsense-{name}",
             row["question"],
             row["answer"].strip(),
@@ -37,3 +28,28 @@ def read_worldsense(root: Path, scratch: Path) -> Iterator[Item]:
                 "audio_class": row.get("audio_class") or "none",
             },
         )
+
+
+def json_questions(path: Path) -> Iterator[tuple[str, str, dict]]:
+    """(name, video, row) of {video: {"domain": .., "task0": {question}, "task1": {question}}}."""
+    for stem, about in parsed(path).items():
+        shared = {key: value for key, value in about.items() if not key.startswith("task")}
+        for key in about:
+            if re.fullmatch(r"task\d+", key):
+                yield f"{stem}_{key}", stem, shared | about[key]
+
+
+def parquet_questions(path: Path) -> Iterator[tuple[str, str, dict]]:
+    """(name, video, row) of a row per question."""
+    for row in rows(path):
+        yield str(row["index"]), Path(row["video_path"]).stem, row
+
+
+BENCHMARK = Benchmark(
+    title="WorldSense",
+    files="honglyhly/WorldSense: worldsense_qa.json, videos/",
+    read=read_worldsense,
+    splits=("task_domain", "task_type", "domain", "duration", "audio_class"),
+    size=3_172,
+    several="first",
+)

@@ -73,13 +73,3 @@ def builder(policy):
 @pytest.fixture(scope="session")
 def prompts(builder, samples):
     return builder.build_or_raise(samples[:4])
-
-
-@pytest.fixture(scope="session")
-def tiny_internvl(tmp_path_factory, policy) -> Path:
-    """Folder of an InternVL with random weights, as a judge."""
-    from tests.chat_fakes import save_tiny_internvl  # imports much that few tests need
-
-    folder = tmp_path_factory.mktemp("internvl")
-    save_tiny_internvl(folder, policy.tokenizer)
-    return folder

@@ -1,6 +1,6 @@
 """Open answers and their judge. (Whole runs: tests/test_eval.py.)"""
 
-from benchmarks.base import item
+from benchmarks.base import new_item
 from benchmarks.inference import judge_open_answers
 from benchmarks.results import NO_ANSWER, NO_VERDICT
 from benchmarks.statistics import summarise
@@ -37,7 +37,7 @@ def test_open_answers_wait_for_their_judge():
     items = []
     results = []
     for i, answer in enumerate(["right", "wrong", "odd", "never", ""]):
-        items.append(item(f"m{i}", "What?", "gold", [], "free-form", labels=labels))
+        items.append(new_item(f"m{i}", "What?", "gold", [], "free-form", labels=labels))
         results.append(
             {
                 "id": f"m{i}",

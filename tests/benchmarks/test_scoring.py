@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from benchmarks.base import item, read_answer
-from benchmarks.cgav import count_score
-from benchmarks.scoring import cluster_score, pair_score, said_clusters
+from benchmarks.base import new_item, read_answer
+from benchmarks.cgav import cgav_score
+from benchmarks.scoring import cluster_score, clusters_in, pair_score
 
 
 # ---------------------------------------------------------------------------------------------- counts
@@ -40,7 +40,7 @@ from benchmarks.scoring import cluster_score, pair_score, said_clusters
     ],
 )
 def test_numbers_are_read(reply, expected):
-    answer = read_answer(item("a", "How many?", "1", kind="counting"), reply, "last")
+    answer = read_answer(new_item("a", "How many?", "1", kind="counting"), reply, "last")
     assert answer == "" if expected is None else float(answer) == expected
 
 
@@ -66,8 +66,8 @@ def test_numbers_are_read(reply, expected):
 )  # too large to be a number: none
 @pytest.mark.parametrize("setting", ["long", "ref"])
 def test_capped_errors(setting, gold, reply, expected):
-    one = item("a", "How many?", gold, kind="counting", labels={"setting": setting})
-    parts = count_score(one, read_answer(one, reply, "last"), "last")
+    item = new_item("a", "How many?", gold, kind="counting", labels={"setting": setting})
+    parts = cgav_score(item, read_answer(item, reply, "last"))
     assert parts == dict(
         zip(
             [f"{setting}_{part}" for part in ("acc", "oboa", "error", "squared")],
@@ -158,7 +158,7 @@ BOX, OTHER = (0, 0, 10, 10), (20, 20, 30, 40)
 )
 def test_clues_are_read(category, reply, expected):
     """None: not in the form that was asked for, also where a part of a reply that was cut off would be."""
-    assert said_clusters(category, reply) == expected
+    assert clusters_in(category, reply) == expected
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_hostile_reply_costs_little(reply):
         ("attribute", [[(0, BOX)] * 9] * 9),
     ):
         started = time.process_time()
-        said = said_clusters(category, reply)
+        said = clusters_in(category, reply)
         assert said is None or 0 <= cluster_score(category, gold, said) <= 1
         assert time.process_time() - started < 20
 
@@ -302,5 +302,5 @@ def test_the_assignment_against_all_permutations(seed):
 )
 def test_an_item_whose_gold_answer_cannot_be_met_is_left_out(kind, answer, options, said):
     """An empty reply says neither yes nor no: beside such a gold answer it would count as right."""
-    broken = item("a", "Is it?", answer, options, kind).broken
+    broken = new_item("a", "Is it?", answer, options, kind).broken
     assert said in broken and bool(said) == bool(broken)

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from benchmarks.answers import choice_in, number_in, yes_or_no
-from benchmarks.base import labels_in
+from benchmarks.answers import choice_in, labels_in, yes_or_no
+from benchmarks.numbers import number_in
 from benchmarks.scoring import open_match
 from rewards import final_answer
 

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from benchmarks.base import ask, by_type, read_answer
+from benchmarks.base import ask, read_answer
 from benchmarks.mmvu import mmvu_question, mmvu_verdict
 from benchmarks.scoring import mean_relative_accuracy, open_match
 from benchmarks.table import BENCHMARKS
@@ -568,7 +568,7 @@ def test_other_layouts_give_the_same_items(tmp_path, found, name, change):
 
     def told(one):
         media = {k: [Path(p).stem for p in getattr(one.sample, k)] for k in ("videos", "images")}
-        return vars(one.sample) | media, one.labels, one.paper, one.truth, one.broken
+        return vars(one.sample) | media, one.labels, one.prompt_fields, one.truth, one.broken
 
     assert sorted(map(told, items), key=lambda t: t[0]["id"]) == sorted(
         map(told, found(name)[1]), key=lambda t: t[0]["id"]
@@ -813,9 +813,7 @@ SCORES = [
 )
 def test_scores(found, name, i, reply, expected):
     one, benchmark = found(name)[1][i], BENCHMARKS[name]
-    scored = (benchmark.score or by_type)(
-        one, read_answer(one, reply, benchmark.several), benchmark.several
-    )
+    scored = benchmark.score(one, read_answer(one, reply, benchmark.several))
     assert scored == {"score": None if expected is None else pytest.approx(expected)}
 
 
@@ -953,7 +951,7 @@ def test_a_folder_of_frames_is_read_at_three_frames_per_second(found, fps, numbe
 
 
 def test_the_docs_list_every_benchmark_as_it_is():
-    page = Path(__file__).parent.parent / "docs" / "evaluation.md"
+    page = Path(__file__).parents[2] / "docs" / "evaluation.md"
     text = page.read_text(encoding="utf-8")
     for name, b in BENCHMARKS.items():
         assert (

@@ -4,7 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from layouts_sound import (
+
+import toy
+from benchmarks.base import ask, new_item, read_answer
+from benchmarks.table import BENCHMARKS
+from data import instructions, question_text
+from formats.sample import DataError
+from media.frames import read_picture
+from tests.layouts_sound import (
     LAYOUTS,
     avodyssey_parquet,
     omnibench_parquet,
@@ -13,13 +20,6 @@ from layouts_sound import (
     write_json,
     write_wav,
 )
-
-import toy
-from benchmarks.base import ask, item, read_answer
-from benchmarks.table import BENCHMARKS
-from data import instructions, question_text
-from formats.sample import DataError
-from media.frames import read_picture
 
 PLACES = LAYOUTS | {
     "avodyssey_parquet": avodyssey_parquet,
@@ -48,7 +48,7 @@ def read(tmp_path_factory):
 def score(name: str, one, completion: str) -> dict:
     """As eval.py scores: the answer read from the completion, then the benchmark's rule."""
     benchmark = BENCHMARKS[name]
-    return benchmark.score(one, read_answer(one, completion, benchmark.several), benchmark.several)
+    return benchmark.score(one, read_answer(one, completion, benchmark.several))
 
 
 # ---------------------------------------------------------------------------------------------- items
@@ -369,9 +369,17 @@ def test_cgav_by_hand(read):
     ]
     assert [items[i].truth for i in (0, 2, 5, 8)] == [
         None,
-        ("event", [[(0.5, 1), (1.25, 1.75)]]),
-        ("object", [[(0, (0, 0, 10, 10)), (1, (20, 20, 30, 40)), (0, (50, 50, 60, 60))]]),
-        ("attribute", [[(0, (0, 0, 10, 10)), (1, (5, 5, 9, 9))], [(2, (20, 20, 30, 40))]]),
+        ("event", [[(0.5, 1), (1.25, 1.75)]], []),
+        (
+            "object",
+            [[(0, (0, 0, 10, 10)), (1, (20, 20, 30, 40)), (0, (50, 50, 60, 60))]],
+            [1.5, 0.5],
+        ),
+        (
+            "attribute",
+            [[(0, (0, 0, 10, 10)), (1, (5, 5, 9, 9))], [(2, (20, 20, 30, 40))]],
+            [0.5, 1.0, 0.25],
+        ),
     ]
     for path, grey in zip(
         items[5].sample.images, (15 * 12, 15 * 4), strict=True
@@ -405,7 +413,7 @@ def test_toy_items(tmp_path, monkeypatch):
             ("", 0.0),
         ):
             assert score("toy", one, reply) == {"score": expected}
-    half = item(
+    half = new_item(
         "x", "How many?", "4", kind="counting"
     )  # 3 of 4 is worth 0.75 in training, and nothing here
     assert [score("toy", half, f"<answer>{n}</answer>")["score"] for n in ("3", "four")] == [
@@ -664,7 +672,7 @@ def test_scores_by_hand(read, name, i, reply, expected):
 
 
 def test_an_empty_option_is_not_what_an_empty_reply_chooses():
-    one = item("x", "Which?", "B", ["A. red", "B. "])
+    one = new_item("x", "Which?", "B", ["A. red", "B. "])
     assert [score("dailyomni", one, reply)["score"] for reply in ("", "...", "B")] == [
         0.0,
         0.0,
