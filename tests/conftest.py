@@ -1,13 +1,15 @@
-"""Shared fixtures: a few clips of the toy world, the bundled model, and small real media files made on the spot."""
+"""Shared fixtures: a few clips of the toy world, and small models of all three families."""
 
 import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a test that fails
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # the models are small; threads of several processes that wait for each other's cores cost half of the time
+# a test that reaches for the hub is a test that fails
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# the models are small: threads of several processes that wait for each other's cores cost half of
+# the time
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pytest
@@ -19,6 +21,7 @@ from engine.families import DEFAULT_MODEL
 from formats.load import load_samples
 from media.decode import MediaSettings
 from model import load_policy
+from tests.families import tiny_family
 
 torch.manual_seed(0)
 
@@ -47,22 +50,34 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def samples(world):
+    """The 16 training questions of the small world."""
     return load_samples(next(world.glob("*/stage2_train_8x2.jsonl")))
 
 
 @pytest.fixture(scope="session")
 def policy():
-    """The bundled model, on the CPU in fp32. Tests must not change its weights; `fresh_policy` is for those that do."""
+    """The bundled model, on the CPU in fp32. Tests must not change it; those that do take
+    `fresh_policy`."""
     return load_policy(DEFAULT_MODEL)
 
 
 @pytest.fixture
 def fresh_policy():
+    """The bundled model for one test, which may change it."""
     return load_policy(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="session")
+def families(tmp_path_factory):
+    """Tiny models of the families that see and do not hear, by name. Tests must not change them."""
+    root = tmp_path_factory.mktemp("families")
+    names = ("qwen2_5_vl", "qwen3_vl")
+    return {name: load_policy(tiny_family(name, root / name)) for name in names}
+
+
+@pytest.fixture(scope="session")
 def builder(policy):
+    """Turns samples into prompts of the bundled model."""
     return PromptBuilder(
         policy.tokenizer,
         policy.form,
@@ -72,4 +87,5 @@ def builder(policy):
 
 @pytest.fixture(scope="session")
 def prompts(builder, samples):
+    """Prompts of the first four questions, about two clips."""
     return builder.build_or_raise(samples[:4])

@@ -1,4 +1,4 @@
-"""200 media files, most of them bad, and decoders that misbehave, for tests/test_bad_media.py."""
+"""200 media files, most of them bad, and decoders that misbehave, for tests/media/test_workers.py."""
 
 import ctypes
 import os

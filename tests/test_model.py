@@ -21,8 +21,8 @@ from engine.families import DEFAULT_MODEL, parts
 from engine.logprobs import TokenLogprobs, fp32_logits
 from formats.sample import DataError
 from model import FeatureCache, Policy, load_policy
+from tests.random_media import media_of, sample_of
 from tests.reference import hf_inputs, hf_logps, random_completions
-from tests.test_data import media_of, sample_of
 from tools.tiny_model import MEDIA_TOKENS, make_tiny_policy
 
 # Random tokens have log-probs down to -40, where one fp32 step is 4e-6: hence rtol = 1e-6 beside atol = 1e-5.
