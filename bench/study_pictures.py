@@ -1,0 +1,207 @@
+"""bench/study_pictures.py: the pictures of bench/STUDY.md."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.study_runs import CONTROLS, METHOD_CELLS, Findings
+from bench.study_statistics import TARGETS, smooth
+from engine.families import DEFAULT_MODEL, load_tokenizer_and_config
+from run.logs import BINS, plt
+from tas import SHAPES, temporal_weights
+
+# A colour for each method; dashed: at another one's learning rate
+COLORS = [*(f"C{i}" for i in range(10)), "black"]
+STYLES = {
+    cell.name: {"color": color, "linestyle": "--" if cell.like else "-"}
+    for cell, color in zip(METHOD_CELLS, COLORS, strict=True)
+}
+
+OVER_SEEDS = (
+    "mean and one standard error over seeds. On a log axis a saving is a distance to the left"
+)
+
+
+def draw_pictures(
+    findings: Findings,
+    savings: dict[str, dict[str, list[dict]]],
+    lengths: list[dict],
+    folder: Path,
+) -> dict[str, str]:
+    """Draw what there are results for into `folder`. Returns {file: caption}.
+
+    savings: {axis: {method: `saving` at each target}}; lengths: `gains_by_length`.
+    """
+    runs = findings.of_methods()
+    captions: dict[str, str] = {}
+
+    def save(name: str, caption: str, figure) -> None:
+        figure.savefig(folder / f"study-{name}.png", dpi=80)
+        plt.close(figure)
+        captions[f"study-{name}.png"] = caption
+
+    methods = {name: runs[name] for name in runs if name not in CONTROLS}
+    save("curves", f"Accuracy and reward of the methods, {OVER_SEEDS}", curves_picture(methods))
+    if runs.keys() & CONTROLS:
+        shown = {"GRPO", "AVATAR at GRPO's rate"} | CONTROLS
+        caption = f"Accuracy and reward of the rows that keep the comparison honest, {OVER_SEEDS}"
+        save(
+            "controls",
+            caption,
+            curves_picture({name: runs[name] for name in runs if name in shown}),
+        )
+    names = [name for name in methods if name in savings["completions"]]
+    if names:
+        caption = (
+            "How many times as much GRPO needs, 95 % intervals (0: not reached; dashed: the goals, "
+            "5 and 2)"
+        )
+        save("savings", caption, savings_picture(savings, names))
+
+    both = {name: runs[name] for name in ("GRPO", "AVATAR") if name in runs}
+    caption = "Advantages, and the share of groups without any"
+    save("advantages", caption, advantages_picture(both))
+    if "AVATAR" in runs:
+        save("tiers", "What AVATAR's buffer holds", tiers_picture(runs["AVATAR"]))
+    if lengths:
+        save("lengths", "Gain of the U by length of the reasoning", lengths_picture(lengths))
+    if "AVATAR" in runs:
+        caption = "The weights of Temporal Advantage Shaping over a completion"
+        save("tas", caption, weights_picture(runs["AVATAR"][0]["completion"]))
+    return captions
+
+
+def curves_picture(runs: dict[str, list[dict]]):
+    """Accuracy against completions and CPU-seconds, and reward against completions."""
+    figure, axes = plt.subplots(1, 3, figsize=(18, 6), layout="constrained")
+    for name in runs:
+        plot_accuracy(axes[0], runs[name], 1, name)
+        plot_accuracy(axes[1], runs[name], 2, name)
+        band(axes[2], *over_steps(runs[name], "reward"), name)
+    axes[0].set(title="held-out accuracy", xlabel="fresh completions")
+    axes[1].set(title="held-out accuracy", xlabel="CPU-seconds of training")
+    axes[2].set(title="reward of fresh completions", xlabel="fresh completions")
+    for ax in axes:
+        ax.set_xscale("log")
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=9)
+    return figure
+
+
+def plot_accuracy(ax, runs: list[dict], column: int, name: str) -> None:
+    """A method's accuracy against a column of "evals": 1 fresh completions, 2 CPU-seconds."""
+    start = max(run["evals"][1][column] for run in runs) / 2
+    end = min(run["evals"][-1][column] for run in runs)
+    x = np.geomspace(start, end, 201)
+    curves = []
+    for run in runs:
+        at = [evaluation[column] for evaluation in run["evals"]]
+        accuracy = [evaluation[3] for evaluation in run["evals"]]
+        curves.append(np.interp(x, at, accuracy))
+    band(ax, x, curves, name)
+
+
+def savings_picture(savings: dict[str, dict[str, list[dict]]], names: list[str]):
+    """How many times as much GRPO needs to every target, with intervals, beside the goals: a fifth
+    of the completions, half of the CPU-seconds."""
+    figure, axes = plt.subplots(1, 2, figsize=(15, 5), layout="constrained")
+    plot_savings(axes[0], savings["completions"], names, "fresh completions", goal=5)
+    plot_savings(axes[1], savings["cpu"], names, "CPU-seconds", goal=2)
+    axes[0].legend(fontsize=9)
+    return figure
+
+
+def plot_savings(ax, by_method: dict[str, list[dict]], names: list[str], unit: str, goal: float):
+    for i, name in enumerate(names):
+        x = np.arange(len(TARGETS) + 1) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
+        ratio = np.array([entry["ratio"] for entry in by_method[name]])
+        low = np.array([entry["low"] for entry in by_method[name]])
+        high = np.array([entry["high"] for entry in by_method[name]])
+        wings = np.maximum([ratio - low, high - ratio], 0)
+        color = STYLES[name]["color"]
+        ax.errorbar(x, ratio, wings, fmt="o", capsize=3, color=color, label=name)
+    ax.set_xticks(range(len(TARGETS) + 1), [*(f"{t:.2f}" for t in TARGETS), "GRPO's best"])
+    ax.axhline(1, color="black", linewidth=0.8)
+    ax.axhline(goal, color="black", linewidth=0.8, linestyle="--")
+    ax.set(title=f"{unit}, GRPO / method", xlabel="held-out accuracy to reach", ylim=(0, None))
+
+
+def advantages_picture(runs: dict[str, list[dict]]):
+    """The histogram of all advantages trained on, and the share of groups without any over time."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for name in runs:
+        histograms = []
+        for run in runs[name]:
+            histograms += [np.array(counts) for counts in run["advantages"].values()]
+        counts = np.sum(histograms, axis=0)
+        color = STYLES[name]["color"]
+        axes[0].stairs(counts / counts.sum(), BINS, label=name, linewidth=2, color=color)
+        band(axes[1], *over_steps(runs[name], "zero"), name)
+    axes[0].set(title="advantages of all trained completions", xlabel="A", ylabel="share")
+    axes[1].set(title="share of groups without advantage", xlabel="fresh completions", ylim=(0, 1))
+    axes[0].legend()
+    return figure
+
+
+def tiers_picture(runs: list[dict]):
+    figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    tiers = np.mean([run["tiers"] for run in runs], axis=0).T  # (3, steps)
+    labels = ("hard", "medium", "easy")
+    ax.stackplot(runs[0]["generated"][::4], tiers, labels=labels, alpha=0.8)
+    ax.set(title="completions in AVATAR's buffer", xlabel="fresh completions")
+    ax.legend(loc="upper left")
+    return figure
+
+
+def lengths_picture(groups: list[dict]):
+    figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    names = [group["tokens"] for group in groups]
+    gains = [group["gain"] for group in groups]
+    wings = [0 if math.isinf(group["half"]) else group["half"] for group in groups]
+    ax.bar(names, gains, yerr=wings, capsize=4)
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set(
+        title="gain of the U over uniform weights", xlabel="tokens of reasoning", ylabel="accuracy"
+    )
+    return figure
+
+
+def weights_picture(completion: str):
+    """The temporal weights of every shape over the tokens of one completion."""
+    tokenizer, _ = load_tokenizer_and_config(DEFAULT_MODEL)
+    ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    mask = torch.ones(1, len(ids), dtype=torch.bool)
+    weights = {shape: temporal_weights(mask, 0.3, shape)[0].tolist() for shape in SHAPES}
+
+    figure, ax = plt.subplots(figsize=(15, 4), layout="constrained")
+    ax.bar(range(len(ids)), weights["u"], color="lightsteelblue", label="u")
+    for shape in SHAPES[1:]:
+        ax.plot(range(len(ids)), weights[shape], label=shape)
+    ax.set(
+        title="weights of the advantage over the tokens of a held-out completion, lambda 0.3",
+        ylim=(0.95, 1.35),
+        xlim=(-1, len(ids)),
+    )
+    ax.set_xticks(range(len(ids)), [tokenizer.decode([i]) for i in ids], rotation=90, fontsize=8)
+    ax.legend()
+    return figure
+
+
+def over_steps(runs: list[dict], key: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(fresh completions, each run's smoothed values of `key` there), up to the end of the shortest
+    run."""
+    end = min(run["generated"][-1] for run in runs)
+    x = np.linspace(runs[0]["generated"][0], end, 101)
+    return x, [np.interp(x, run["generated"], smooth(run[key])) for run in runs]
+
+
+def band(ax, x: np.ndarray, curves: list[np.ndarray], name: str) -> None:
+    """The mean of curves over seeds, and one standard error on each side."""
+    mean = np.mean(curves, axis=0)
+    error = np.zeros(len(x))
+    if len(curves) > 1:
+        error = np.std(curves, axis=0, ddof=1) / math.sqrt(len(curves))
+    ax.plot(x, mean, label=name, **STYLES[name])
+    ax.fill_between(x, mean - error, mean + error, color=STYLES[name]["color"], alpha=0.15)

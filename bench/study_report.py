@@ -1,0 +1,354 @@
+"""bench/study_report.py: the tables of bench/STUDY.md, written between two marks of the page."""
+
+import itertools
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from bench.study_pictures import draw_pictures
+from bench.study_runs import (
+    CURRICULUM,
+    LENGTH_CELLS,
+    PAPER_CURRICULUM,
+    PARTS,
+    Cell,
+    Findings,
+    Plan,
+    tuning_score,
+)
+from bench.study_statistics import (
+    TARGETS,
+    final,
+    interval,
+    mean_curve,
+    reached,
+    saving,
+    verdict,
+)
+
+LENGTH_EDGES = (0, 25, 35, 45, 200)  # tokens of reasoning
+BEGIN = "<!-- tables: written by bench/study.py -->"
+END = "<!-- end of the tables -->"
+PAPER_COLUMN = "in the paper (points, OmniBench)"
+
+
+def table(title: str, text: str, head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown section; "" without rows."""
+    if not rows:
+        return ""
+    lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
+    return f"## {title}\n\n{text}\n\n" + "\n".join(lines) + "\n"
+
+
+def format_count(x: float) -> str:
+    return "not reached" if math.isinf(x) else f"{x:,.0f}"
+
+
+def plus_minus(values: list[float], sign: bool = False) -> str:
+    """The mean of values over seeds with its 95 % interval."""
+    mean, half = interval(values)
+    return f"{mean:{'+' if sign else ''}.3f} ± {half:.3f}"
+
+
+def compared(differences: list[float], paper: float | None) -> list[str]:
+    """Differences over seeds as three columns: ours, the paper's, and what they say."""
+    mean, half = interval(differences)
+    return [
+        plus_minus(differences, sign=True),
+        "" if paper is None else f"{paper:+.1f}",
+        verdict(mean, half, paper),
+    ]
+
+
+# ------------------------------------------------------------------------------ methods
+def rates_table(findings: Findings) -> str:
+    """Each method's tuning scores by learning rate; the rate it runs at is bold."""
+    plan = findings.plan
+    rows = []
+    for method in plan.methods:
+        if method.name in findings.rates:
+            row = [method.name]
+            for rate in plan.rates:
+                score = tuning_score(findings.done, plan, method.flags, rate)
+                text = "" if score is None else f"{score:.3f}"
+                row.append(f"**{text}**" if rate == findings.rates[method.name] else text)
+            rows.append(row)
+    seeds = ", ".join(map(str, plan.tuning))
+    return table(
+        "Learning rates",
+        f"Mean accuracy over all evaluations of seeds {seeds}. A method climbs until a rate does "
+        "worse, and runs at its best.",
+        ["method", *(f"{rate:g}" for rate in plan.rates)],
+        rows,
+    )
+
+
+def budget_table(findings: Findings) -> str:
+    """What each method spends: a group is the completions of one prompt that are trained on
+    together, in one step."""
+    rows = []
+    for name, runs in findings.of_methods().items():
+        prompts = sum(run["prompts"] for run in runs)
+        completions = sum(run["generated"][-1] for run in runs)
+        groups = sum(run["groups"] for run in runs)
+        cpu_seconds = sum(run["evals"][-1][2] for run in runs)
+        rows.append(
+            [
+                name,
+                f"{runs[0]['rate']:g}",
+                str(len(runs)),
+                str(len(runs[0]["generated"])),
+                f"{completions / len(runs):,.0f}",
+                f"{groups / prompts:.2f}",
+                f"{1000 * cpu_seconds / completions:.0f}",
+                f"{interval([final(run) for run in runs])[0]:.3f}",
+            ]
+        )
+    return table(
+        "What each method spends",
+        "Updates per prompt: groups trained on, fresh and replayed, per prompt asked. CPU-seconds: "
+        "of training, without evaluations, per 1,000 fresh completions.",
+        [
+            "method",
+            "learning rate",
+            "seeds",
+            "steps",
+            "fresh completions",
+            "updates per prompt",
+            "CPU-seconds per 1,000",
+            "accuracy at the end",
+        ],
+        rows,
+    )
+
+
+def savings(findings: Findings, axis: str) -> dict[str, list[dict]]:
+    """`saving` of every method but GRPO at every target, and at the best that GRPO reaches."""
+    runs = findings.of_methods()
+    if "GRPO" not in runs:
+        return {}
+    by_method = {}
+    for name in runs:
+        if name != "GRPO":
+            by_method[name] = [
+                saving(runs["GRPO"], runs[name], target, axis) for target in (*TARGETS, None)
+            ]
+    return by_method
+
+
+def savings_table(by_method: dict[str, list[dict]], unit: str) -> str:
+    rows = []
+    for name in by_method:
+        for i, entry in enumerate(by_method[name]):
+            rows.append(
+                [
+                    name,
+                    f"{entry['target']:.3f}" + (" (GRPO's best)" if i == len(TARGETS) else ""),
+                    f"{entry['base']:,.0f}",
+                    format_count(entry["ours"]),
+                    f"{entry['ratio']:.2f} [{entry['low']:.2f}, {entry['high']:.2f}]",
+                ]
+            )
+    return table(
+        f"{unit[0].upper()}{unit[1:]} to a target",
+        f"How many {unit} the mean curve needs, and how many times as many GRPO needs, with the "
+        "95 % interval over seeds (0: not reached). Where GRPO does not reach a target itself, all "
+        "that it had is counted.",
+        ["method", "held-out accuracy", "GRPO", "method", "GRPO / method"],
+        rows,
+    )
+
+
+# ------------------------------------------------------------------------------ parts
+def part_table(findings: Findings, name: str) -> str:
+    """A part's cells, and their differences from its reference seed by seed."""
+    part = PARTS[name]
+    reference = next(cell for cell in part.cells if cell.name == part.reference)
+    base = {run["seed"]: final(run) for run in findings.runs(reference)}
+    rows = []
+    for cell in part.cells:
+        row = cell_row(findings, cell, reference, base)
+        if row:
+            rows.append(row)
+    return table(
+        name.capitalize(),
+        f"Held-out accuracy, and its difference from {part.reference} seed by seed, with 95 % "
+        "intervals. No difference: the interval holds 0.",
+        [
+            "cell",
+            "seeds",
+            "fresh completions",
+            "of them to 0.70",
+            "accuracy",
+            f"less {part.reference}",
+            PAPER_COLUMN,
+            "verdict",
+        ],
+        rows,
+    )
+
+
+def cell_row(
+    findings: Findings, cell: Cell, reference: Cell, base: dict[int, float]
+) -> list[str] | None:
+    """A cell as a row; base: the reference's accuracy by seed. None without a seed in common."""
+    runs = findings.runs(cell)
+    differences = [final(run) - base[run["seed"]] for run in runs if run["seed"] in base]
+    if not differences:
+        return None
+    spent = np.mean([run["evals"][-1][1] for run in runs])
+    to_target = reached(*mean_curve(runs, "completions"), 0.7)
+    paper = None
+    if cell.paper is not None and reference.paper is not None:
+        paper = cell.paper - reference.paper
+    return [
+        cell.name,
+        str(len(runs)),
+        f"{spent:,.0f}",
+        format_count(to_target),
+        plus_minus([final(run) for run in runs]),
+        *(["", "", ""] if cell is reference else compared(differences, paper)),
+    ]
+
+
+def curriculum_table(findings: Findings) -> str:
+    """The paper's Table 4 on the questions of stage 2: after the cold start (any run's first
+    evaluation), and after each stage."""
+    runs = findings.runs(CURRICULUM)
+    of_methods = list(findings.of_methods().values())
+    if not runs or not of_methods:
+        return ""
+    cold_start = of_methods[0][0]["evals"][0][3]
+    rows = [["S0", f"{cold_start:.3f}", "", "", ""]]
+    before = [cold_start] * len(runs)
+    for stage in (1, 2, 3):
+        accuracies = [run["curriculum"][f"after stage {stage}"]["stage 2"] for run in runs]
+        gains = [a - b for a, b in zip(accuracies, before, strict=True)]
+        paper = PAPER_CURRICULUM[stage] - PAPER_CURRICULUM[stage - 1]
+        rows.append([f"+ S{stage}", plus_minus(accuracies), *compared(gains, paper)])
+        before = accuracies
+    return table(
+        "Curriculum",
+        f"Held-out accuracy on stage 2's questions after each stage, {len(runs)} seeds; "
+        "differences are to the row above.",
+        ["stages", "accuracy", "gain", PAPER_COLUMN, "verdict"],
+        rows,
+    )
+
+
+# ------------------------------------------------------------------------------ lengths
+def gains_by_length(findings: Findings) -> list[dict]:
+    """The gain of the U over uniform weights by how long the U's model reasons on a question:
+    {tokens, gain, half (of the 95 % interval over seeds), questions} of each group of lengths."""
+    items = {}
+    for shape, cell in LENGTH_CELLS.items():
+        runs = findings.runs(cell)
+        items[shape] = {run["seed"]: run["items"] for run in runs if "items" in run}
+    seeds = [seed for seed in items["u"] if seed in items["uniform"]]
+
+    groups = []
+    for low, high in itertools.pairwise(LENGTH_EDGES):
+        means = []
+        questions = 0
+        for seed in seeds:
+            gains = []
+            pairs = zip(items["u"][seed], items["uniform"][seed], strict=True)
+            for (tokens, score), (_, uniform_score) in pairs:
+                if low <= tokens < high:
+                    gains.append(score - uniform_score)
+            questions += len(gains)
+            if gains:
+                means.append(float(np.mean(gains)))
+        if means:
+            gain, half = interval(means)
+            tokens = f"{low}-{high - 1}"
+            groups.append({"tokens": tokens, "gain": gain, "half": half, "questions": questions})
+    return groups
+
+
+def length_table(groups: list[dict]) -> str:
+    rows = []
+    for group in groups:
+        rows.append(
+            [
+                group["tokens"],
+                f"{group['gain']:+.3f} ± {group['half']:.3f}",
+                str(group["questions"]),
+                verdict(group["gain"], group["half"], 1.0),
+            ]
+        )
+    return table(
+        "Gain of the U by length",
+        "Accuracy with the U's weights less that with uniform ones, on held-out questions grouped "
+        "by the tokens that the U's model reasons for. In the paper the gain grows from 1.8 points "
+        "below 200 tokens to 5.5 above 600.",
+        ["tokens", "gain", "questions", "verdict"],
+        rows,
+    )
+
+
+# ------------------------------------------------------------------------------ the page
+def report(plan: Plan, page: Path, folder: Path) -> None:
+    """Write tables and links to the pictures between the two marks of `page`, made when there is
+    none; pictures and savings (study.json) into `folder`."""
+    findings = Findings(plan)
+    by_completions = savings(findings, "completions")
+    by_cpu = savings(findings, "cpu")
+    lengths = gains_by_length(findings)
+    sections = [
+        rates_table(findings),
+        budget_table(findings),
+        savings_table(by_completions, "fresh completions"),
+        savings_table(by_cpu, "CPU-seconds of training"),
+        *(part_table(findings, part) for part in PARTS),
+        curriculum_table(findings),
+        length_table(lengths),
+    ]
+    sections = [section for section in sections if section]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    captions = draw_pictures(
+        findings, {"completions": by_completions, "cpu": by_cpu}, lengths, folder
+    )
+    sections.append("## Pictures\n")
+    for file, caption in captions.items():
+        link = os.path.relpath(folder / file, page.parent)
+        sections.append(f"{caption}:\n\n![{Path(file).stem}]({link})\n")
+
+    text = page.read_text() if page.is_file() else f"# The study\n\n{BEGIN}\n{END}\n"
+    before = text.split(BEGIN)[0]
+    after = text.split(END)[-1]
+    page.write_text(f"{before}{BEGIN}\n\n" + "\n".join(sections) + f"\n{END}{after}")
+    write_numbers(findings, by_completions, by_cpu, folder / "study.json")
+    print(f"{len(findings.done)} runs; {page} and the pictures in {folder} are written")
+
+
+def write_numbers(
+    findings: Findings,
+    by_completions: dict[str, list[dict]],
+    by_cpu: dict[str, list[dict]],
+    file: Path,
+) -> None:
+    """What the page's tables of methods show, as JSON, which knows no infinity: null."""
+    accuracies = {}
+    for name, runs in findings.of_methods().items():
+        accuracies[name] = interval([final(run) for run in runs])
+    numbers = {
+        "learning_rates": findings.rates,
+        "accuracy": accuracies,
+        "completions_to_targets": without_infinity(by_completions),
+        "cpu_to_targets": without_infinity(by_cpu),
+    }
+    file.write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+def without_infinity(value):
+    """A structure of dicts, lists and numbers with None for what is not finite."""
+    if isinstance(value, dict):
+        return {key: without_infinity(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_infinity(entry) for entry in value]
+    return value if math.isfinite(value) else None

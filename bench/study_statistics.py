@@ -1,0 +1,138 @@
+"""bench/study_statistics.py: what the study computes of its runs.
+
+A run's "evals" are (step, fresh completions, CPU-seconds of training, accuracy) of each evaluation.
+
+    completions to a target   where the mean curve over seeds, made non-decreasing by isotonic
+                              regression, first reaches it
+    ratios                    with percentiles of a bootstrap over seeds, each method's drawn apart
+    accuracy of a cell        mean of the last three evaluations, with a t-interval over seeds
+"""
+
+import math
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+from scipy.stats import t as student
+
+TARGETS = (0.60, 0.65, 0.70, 0.75)  # accuracies to reach
+COLUMNS = {"completions": 1, "cpu": 2}  # of a run's "evals", for the x axis
+
+
+def mean_curve(runs: list[dict], axis: str) -> tuple[np.ndarray, np.ndarray]:
+    """(x, accuracy) of the mean over runs, non-decreasing, (201,) each.
+
+    axis: "completions" or "cpu" (seconds). Where runs end at different x: up to the least of them.
+    """
+    column = COLUMNS[axis]
+    end = min(run["evals"][-1][column] for run in runs)
+    x = np.linspace(0, end, 201)
+    curves = []
+    for run in runs:
+        at = [evaluation[column] for evaluation in run["evals"]]
+        accuracy = [evaluation[3] for evaluation in run["evals"]]
+        curves.append(np.interp(x, at, accuracy))
+    return x, isotonic_regression(np.mean(curves, axis=0)).x
+
+
+def reached(x: np.ndarray, accuracy: np.ndarray, target: float) -> float:
+    """Where a non-decreasing curve first reaches the target, between points by a straight line;
+    inf: it does not.
+
+    >>> reached(np.array([0.0, 10.0, 20.0]), np.array([0.4, 0.5, 0.7]), 0.6)
+    15.0
+    >>> reached(np.array([0.0, 10.0]), np.array([0.4, 0.5]), 0.6)
+    inf
+    """
+    i = int(np.searchsorted(accuracy, target - 1e-12))
+    if i == len(x):
+        return math.inf
+    if i == 0:
+        return float(x[0])
+    slope = (x[i] - x[i - 1]) * (target - accuracy[i - 1]) / (accuracy[i] - accuracy[i - 1])
+    return float(x[i - 1] + slope)
+
+
+def needed(
+    base: list[dict], runs: list[dict], target: float | None, axis: str
+) -> tuple[float, float, float]:
+    """(target, x that base needs, x that runs need); target None: the best that base reaches.
+
+    Where base does not reach a target, all that it had is counted: a lower bound of what it needs.
+    """
+    x, accuracy = mean_curve(base, axis)
+    if target is None:
+        target = accuracy[-1]
+    of_base = reached(x, accuracy, target)
+    if math.isinf(of_base):
+        of_base = x[-1]
+    return target, of_base, reached(*mean_curve(runs, axis), target)
+
+
+def saving(
+    base: list[dict],
+    runs: list[dict],
+    target: float | None,
+    axis: str,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:
+    """How many times less x `runs` needs than `base` to reach a target, at the mean curves, with
+    the 95 % interval.
+
+    missed: the fraction of resamples in which `runs` does not reach it; there the ratio counts
+    as 0. Returns {target, base, ours, ratio, low, high, missed}.
+    """
+    rng = np.random.default_rng(seed)
+
+    def ratio(of_base: float, of_runs: float) -> float:
+        return of_base / of_runs if of_runs else math.inf  # x / inf = 0: not reached
+
+    ratios = []
+    for _ in range(resamples):
+        some_base = [base[i] for i in rng.integers(len(base), size=len(base))]
+        some_runs = [runs[i] for i in rng.integers(len(runs), size=len(runs))]
+        ratios.append(ratio(*needed(some_base, some_runs, target, axis)[1:]))
+    ratios = np.array(ratios)
+
+    target, of_base, of_runs = needed(base, runs, target, axis)
+    low, high = np.quantile(ratios, [0.025, 0.975], method="nearest")
+    return {
+        "target": target,
+        "base": of_base,
+        "ours": of_runs,
+        "ratio": ratio(of_base, of_runs),
+        "low": float(low),
+        "high": float(high),
+        "missed": float(np.mean(ratios == 0)),
+    }
+
+
+def final(run: dict) -> float:
+    """Accuracy of a run: the mean of its last three evaluations."""
+    return float(np.mean([evaluation[3] for evaluation in run["evals"][-3:]]))
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """(mean, half of the 95 % t-interval) of independent values; of one value it is infinite."""
+    n = len(values)
+    mean = float(np.mean(values))
+    if n == 1:
+        return mean, math.inf
+    return mean, float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+
+
+def verdict(difference: float, half_interval: float, paper: float | None) -> str:
+    """What a difference with its interval says; paper: the difference that the paper reports, None:
+    none."""
+    if abs(difference) <= half_interval:
+        return "no difference"
+    if paper is None:
+        return "better" if difference > 0 else "worse"
+    return "agrees" if (difference > 0) == (paper > 0) else "disagrees"
+
+
+def smooth(values: list[float], width: int = 5) -> np.ndarray:
+    """Running means over up to `width` steps."""
+    kernel = np.ones(min(width, len(values)))
+    sums = np.convolve(values, kernel, "same")
+    return sums / np.convolve(np.ones(len(values)), kernel, "same")
