@@ -32,7 +32,7 @@ def draw_pictures(
 ) -> dict[str, str]:
     """Draw what there are results for into `folder`. Returns {file: caption}.
 
-    savings: {axis: {method: `saving` at each target}}; lengths: `gains_by_length`.
+    savings: {axis: {method: `savings`}}; lengths: `gains_by_length`.
     """
     runs = findings.of_methods()
     captions: dict[str, str] = {}

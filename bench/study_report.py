@@ -25,7 +25,7 @@ from bench.study_statistics import (
     interval,
     mean_curve,
     reached,
-    saving,
+    savings,
     verdict,
 )
 
@@ -125,17 +125,15 @@ def budget_table(findings: Findings) -> str:
     )
 
 
-def savings(findings: Findings, axis: str) -> dict[str, list[dict]]:
-    """`saving` of every method but GRPO at every target, and at the best that GRPO reaches."""
+def savings_of_methods(findings: Findings, axis: str) -> dict[str, list[dict]]:
+    """`savings` of every method but GRPO at every target, and at the best that GRPO reaches."""
     runs = findings.of_methods()
     if "GRPO" not in runs:
         return {}
     by_method = {}
     for name in runs:
         if name != "GRPO":
-            by_method[name] = [
-                saving(runs["GRPO"], runs[name], target, axis) for target in (*TARGETS, None)
-            ]
+            by_method[name] = savings(runs["GRPO"], runs[name], [*TARGETS, None], axis)
     return by_method
 
 
@@ -295,8 +293,8 @@ def report(plan: Plan, page: Path, folder: Path) -> None:
     """Write tables and links to the pictures between the two marks of `page`, made when there is
     none; pictures and savings (study.json) into `folder`."""
     findings = Findings(plan)
-    by_completions = savings(findings, "completions")
-    by_cpu = savings(findings, "cpu")
+    by_completions = savings_of_methods(findings, "completions")
+    by_cpu = savings_of_methods(findings, "cpu")
     lengths = gains_by_length(findings)
     sections = [
         rates_table(findings),

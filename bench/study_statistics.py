@@ -18,8 +18,11 @@ TARGETS = (0.60, 0.65, 0.70, 0.75)  # accuracies to reach
 COLUMNS = {"completions": 1, "cpu": 2}  # of a run's "evals", for the x axis
 
 
-def mean_curve(runs: list[dict], axis: str) -> tuple[np.ndarray, np.ndarray]:
-    """(x, accuracy) of the mean over runs, non-decreasing, (201,) each.
+Curve = tuple[np.ndarray, np.ndarray]  # x, and the accuracy there
+
+
+def mean_curve(runs: list[dict], axis: str) -> Curve:
+    """The mean over runs, made non-decreasing, at 201 points.
 
     axis: "completions" or "cpu" (seconds). Where runs end at different x: up to the least of them.
     """
@@ -52,59 +55,65 @@ def reached(x: np.ndarray, accuracy: np.ndarray, target: float) -> float:
     return float(x[i - 1] + slope)
 
 
-def needed(
-    base: list[dict], runs: list[dict], target: float | None, axis: str
-) -> tuple[float, float, float]:
-    """(target, x that base needs, x that runs need); target None: the best that base reaches.
+def needed(base: Curve, other: Curve, target: float) -> tuple[float, float]:
+    """(x that base needs to reach a target, x that the other needs; inf: not reached).
 
-    Where base does not reach a target, all that it had is counted: a lower bound of what it needs.
+    Where base does not reach it, all that it had is counted: a lower bound of what it needs.
     """
-    x, accuracy = mean_curve(base, axis)
-    if target is None:
-        target = accuracy[-1]
-    of_base = reached(x, accuracy, target)
+    of_base = reached(*base, target)
     if math.isinf(of_base):
-        of_base = x[-1]
-    return target, of_base, reached(*mean_curve(runs, axis), target)
+        of_base = base[0][-1]
+    return of_base, reached(*other, target)
 
 
-def saving(
+def savings(
     base: list[dict],
     runs: list[dict],
-    target: float | None,
+    targets: list[float | None],
     axis: str,
     resamples: int = 2000,
     seed: int = 0,
-) -> dict:
-    """How many times less x `runs` needs than `base` to reach a target, at the mean curves, with
-    the 95 % interval.
+) -> list[dict]:
+    """How many times less x `runs` needs than `base` to reach each target, at the mean curves, with
+    the 95 % interval. A target None is the best that base reaches, in each resample its own.
 
     missed: the fraction of resamples in which `runs` does not reach it; there the ratio counts
-    as 0. Returns {target, base, ours, ratio, low, high, missed}.
+    as 0. Returns {target, base, ours, ratio, low, high, missed} of each target.
     """
     rng = np.random.default_rng(seed)
+    ratios = np.zeros((resamples, len(targets)))
+    for i in range(resamples):
+        some_base = [base[j] for j in rng.integers(len(base), size=len(base))]
+        some_runs = [runs[j] for j in rng.integers(len(runs), size=len(runs))]
+        curves = mean_curve(some_base, axis), mean_curve(some_runs, axis)
+        for k, target in enumerate(targets):
+            best = curves[0][1][-1]
+            ratios[i, k] = ratio(*needed(*curves, best if target is None else target))
 
-    def ratio(of_base: float, of_runs: float) -> float:
-        return of_base / of_runs if of_runs else math.inf  # x / inf = 0: not reached
+    entries = []
+    curves = mean_curve(base, axis), mean_curve(runs, axis)
+    for k, target in enumerate(targets):
+        if target is None:
+            target = curves[0][1][-1]
+        of_base, of_runs = needed(*curves, target)
+        low, high = np.quantile(ratios[:, k], [0.025, 0.975], method="nearest")
+        entries.append(
+            {
+                "target": target,
+                "base": of_base,
+                "ours": of_runs,
+                "ratio": ratio(of_base, of_runs),
+                "low": float(low),
+                "high": float(high),
+                "missed": float(np.mean(ratios[:, k] == 0)),
+            }
+        )
+    return entries
 
-    ratios = []
-    for _ in range(resamples):
-        some_base = [base[i] for i in rng.integers(len(base), size=len(base))]
-        some_runs = [runs[i] for i in rng.integers(len(runs), size=len(runs))]
-        ratios.append(ratio(*needed(some_base, some_runs, target, axis)[1:]))
-    ratios = np.array(ratios)
 
-    target, of_base, of_runs = needed(base, runs, target, axis)
-    low, high = np.quantile(ratios, [0.025, 0.975], method="nearest")
-    return {
-        "target": target,
-        "base": of_base,
-        "ours": of_runs,
-        "ratio": ratio(of_base, of_runs),
-        "low": float(low),
-        "high": float(high),
-        "missed": float(np.mean(ratios == 0)),
-    }
+def ratio(of_base: float, of_runs: float) -> float:
+    """How many times as much base needs; 0 where the other never gets there."""
+    return of_base / of_runs if of_runs else math.inf
 
 
 def final(run: dict) -> float:
