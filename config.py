@@ -1,61 +1,60 @@
-"""config.py: every flag of train.py, and the presets of --method."""
+"""config.py: every flag of train.py, in the groups of `--help`, and the presets of --method.
 
-from dataclasses import dataclass
+A flag that is None by default is filled in by a preset: METHODS by --method, DEFAULTS by the size
+of --model and by the stage. A flag that the user gives wins over both. To add a flag, add a field;
+to add a method, add a line to METHODS.
 
-import torch
+Nothing heavy is imported here, so that `python train.py --help` answers at once.
+"""
 
-from engine.families import ATTENTIONS
-from judge import DEFAULT_JUDGE, check_endpoint
+import json
+from dataclasses import asdict, dataclass, fields
+
+from formats.sample import DataError
 from media.prompt_format import MIN_PIXELS
 from run.flags import fill, flag, is_tiny, read_flags
-from tas import CLIPS, LEVELS, NORMS, SHAPES
 
-PAPER = {
+# ------------------------------------------------------------------------------ presets
+PAPER = {  # the paper's own numbers
     "fresh": 4,
     "replayed": 4,
     "replay_min": 64,
     "replay_draw": "tiers",
-    "replay_shift": 0.0,
     "clip": "ppo",
     "loss_norm": "sequence",
     "tas_shape": "u",
     "hint_patience": 3,
     "hint_kl": 1e-3,
 }
-
-OURS = PAPER | {
+AVATAR = PAPER | {  # what the study found to need the fewest completions
     "fresh": 2,
     "replayed": 6,
     "replay_min": 256,
     "replay_draw": "uniform",
-    "replay_shift": 0.2,
     "clip": "truncated",
     "loss_norm": "token",
     "beta": 0.0,
 }
-
-GRPO = PAPER | {
+GRPO = PAPER | {  # the baseline: no replay, uniform weights, no hints
     "fresh": 8,
     "replayed": 0,
     "tas_shape": "uniform",
     "hint_patience": 0,
     "hint_kl": 0.0,
 }
-
 METHODS = {
-    "avatar": OURS,
+    "avatar": AVATAR,
     "avatar_paper": PAPER,
     "grpo": GRPO,
     "tas_only": GRPO | {"tas_shape": "u"},
-    "replay_only": OURS | {"tas_shape": "uniform"},
+    "replay_only": AVATAR | {"tas_shape": "uniform"},
 }
 
-
-# The released run's numbers for real models; the tiny model is 5,000 times smaller and learns at rates that would wreck a 7B.
 DEFAULTS = {
-    "real": {
+    "real": {  # the released run's numbers
         "train_type": "lora",
         "steps": 0,
+        "prompts_per_step": 8,
         "beta": 0.1,
         "lr": 5e-7,
         "train_towers": False,
@@ -63,13 +62,11 @@ DEFAULTS = {
         "max_pixels": 50_176,
         "use_audio": True,
         "eval_every": 100,
-        "toy_clips": 256,
-        "prompts_per_step": 8,
-        "tower_lr": 1.0,
     },
-    "tiny": {
+    "tiny": {  # a model that is 5,000 times smaller learns at rates that would wreck a 7B
         "train_type": "full",
         "steps": 48,
+        "prompts_per_step": 16,
         "beta": 0.02,
         "lr": 2e-4,
         "train_towers": False,
@@ -77,223 +74,186 @@ DEFAULTS = {
         "max_pixels": 84 * 28,
         "use_audio": True,
         "eval_every": 8,
-        "toy_clips": 256,
-        "prompts_per_step": 16,
-        "tower_lr": 0.1,
     },
-    "tiny stage 0": {
+    "tiny, stage 0": {  # from random weights
         "steps": 1150,
+        "prompts_per_step": 64,
         "lr": 2e-3,
         "train_towers": True,
         "eval_every": 250,
-        "toy_clips": 5000,
-        "prompts_per_step": 64,
-        "tower_lr": 1.0,
     },
 }
 
 
+# ------------------------------------------------------------------------------ flags
 @dataclass
-class Config:
-    """Every flag of train.py. A default of None is filled in from METHODS (by --method) or DEFAULTS (by model and stage)."""
+class Common:
+    """What most people need"""
 
     stage: int = flag(
         2,
         "0 cold start (SFT), 1 visual, 2 audio-visual, 3 localisation; several in a row: 0,1,2,3",
-        known=(0, 1, 2, 3),
+        choices=(0, 1, 2, 3),
     )
     method: str = flag(
         "avatar",
-        "avatar, avatar_paper (the paper's own numbers), grpo (the baseline), tas_only, replay_only: presets of the flags below",
-        known=tuple(METHODS),
+        "preset of the flags below: avatar, avatar_paper (the paper's own numbers), "
+        "grpo (the baseline), tas_only, replay_only",
+        choices=tuple(METHODS),
     )
-    model: str = flag(
+    model: str = flag("", "model folder or hub name; empty: the bundled tiny model")
+    data: str = flag(
         "",
-        "model folder or hub name; empty: the bundled tiny model (stage 0: a new random tiny model)",
+        "training records in any format of formats/, or toy:N,M for the toy world with N training "
+        "and M held-out clips; empty: the toy world",
     )
-    data: str = flag("", "training records, of any format of records.py; empty: the toy world")
-    eval_data: str = flag(
-        "", "held-out records; empty: the toy world's, or no evaluation with --data"
-    )
-    media_root: str = flag(
-        "", "folder that media paths are relative to; empty: the data file's own folder"
-    )
+    eval_data: str = flag("", "held-out records; empty: the toy world's, or none with --data")
     out: str = flag("", "output folder; empty: runs/stage<stage>-<method>-seed<seed>")
-    seed: int = flag(0, "seed of data order, sampling and replay draws")
     steps: int | None = flag(None, "optimiser steps; 0: one pass over the data", 0)
+    lr: float | None = flag(None, "peak learning rate of AdamW", 0)
+    seed: int = flag(0, "seed of data order, sampling and replay draws")
+    resume: bool = flag(False, "go on with the run in --out, or begin it where there is none yet")
+    config: str = flag("", "a run's config.json; flags given beside it win")
+
+
+@dataclass
+class Rollout:
+    """Rollout"""
+
     prompts_per_step: int | None = flag(
-        None, "B: prompts with fresh completions per step (stage 0: traces), over all processes", 1
+        None, "B: prompts with fresh completions per step, over all processes (stage 0: traces)", 1
     )
     fresh: int | None = flag(
         None, "fresh completions per prompt (avatar 2, avatar_paper 4, grpo 8)", 1
     )
+    max_completion_tokens: int | None = flag(None, "longest completion, EOS included", 1)
+    temperature: float = flag(1.0, "of sampling and of the training log-probs alike", 1e-3)
+    dynamic_sampling: int = flag(
+        0, "extra rounds of prompts in place of groups whose rewards are equal (DAPO); 0 = off", 0
+    )
+
+
+@dataclass
+class Reward:
+    """Reward"""
+
+    judge: str = flag(
+        "",
+        "stage 3: the judge's model folder or hub name, or oracle (toy world only); "
+        "empty: oracle on the toy world, else InternVL3-2B",
+    )
+    judge_endpoint: str = flag(
+        "",
+        "stage 3: an OpenAI-compatible server that runs the --judge, e.g. "
+        "http://localhost:8000/v1; empty: load it here",
+    )
+
+
+@dataclass
+class Replay:
+    """Replay and hints"""
+
     replayed: int | None = flag(
         None,
-        "replayed completions per replayed group, or all of its prompt where fewer are stored "
+        "replayed completions per group, or all of its prompt where fewer are stored "
         "(avatar 6, avatar_paper 4, grpo 0 = no replay)",
         0,
-    )
-    replay_groups: int = flag(1, "replayed groups per prompt with fresh completions", 1)
-    replay_draw: str | None = flag(
-        None,
-        "which prompts are replayed: drawn by tiers (avatar_paper), or uniform, all alike likely (avatar)",
-        known=("tiers", "uniform"),
-    )
-    replay_baseline: str = flag(
-        "vcrs",
-        "what replayed rewards stand against: vcrs, the prompt's Rbar(q), or group, the mean of the replayed group",
-        known=("vcrs", "group"),
-    )
-    replay_shift: float | None = flag(
-        None,
-        "added to the advantages of replayed groups: above 0 their successes weigh more than their failures (avatar 0.2); "
-        "0 = off",
-    )
-    alpha: float = flag(1.0, "weight of the off-policy half in J = J_on + alpha J_off")
-    dynamic_sampling: int = flag(
-        0,
-        "extra rounds of fresh prompts in place of groups whose rewards are all alike (DAPO), all counted; 0 = off",
-        0,
-    )
-    tas_shape: str | None = flag(
-        None, f"temporal weights: {', '.join(SHAPES)} (avatar u, grpo uniform = off)", known=SHAPES
-    )
-    tas_lambda: float = flag(0.3, "lambda of the temporal weights; 0 = off", 0)
-    tas_normalize: bool = flag(
-        False,
-        "divide temporal weights by their mean, so that a shape does not change the step size",
-    )
-    is_level: str = flag(
-        "token",
-        "importance ratio per token, or per sequence (length-normalised, as GSPO)",
-        known=LEVELS,
-    )
-    clip: str | None = flag(
-        None,
-        "ppo (avatar_paper, grpo); cispo: clip the ratio as a weight; truncated: as a weight, from above only (avatar)",
-        known=CLIPS,
-    )
-    clip_eps: float = flag(0.2, "epsilon of the clipped ratio", 0, 1)
-    clip_eps_high: float = flag(
-        0.0,
-        "epsilon of the upper bound when it differs (DAPO's clip-higher: 0.28); 0 = clip_eps",
-        0,
-    )
-    loss_norm: str | None = flag(
-        None,
-        "mean over: completions, of their token means (sequence), where tokens of short ones weigh more; or all tokens of "
-        "a half of the loss (token: avatar)",
-        known=NORMS,
-    )
-    beta: float | None = flag(
-        None,
-        "weight of the KL to the stage's starting weights; 0 = off, no reference pass (avatar)",
-        0,
-    )
-    train_type: str | None = flag(
-        None,
-        "lora: adapters; full: all weights, over several processes sharded (FSDP2)",
-        known=("lora", "full"),
-    )
-    lora_rank: int = flag(8, "rank of the adapters on all linear layers", 1)
-    lora_alpha: float = flag(32.0, "the adapters' product is scaled by alpha / rank", 0)
-    lr: float | None = flag(None, "peak learning rate of AdamW", 0)
-    warmup: float = flag(0.05, "share of the steps with rising learning rate; 0 = off", 0, 1)
-    max_grad_norm: float = flag(1.0, "gradient clipping; 0 = off")
-    train_towers: bool | None = flag(
-        None, "train the vision and audio towers, too (stage 0 of the tiny model does)"
-    )
-    tower_lr: float | None = flag(
-        None,
-        "learning rate of the towers as a share of --lr; 0 = they stay, at the cost of their gradient",
-        0,
-    )
-    max_prompt_tokens: int = flag(
-        16_384, "longer prompts are left out and counted, never cut; 0 = no limit", 0
-    )
-    max_tokens: int = flag(
-        16_384,
-        "tokens per forward pass (a prompt and its completions stay together): lower it when memory runs out",
-        1,
-    )
-    max_cache_tokens: int = flag(
-        2**18,
-        "tokens whose keys and values are held while completions decode together (7B: 57 kB each)",
-        1,
-    )
-    checkpoint_layers: bool | None = flag(
-        None,
-        "keep each layer's input and compute the layer again in the backward pass (empty: on a GPU)",
-    )
-    optim_dtype: str = flag(
-        "fp32",
-        "AdamW over bf16 weights: fp32 (with fp32 master weights, 16 bytes per weight) or bf16 (rounded at random, 8 bytes)",
-        known=("fp32", "bf16"),
-    )
-    attn: str = flag(
-        "auto",
-        f"attention of the towers: {', '.join(ATTENTIONS)}; auto: flash-attn where it is installed, else PyTorch's",
-        known=ATTENTIONS,
-    )
-    cuda_graph: bool = flag(True, "on a GPU, replay decode steps as CUDA graphs")
-    feature_cache_gb: float = flag(
-        4.0,
-        "host memory for tower outputs while the towers are frozen; 0 = they run once per step",
-        0,
-    )
-    media_cache: str = flag("media_cache", "folder for decoded frames and sound; empty = off")
-    media_cache_gb: float = flag(20.0, "most that the folder holds", 0)
-    media_timeout: float = flag(
-        120.0,
-        "seconds that a process may decode the media of one record, which then count as bad (--workers 0: no limit)",
-        1,
-    )
-    max_bad_fraction: float = flag(
-        0.2,
-        "share of the records whose media may be bad; with more the run ends and names them",
-        0,
-        1,
-    )
-    allow_outside: bool = flag(False, "let a data set name files outside of its media folder")
-    workers: int | None = flag(
-        None,
-        "processes that decode ahead, each under --media_timeout; 0 = threads without (empty: 4 with a GPU, else 1, toy 0)",
-        0,
-    )
-    temperature: float = flag(
-        1.0, "sampling temperature, of rollout and training log-probs alike", 1e-3
-    )
-    top_k: int = flag(0, "sample among the k likeliest ids only; 0 = off", 0)
-    top_p: float = flag(1.0, "sample in the nucleus of this mass only; 1 = off", 1e-6, 1)
-    max_completion_tokens: int | None = flag(None, "longest completion, EOS included", 1)
-    format_penalty: float = flag(0.0, "format reward of a badly formed completion: 0, or -1")
-    capacity: int = flag(
-        10_000, "completions the buffer holds: 40 / 35 / 25 % hard / medium / easy", 1
     )
     replay_min: int | None = flag(
         None,
         "replay starts when the buffer holds this many completions (avatar 256, avatar_paper 64)",
         1,
     )
-    replay_max_age: int = flag(
-        0, "completions older than this many steps are dropped from the buffer; 0 = kept", 0
+    replay_draw: str | None = flag(
+        None,
+        "which prompts are replayed: drawn by tiers (avatar_paper), or uniform (avatar)",
+        choices=("tiers", "uniform"),
     )
-    stale_bound: float = flag(
-        0.0,
-        "a replayed completion with A < 0 and mean log(pi_behaviour / pi_theta) above this is left out; 0 = off",
-        0,
+    capacity: int = flag(
+        10_000, "completions the buffer holds: 40 / 35 / 25 % hard / medium / easy", 1
     )
-    vcrs_window: int = flag(20, "fresh unhinted rewards in a prompt's moving average Rbar(q)", 1)
     hint_patience: int | None = flag(
         None,
-        "visits without success before a prompt gets its hint (3; grpo and tas_only 0); 0 = this rule off",
+        "visits without success before a prompt gets its hint (3; grpo and tas_only 0); "
+        "0 = this rule off",
         0,
     )
     hint_kl: float | None = flag(
         None,
-        "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per token is below (1e-3; "
-        "grpo and tas_only 0); 0 = this rule off",
+        "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per "
+        "token is below (1e-3; grpo and tas_only 0); 0 = this rule off",
         0,
+    )
+
+
+@dataclass
+class Update:
+    """Advantages and update"""
+
+    alpha: float = flag(1.0, "weight of the off-policy part in J = J_on + alpha J_off")
+    tas_shape: str | None = flag(
+        None,
+        "temporal weights: u, uniform, decay, incline, inverse (avatar u, grpo uniform = off)",
+        choices="tas.SHAPES",
+    )
+    tas_lambda: float = flag(0.3, "lambda of the temporal weights; 0 = off", 0)
+    is_level: str = flag(
+        "token",
+        "importance ratio per token, or per sequence (length-normalised, as GSPO)",
+        choices="tas.LEVELS",
+    )
+    clip: str | None = flag(
+        None,
+        "ppo (avatar_paper, grpo); cispo: clip the ratio as a weight; "
+        "truncated: as a weight, from above only (avatar)",
+        choices="tas.CLIPS",
+    )
+    clip_eps: float = flag(0.2, "epsilon of the clipped ratio", 0, 1)
+    clip_eps_high: float = flag(
+        0.0, "epsilon of the upper bound when it differs (DAPO: 0.28); 0 = clip_eps", 0
+    )
+    loss_norm: str | None = flag(
+        None,
+        "mean over completions of their token means (sequence: avatar_paper, grpo), "
+        "or over all tokens (token: avatar)",
+        choices="tas.NORMS",
+    )
+    beta: float | None = flag(
+        None, "weight of the KL to the stage's starting weights; 0 = off, no reference (avatar)", 0
+    )
+
+
+@dataclass
+class Training:
+    """What is trained"""
+
+    train_type: str | None = flag(
+        None,
+        "lora: adapters; full: all weights, sharded over processes by FSDP2",
+        choices=("lora", "full"),
+    )
+    lora_rank: int = flag(8, "rank of the adapters on all linear layers", 1)
+    train_towers: bool | None = flag(
+        None, "train the vision and audio towers, too (stage 0 of the tiny model does)"
+    )
+    max_tokens: int = flag(
+        16_384,
+        "tokens per forward pass (a prompt and its completions stay together): "
+        "lower it when memory runs out",
+        1,
+    )
+
+
+@dataclass
+class Media:
+    """Media and prompts"""
+
+    media_root: str = flag(
+        "", "folder that media paths are relative to; empty: the data file's own folder"
+    )
+    media_cache: str = flag("media_cache", "folder for decoded frames and sound; empty = off")
+    workers: int | None = flag(
+        None, "processes that decode ahead; 0 = threads (empty: 4 with a GPU, else 1, toy 0)", 0
     )
     fps: float = flag(2.0, "video frames sampled per second", 1e-3)
     max_frames: int = flag(16, "most frames per video", 2)
@@ -301,64 +261,101 @@ class Config:
     use_audio: bool | None = flag(
         None, "read the sound of videos (stage 1 of a real model does not)"
     )
-    judge: str = flag(
-        "",
-        "stage 3: the judge's model folder or hub name, or oracle (toy only); empty: oracle on the toy, else "
-        + DEFAULT_JUDGE,
-    )
-    judge_endpoint: str = flag(
-        "",
-        "stage 3: an OpenAI-compatible server that runs the --judge, e.g. http://localhost:8000/v1; empty: load it here",
-    )
-    judge_device: str = flag(
-        "", "stage 3: where a judge that is loaded here runs; empty: the training device"
-    )
     audio_caption: bool = flag(False, "put the record's audio caption into the prompt")
+    max_prompt_tokens: int = flag(
+        16_384, "longer prompts are left out and counted, never cut; 0 = no limit", 0
+    )
+
+
+@dataclass
+class Checks:
+    """Evaluation and checkpoints"""
+
     eval_every: int | None = flag(
         None, "steps between evaluations; 0 = only at the start and the end"
-    )
-    eval_temperature: float = flag(1.0, "sampling temperature of evaluations; 0 = greedy", 0)
-    max_nonfinite: int = flag(
-        5,
-        "steps in a row whose gradient may be infinite or no number; they are skipped, and the last one ends the run",
-        1,
     )
     save_every: int = flag(
         0, "steps between checkpoints; 0 = only at the end, and when a signal asks for one", 0
     )
-    keep: int = flag(2, "newest checkpoints that are kept", 1)
-    resume: bool = flag(
-        False,
-        "go on with the run in --out from its newest checkpoint; begin it where there is none yet",
-    )
-    overwrite: bool = flag(False, "begin anew in an --out that holds a run, which is lost")
-    toy_dir: str = flag("toy_world", "where the toy world is rendered and cached")
-    toy_clips: int | None = flag(None, "training clips of the toy world", 1)
-    toy_heldout: int = flag(160, "held-out clips of the toy world, two questions each", 1)
-    device: str = flag("", "cpu or cuda; empty: cuda when there is one")
-    timeout: int = flag(
-        1800, "seconds that a process waits for the others before it ends the run", 1
-    )
-    estimate: bool = flag(
-        False, "print the memory per GPU that --model needs, for every --train_type, and end"
-    )
 
 
+@dataclass
+class Config(Common, Rollout, Reward, Replay, Update, Training, Media, Checks):
+    """Every flag of train.py"""
+
+
+# ------------------------------------------------------------------------------ parsing
 def parse(argv: list[str]) -> Config:
-    """Flags -> Config with every None filled in. Unknown flags and values out of range end the program with one sentence."""
-    cfg, _ = read_flags(Config, __doc__.split("\n")[0], argv)
-    tiny, gpu = is_tiny(cfg.model), torch.cuda.is_available()
-    table = (
-        DEFAULTS["tiny" if tiny else "real"]
-        | METHODS[cfg.method]
-        | ({"use_audio": False} if cfg.stage == 1 and not tiny else {})
-    )
-    if cfg.stage == 0 and tiny:
-        table |= DEFAULTS["tiny stage 0"]
-    fill(
-        cfg, table | {"checkpoint_layers": gpu, "workers": 4 if gpu else int(bool(cfg.data))}
-    )  # the toy's own clips need no guard
-    if cfg.judge_endpoint:
-        check_endpoint(cfg.judge_endpoint)  # before it is written into the run's config.json
+    """Flags -> Config with every None filled in.
+
+    Unknown flags and values out of range end the program with one sentence.
+    """
+    cfg, _ = read_flags(Config, "train.py: AVATAR, stages 0 to 3. README.md has examples.", argv)
+    if cfg.data in ("", "toy"):
+        cold_start = cfg.stage == 0 and is_tiny(cfg.model)
+        cfg.data = f"toy:{5000 if cold_start else 256},160"  # 160 clips are 320 questions
+    fill(cfg, METHODS[cfg.method] | by_model_and_stage(cfg))
     cfg.out = cfg.out or f"runs/stage{cfg.stage}-{cfg.method}-seed{cfg.seed}"
+
+    if cfg.judge_endpoint:  # before it is written into the run's config.json
+        from tools.chat import check_endpoint
+
+        check_endpoint(cfg.judge_endpoint)
     return cfg
+
+
+def by_model_and_stage(cfg: Config) -> dict:
+    """Defaults that hang on the model's size, the stage and the machine."""
+    import torch  # here, not at the top: it takes longer to import than --help may take
+
+    tiny = is_tiny(cfg.model)
+    defaults = dict(DEFAULTS["tiny" if tiny else "real"])
+    if tiny and cfg.stage == 0:
+        defaults |= DEFAULTS["tiny, stage 0"]
+    if not tiny and cfg.stage == 1:
+        defaults["use_audio"] = False  # stage 1 is visual reasoning
+
+    if torch.cuda.is_available():
+        defaults["workers"] = 4
+    else:  # the toy's own clips need no guard
+        defaults["workers"] = 0 if cfg.data.startswith("toy:") else 1
+    return defaults
+
+
+def toy_sizes(data: str) -> tuple[int, int]:
+    """(training clips, held-out clips) of --data toy:N,M.
+
+    >>> toy_sizes("toy:256,160")
+    (256, 160)
+    """
+    train, _, heldout = data.removeprefix("toy:").partition(",")
+    if not (train.isdigit() and heldout.isdigit() and int(train) and int(heldout)):
+        raise DataError(f"--data {data}: write toy:N,M with N training and M held-out clips")
+    return int(train), int(heldout)
+
+
+def to_json(cfg: Config) -> str:
+    """A run's config.json: every flag, and under "given" the names of those that the user set."""
+    return json.dumps(asdict(cfg) | {"given": sorted(cfg.given)}, indent=2) + "\n"
+
+
+def describe(cfg: Config) -> str:
+    """The config in words, by where each value comes from."""
+    given, preset, default = [], [], []
+    for f in fields(cfg):
+        value = getattr(cfg, f.name)
+        if value in ("", None):
+            continue
+        if f.name in cfg.given:
+            given.append(f"{f.name} {value}")
+        elif f.default is None:
+            preset.append(f"{f.name} {value}")
+        else:
+            default.append(f"{f.name} {value}")
+    return "\n".join(
+        [
+            f"config, given: {', '.join(given) or 'nothing'}",
+            f"config, from --method {cfg.method}, the model and the stage: {', '.join(preset)}",
+            f"config, defaults: {', '.join(default)}",
+        ]
+    )

@@ -75,7 +75,7 @@ class Config:
     """
 
     # What to run
-    benchmark: str = flag("toy", f"what to run: {', '.join(BENCHMARKS)}", known=tuple(BENCHMARKS))
+    benchmark: str = flag("toy", f"what to run: {', '.join(BENCHMARKS)}", choices=tuple(BENCHMARKS))
     model: str = flag("", "model folder or hub name; empty: the bundled tiny model")
     root: str = flag(
         "",
@@ -87,7 +87,7 @@ class Config:
         "think",
         "think: reasoning, then <answer>; direct: the answer only; paper: the released "
         "evaluation's wording",
-        known=STYLES,
+        choices=STYLES,
     )
     only: str = flag(
         "", "only the items with this label, e.g. duration=short or setting=long; empty: all"

@@ -705,3 +705,26 @@ def bound_memory(cfg, policy: Policy) -> None:
     """Give a policy the flags that say how much it may hold at a time."""
     policy.max_tokens, policy.max_cache_tokens = cfg.max_tokens, cfg.max_cache_tokens
     policy.cache.max_bytes = int(cfg.feature_cache_gb * 2**30)
+
+
+class Features:
+    """Tower outputs of one step (temporary)."""
+
+    def __init__(self, policy):
+        self.policy, self.outputs, self.leaves, self.prompts = policy, {}, {}, {}
+
+    def of(self, prompts):
+        with torch.no_grad():
+            outputs = self.policy.features(prompts, self.outputs)
+        if not (self.policy.trains_towers and torch.is_grad_enabled()):
+            return outputs
+        for prompt, output in zip(prompts, outputs, strict=True):
+            key = prompt.sample.media_key
+            if key not in self.leaves:
+                self.leaves[key] = {n: t.detach().requires_grad_() for n, t in output.items()}
+                self.prompts[key] = prompt
+        return [self.leaves[p.sample.media_key] for p in prompts]
+
+    def backward(self):
+        if self.policy.trains_towers:
+            self.policy.towers_backward(list(self.prompts.values()), self.leaves)

@@ -419,13 +419,13 @@ class ReplayBuffer:
             history.entries.append(entry)
             self.stored[row["prompt_id"]] = history
 
-    @staticmethod
-    def redistribute(states: list[dict], owns: Callable[[str], bool]) -> dict:
-        """One rank's state out of those of all ranks, to resume with another number of processes.
+    def redistribute(self, states: list[dict], owns: Callable[[str], bool]) -> None:
+        """Resume with another number of processes: take this rank's prompts out of all states.
 
-        states: the state dicts that were saved. owns: does a prompt id belong to this rank now?
-        The random state is that of the first; the caller gives each rank its own.
+        states: the state dicts of all ranks that there were. owns: does a prompt id belong to this
+        rank now? The random stream stays this buffer's own.
         """
+        rng_state = self.rng.bit_generator.state
         merged = ReplayBuffer()
         merged.load_state_dict(states[0])  # for the ranking, which all ranks share
         merged.prompts = {}
@@ -436,4 +436,5 @@ class ReplayBuffer:
             merged.prompts |= {i: history for i, history in rank.prompts.items() if owns(i)}
             merged.stored |= {i: history for i, history in rank.stored.items() if owns(i)}
             merged.inserted = max(merged.inserted, rank.inserted)
-        return merged.state_dict()
+        self.load_state_dict(merged.state_dict())
+        self.rng.bit_generator.state = rng_state

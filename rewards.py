@@ -28,6 +28,7 @@ How this differs from the paper and its released trainer:
  3. A judge's missing score falls back to the stage's other rewards, re-weighted; it is never 0.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -239,6 +240,38 @@ def score_group(
     for of_completion in zip(*values.values(), strict=True):
         parts = dict(zip(REWARDS, of_completion, strict=True))
         scores.append(parts | {"reward": weighted(parts | missing, weights)})
+    return scores
+
+
+def score_prompts(prompts, completions, stage: int, judge=None) -> list[list[dict]]:
+    """Score the completions of several prompts: per prompt the list that `score_group` gives.
+
+    prompts: data.Prompt; completions: per prompt its list of rollout.Completion. judge: of stage 3,
+    called once with (sample, reasoning, answer) of all completions.
+    """
+    verdicts = itertools.repeat(None)
+    if judge is not None:
+        questions = []
+        for prompt, group in zip(prompts, completions, strict=True):
+            for completion in group:
+                reasoning, answer = split_completion(completion.text)
+                questions.append((prompt.sample, reasoning, answer or ""))
+        verdicts = iter(judge(questions))
+
+    scores = []
+    for prompt, group in zip(prompts, completions, strict=True):
+        sample = prompt.sample
+        scores.append(
+            score_group(
+                [completion.text for completion in group],
+                sample.answer,
+                sample.problem_type,
+                sample.options,
+                stage,
+                list(itertools.islice(verdicts, len(group))),
+                [len(completion.tokens) for completion in group],
+            )
+        )
     return scores
 
 

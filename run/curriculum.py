@@ -1,28 +1,44 @@
-"""run/curriculum.py: stages in a row."""
+"""run/curriculum.py: stages in a row, --stage 0,1,2,3: each starts from the last one's checkpoint."""
+
+import json
+from pathlib import Path
 
 from config import Config, parse
+from run.plots import plot_curriculum
 
 
-def curriculum(argv: list[str]) -> list[Config]:
-    """The runs that a command line asks for: one, or with --stage 0,1,2,3 one per stage, each from the last one's checkpoint and in a folder
-    of its own under --out."""
-    argv = [
-        part
-        for word in argv
-        for part in (word.split("=", 1) if word.startswith(("--stage=", "--out=")) else [word])
-    ]
-    at = argv.index("--stage") if "--stage" in argv else None
-    stages = argv[at + 1].split(",") if at is not None and at + 1 < len(argv) else []
+def stages_of(argv: list[str]) -> list[Config]:
+    """The runs that a command line asks for: one, or with --stage 1,2,3 one per stage.
+
+    Of several, each has a folder of its own under --out, and the last one's checkpoint as its --model.
+    """
+    words = []
+    for word in argv:  # --stage=1,2 is --stage 1,2
+        words += word.split("=", 1) if word.startswith(("--stage=", "--out=")) else [word]
+    at = words.index("--stage") + 1 if "--stage" in words else len(words)
+    stages = words[at].split(",") if at < len(words) else []
     if len(stages) < 2:
         return [parse(argv)]
-    configs = [parse([*argv[: at + 1], stage, *argv[at + 2 :]]) for stage in stages]
-    base = (
-        configs[0].out
-        if "--out" in argv
-        else f"runs/stages{''.join(stages)}-{configs[0].method}-seed{configs[0].seed}"
-    )
-    for i, cfg in enumerate(configs):
-        cfg.out = f"{base}/stage{cfg.stage}"
-        if i:
-            cfg.model = f"{configs[i - 1].out}/checkpoint"
+
+    configs = [parse([*words[:at], stage, *words[at + 1 :]]) for stage in stages]
+    folder = f"runs/stages{''.join(stages)}-{configs[0].method}-seed{configs[0].seed}"
+    if "--out" in words:
+        folder = configs[0].out
+    checkpoint = None
+    for cfg in configs:
+        cfg.out = f"{folder}/stage{cfg.stage}"
+        cfg.model = checkpoint or cfg.model
+        checkpoint = f"{cfg.out}/checkpoint"
     return configs
+
+
+def write_summary(table: dict[str, dict[str, float]], folder: Path) -> None:
+    """summary.json, summary.png and the same in words: the paper's Table 4.
+
+    table: held-out accuracy by checkpoint and kind of questions,
+    {"after stage 1": {"stage 1": 0.7, ..}, ..}.
+    """
+    (folder / "summary.json").write_text(json.dumps(table, indent=2) + "\n")
+    plot_curriculum(table, folder / "summary.png")
+    for name, row in table.items():
+        print(f"{name}: " + ", ".join(f"{kind} questions {v:.3f}" for kind, v in row.items()))

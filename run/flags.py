@@ -1,56 +1,148 @@
-"""run/flags.py: flags from a dataclass."""
+"""run/flags.py: command-line flags from dataclasses.
+
+    @dataclass
+    class Rollout:
+        "Rollout"                                     # the docstring is the heading in --help
+        fresh: int = flag(4, "fresh completions per prompt", low=1)
+
+    @dataclass
+    class Config(Rollout, Update):                    # one flag per field, one group per base class
+        ...
+
+    cfg, parser = read_flags(Config, "train.py: ...", sys.argv[1:])
+    cfg.given                                         # names of the flags that the user has set
+
+Nothing heavy is imported here: `--help` must answer at once.
+"""
 
 import argparse
+import importlib
 import json
 import math
 from dataclasses import field, fields
 from pathlib import Path
 
 
-def flag(default, help: str, low=None, high=None, known: tuple = ()):
-    """A Config field with its --help text, its range, and the values that it may have (empty: any)."""
-    return field(default=default, metadata={"help": help, "range": (low, high), "known": known})
+def flag(default, help: str, low=None, high=None, choices=()):
+    """A dataclass field with its `--help` text, its range and the values that it may have.
+
+    default None: filled in later, by a preset (`fill`). choices: a tuple, or the address of one
+    as "tas.SHAPES", which is looked up only when flags are parsed: a shape that is added to tas.py
+    is a value of the flag at once, and --help need not import torch.
+    """
+    return field(default=default, metadata={"help": help, "range": (low, high), "choices": choices})
 
 
 def read_flags(config: type, title: str, argv: list[str]):
-    """(argv as an instance of a dataclass of `flag`s, the parser, whose error() ends the program with one sentence). One option per field; fields may be
-    int, float, str, bool or a tuple of words, each or None. Unknown flags, and values that are unknown or out of range, end the program so."""
+    """Parse `argv` into (an instance of the dataclass `config`, the parser).
+
+    The fields of `config` are `flag`s of type int, float, str, bool or a tuple of words, each or
+    None. Dashes in names count as underscores. The file of `--config` (a run's config.json) is
+    read first, and argv wins over it. The instance gets the attribute `given`: the names that the
+    user has set, here or in the run of that file. An unknown flag, or a value that is out of range
+    or not among the choices, ends the program with one sentence; so does the parser's error().
+    """
+    parser = make_parser(config, title)
+    words = vars(parser.parse_args([with_underscores(word) for word in argv]))
+    given = set(words)
+    if words.get("config"):
+        values, given_there = from_file(words["config"], words, parser)
+        words = values | words
+        given |= given_there
+
+    cfg = config(**words)
+    cfg.given = given
+    for f in fields(cfg):
+        check_value(f, getattr(cfg, f.name), parser)
+    return cfg, parser
+
+
+def make_parser(config: type, title: str) -> argparse.ArgumentParser:
+    """One option per field, in groups: the class that defines a field is its group."""
     parser = argparse.ArgumentParser(
         description=title,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,  # what is not given is absent, so that we can tell
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=100),
     )
-    for f in fields(config):
-        kind = (
-            str(f.type).split(" ")[0]
-            if isinstance(f.type, str)
-            else getattr(f.type, "__name__", str(f.type).split(" ")[0])
-        )
-        convert = {"int": int, "float": float, "str": str, "bool": to_bool, "tuple": str}[kind]
-        several = {"bool": {"nargs": "?", "const": True}, "tuple": {"nargs": "+"}}.get(
-            kind, {}
-        )  # --flag is --flag true
-        parser.add_argument(
-            f"--{f.name}",
-            type=convert,
-            default=f.default,
-            help=f.metadata["help"],
-            metavar=kind.upper(),
-            **several,
-        )
-    cfg = config(**vars(parser.parse_args(argv)))
-    for f in fields(cfg):
-        value, (low, high), known = getattr(cfg, f.name), f.metadata["range"], f.metadata["known"]
-        if value is not None and (
-            (low is not None and value < low) or (high is not None and value > high)
-        ):
-            parser.error(
-                f"--{f.name} {value}: must be "
-                + (f"between {low} and {high}" if high is not None else f"at least {low}")
-            )
-        if known and value not in (None, *known):
-            parser.error(f"--{f.name} {value}: known are {', '.join(map(str, known))}")
-    return cfg, parser
+    known = {f.name: f for f in fields(config)}
+    for group in config.__mro__:
+        names = [name for name in vars(group).get("__annotations__", {}) if name in known]
+        if not names:
+            continue
+        section = parser.add_argument_group(group.__doc__.split("\n")[0].rstrip("."))
+        for name in names:
+            add_option(section, known.pop(name))
+    return parser
+
+
+def add_option(section, f) -> None:
+    """One field as an option of a group."""
+    name_of_type = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
+    kind = name_of_type.split(" ")[0].split("[")[0]  # "int | None" and "tuple[str, ...]"
+    convert = {"int": int, "float": float, "str": str, "bool": to_bool, "tuple": str}[kind]
+
+    how_many = {}
+    if kind == "bool":
+        how_many = {"nargs": "?", "const": True}  # --flag is --flag true
+    elif kind == "tuple":
+        how_many = {"nargs": "+"}
+
+    text = f.metadata["help"]
+    if f.default not in (None, "", ()):
+        text += f" (default: {f.default})"
+    text = text.replace("%", "%%")  # argparse formats its help
+    section.add_argument(f"--{f.name}", type=convert, help=text, metavar=kind.upper(), **how_many)
+
+
+def with_underscores(word: str) -> str:
+    """--prompts-per-step=4 -> --prompts_per_step=4; other words stay."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return "--" + name.replace("-", "_") + equals + value
+
+
+def from_file(path: str, words: dict, parser: argparse.ArgumentParser) -> tuple[dict, set[str]]:
+    """The flags of a run's config.json, and the names of those that its user had set.
+
+    All values, also those that came from presets, so that another version of the presets changes
+    nothing. But where the command line names another preset (--method, --stage, --model), only
+    what that run's user had set: the rest is the new preset's.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        given = set(values.pop("given"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError) as error:
+        parser.error(f"--config {path}: not a run's config.json ({type(error).__name__}: {error})")
+
+    options = {action.dest for action in parser._actions}
+    for name in ("config", "out", "resume"):  # these belong to a start, not to a setting
+        values.pop(name, None)
+    if unknown := sorted(values.keys() - options):
+        parser.error(f"--config {path}: unknown flag '{unknown[0]}'; remove it from the file")
+
+    presets = ("method", "stage", "model")
+    if any(name in words and words[name] != values.get(name) for name in presets):
+        values = {name: value for name, value in values.items() if name in given}
+    return values, given & values.keys()
+
+
+def check_value(f, value, parser: argparse.ArgumentParser) -> None:
+    """End the program with one sentence where a flag's value is out of range or unknown."""
+    if value is None:
+        return
+    low, high = f.metadata["range"]
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"between {low} and {high}" if high is not None else f"at least {low}"
+        parser.error(f"--{f.name} {value}: must be {bounds}")
+
+    choices = f.metadata["choices"]
+    if isinstance(choices, str):
+        module, _, name = choices.rpartition(".")
+        choices = tuple(getattr(importlib.import_module(module), name))
+    if choices and value not in choices:
+        parser.error(f"--{f.name} {value}: known are {', '.join(map(str, choices))}")
 
 
 def fill(cfg, defaults: dict) -> None:
@@ -67,12 +159,13 @@ def to_bool(text: str) -> bool:
 
 
 def is_tiny(model: str) -> bool:
-    """Does this --model name a model of the bundled one's size (decoder width 512 or less)? Empty means the bundled one."""
+    """Does --model name a model of the bundled one's size (decoder width 512 or less)?
+
+    Empty means the bundled one.
+    """
     file = Path(model) / "config.json"
     if not model or not file.is_file():
         return not model
     config = json.loads(file.read_text())
-    return (
-        config.get("thinker_config", config).get("text_config", {}).get("hidden_size", math.inf)
-        <= 512
-    )
+    text_config = config.get("thinker_config", config).get("text_config", {})
+    return text_config.get("hidden_size", math.inf) <= 512

@@ -1,48 +1,97 @@
-"""run/session.py: one run per folder, one sentence per error."""
+"""run/session.py: what surrounds a run. One run per folder, one sentence per error.
+
+`Run` keeps processes, files, checkpoints and signals out of the training loop.
+"""
 
 import contextlib
 import fcntl
+import hashlib
+import json
+import math
 import os
+import random
+import shutil
 import socket
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
-from engine.distributed import gather, lost_contact, name_rank
+from config import describe, to_json
+from engine.distributed import (
+    gather,
+    gather_weights,
+    lost_contact,
+    name_rank,
+    start_processes,
+)
 from formats.sample import DataError
+from groups import Group
+from run.checkpoint import (
+    STOP,
+    Signals,
+    complete,
+    random_states,
+    resume,
+    save,
+    set_random_states,
+)
+from run.logs import Log
+from run.stream import load_data, owner
+
+MAX_BAD_FRACTION = 0.2  # of the records may have media that cannot be used
+MAX_NONFINITE = 5  # steps in a row whose gradient may be infinite or no number; they are skipped
+LOCK_PATIENCE = 30.0  # seconds: the other run may have been told to stop, and be saving
 
 
+# ------------------------------------------------------------------------------ a program's end
+def ends_in_a_sentence(main, argv: list[str]) -> None:
+    """Run main(argv); bad input, a full GPU and a lost process end the program with one sentence.
+
+    Other errors keep their traceback.
+    """
+    try:
+        main(argv)
+    except DataError as error:
+        raise SystemExit(f"error: {name_rank()}{error}") from None
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0][:160]
+        raise SystemExit(
+            f"error: {name_rank()}out of GPU memory: {reason}; lower --max_tokens, --max_frames or "
+            "--max_pixels, or pass --train_type lora (python -m run.memory tells what each takes), "
+            "and go on with --resume"
+        ) from None
+    except (dist.DistError, RuntimeError) as error:
+        if not lost_contact(error):
+            raise
+        reason = str(error).splitlines()[0][:160]
+        raise SystemExit(
+            f"error: {name_rank()}another process has died or has not come in time, so this one "
+            f"ends, too; why, is in the output of the process that ended first ({reason})"
+        ) from None
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+# ------------------------------------------------------------------------------ a run's folder
 @contextlib.contextmanager
-def only_run(out: Path, rank: int, patience: float = 30.0):
-    """Within, this is the only run that writes into a folder; all of its processes enter together. Raises DataError on rank 0 when another one still does after
-    `patience` seconds (it may have been told to stop, and be saving). The system gives the folder free when a run ends, however it ends."""
+def only_run(out: Path, rank: int, patience: float = LOCK_PATIENCE):
+    """Within, this is the only run that writes into a folder; all its processes enter together.
+
+    Raises DataError on rank 0 when another one still does after `patience` seconds. The system gives
+    the folder free when a run ends, however it ends.
+    """
     if rank:
         gather(None)
         yield
         return
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("a+") as file:
-        end = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    file.seek(0)
-                    raise DataError(
-                        f"{out}: another run writes here ({file.read()}); stop that one, or pass another --out"
-                    ) from None
-                time.sleep(0.2)
-            except OSError as error:
-                print(
-                    f"{out}: this file system cannot be locked ({error}); see to it that no other run writes here",
-                    file=sys.stderr,
-                )
-                break
+        lock(file, out, patience)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -50,23 +99,234 @@ def only_run(out: Path, rank: int, patience: float = 30.0):
         yield
 
 
-def ends_in_a_sentence(main, argv: list[str]) -> None:
-    """Run main(argv) and end the program with one sentence for bad input, a full GPU and a lost process; other errors keep their traceback."""
-    try:
-        main(argv)
-    except DataError as error:
-        raise SystemExit(f"error: {name_rank()}{error}") from None
-    except torch.OutOfMemoryError as error:
-        raise SystemExit(
-            f"error: {name_rank()}out of GPU memory: {str(error).split('. ')[0][:160]}; lower --max_tokens, --max_cache_tokens, --max_frames or "
-            "--max_pixels"
-        ) from None
-    except (dist.DistError, RuntimeError) as error:
-        if not lost_contact(error):
+def lock(file, out: Path, patience: float) -> None:
+    """Lock an open file, or raise DataError when another process keeps it."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                file.seek(0)
+                raise DataError(
+                    f"{out}: another run writes here ({file.read()}); stop that one, "
+                    "or pass another --out"
+                ) from None
+            time.sleep(0.2)
+        except OSError as error:
+            print(
+                f"{out}: this file system cannot be locked ({error}); see to it that no other run "
+                "writes here",
+                file=sys.stderr,
+            )
+            return
+
+
+# ------------------------------------------------------------------------------ a run
+class Run:
+    """What surrounds one stage's training: processes, data, the output folder, checkpoints, signals.
+
+    with Run(cfg) as run:            joins the processes, locks the folder, loads the data and, with
+                                     --resume, the newest checkpoint
+        run.samples, run.heldout     this process's training samples, and its part of the held-out ones
+        run.start, run.steps         the first step, and the one after the last
+        run.restore(state)           bring objects to where the checkpoint left them
+        run.save_or_stop(..)         save when it is time to; True when the run is to end
+
+    `state` is what each process saves beside the weights and the optimiser: {name: object with
+    state_dict and load_state_dict, or a torch.Generator}. When the number of processes has changed,
+    each object's redistribute(states of all, owns) is called instead, and random streams begin anew.
+    """
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+        self.out = Path(cfg.out)
+        self.exits = contextlib.ExitStack()
+
+    def __enter__(self) -> "Run":
+        cfg = self.cfg
+        self.started = time.perf_counter()
+        self.rank, self.world, self.device = start_processes()
+        if cfg.prompts_per_step % self.world:
+            raise DataError(
+                f"--prompts_per_step {cfg.prompts_per_step} cannot be split evenly over {self.world} "
+                f"processes; use a multiple of {self.world}"
+            )
+        self.per_rank = cfg.prompts_per_step // self.world
+        self.exits.enter_context(only_run(self.out, self.rank))
+        try:
+            self.open()
+        except BaseException:  # the folder is given free, whatever has happened
+            self.exits.close()
             raise
-        raise SystemExit(
-            f"error: {name_rank()}another process has died or has not come within --timeout, so this one ends, too; why, is in the "
-            f"output of the process that ended first ({str(error).splitlines()[0][:160]})"
-        ) from None
-    if dist.is_initialized():
-        dist.destroy_process_group()
+        return self
+
+    def open(self) -> None:
+        """Seeds, data, and the checkpoint to go on from."""
+        cfg = self.cfg
+        for set_seed in (random.seed, np.random.seed, torch.manual_seed):
+            set_seed(cfg.seed)
+
+        self.all_samples, self.heldout = load_data(cfg, self.rank, self.world)
+        self.samples = [s for s in self.all_samples if self.owns(s.id)]
+        ids = json.dumps([s.id for s in self.all_samples])
+        self.data_digest = hashlib.sha256(ids.encode()).hexdigest()
+
+        self.saved = None
+        if cfg.resume:
+            self.saved = resume(self.out, asdict(cfg), self.data_digest, self.rank, self.world)
+        if not self.saved and complete(self.out):
+            raise DataError(
+                f"{self.out}: holds a run already; go on with it by --resume, "
+                "or remove the folder, or pass another --out"
+            )
+        if not self.saved and self.rank == 0:  # what a kill has left half written
+            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
+        gather(None)
+        self.start = self.saved.step if self.saved else 0
+        self.generated = self.saved.generated if self.saved else 0
+        total = sum(gather(len(self.samples)))
+        self.steps = cfg.steps or max(1, total // cfg.prompts_per_step)
+        self.seed = cfg.seed * 1000 + self.rank
+        if self.saved and not self.same_world:
+            self.seed += 1_000_003 * self.start  # streams of its own: those of before are used up
+        self.bad_steps = 0  # in a row, with a gradient that is no finite number
+        self.signals = self.exits.enter_context(Signals().heard())
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.exits.close()
+
+    @property
+    def same_world(self) -> bool:
+        """Was the checkpoint written by as many processes as there are now?"""
+        return self.saved.own is not None
+
+    def owns(self, prompt_id: str) -> bool:
+        """Does this prompt belong to this process?"""
+        return owner(prompt_id, self.world) == self.rank
+
+    def announce(self) -> Log:
+        """Write config.json, say what is going to happen, and open the logs."""
+        cfg = self.cfg
+        if self.rank == 0:
+            (self.out / "config.json").write_text(to_json(cfg))
+            completions = f" x ({cfg.fresh} fresh + {cfg.replayed} replayed)" if cfg.stage else ""
+            print(describe(cfg))
+            print(
+                f"{cfg.train_type} training on {self.device}, {self.world} process(es); "
+                f"{len(self.samples):,} prompts on rank 0, {len(self.heldout):,} held-out; "
+                f"{self.steps} steps of {cfg.prompts_per_step} prompts{completions}"
+            )
+        self.log = Log(cfg, self.rank, self.steps, self.saved)
+        return self.log
+
+    # -------------------------------------------------------------------------- checkpoints
+    def restore(self, policy, learner, optimizer, state: dict) -> None:
+        """Bring everything to where the checkpoint left it; nothing in a new run."""
+        if not self.saved:
+            return
+        self.saved.load_optimizer(optimizer)
+        if learner is not policy:
+            gather_weights(policy, learner)
+        for name, thing in state.items():
+            states = [s[name] for s in self.saved.states]
+            if not self.same_world:
+                if not isinstance(thing, torch.Generator):
+                    thing.redistribute(states, self.owns)
+            elif isinstance(thing, torch.Generator):
+                thing.set_state(states[0])
+            else:
+                thing.load_state_dict(states[0])
+        if self.same_world:
+            set_random_states(self.saved.own["random"], self.device)
+        self.log.reported = set(state["stream"].dropped)
+
+    def save_or_stop(self, done: int, policy, optimizer, state: dict) -> bool:
+        """After `done` steps: save when it is time to, or asked for by a signal. Is the run to end?"""
+        asked = self.signals.agreed()
+        every = self.cfg.save_every
+        if asked or done == self.steps or (every and done % every == 0):
+            own = {"random": random_states(self.device)}
+            for name, thing in state.items():
+                is_generator = isinstance(thing, torch.Generator)
+                own[name] = thing.get_state() if is_generator else thing.state_dict()
+            shared = {
+                "config": json.dumps(asdict(self.cfg)),
+                "data": self.data_digest,
+                "generated": self.generated,
+                "logs": self.log.state(),
+            }
+            save(self.out, done, policy, optimizer, shared, own)
+        return asked == STOP
+
+    # -------------------------------------------------------------------------- limits
+    def evaluates(self, done: int) -> bool:
+        """Is there an evaluation after `done` steps?"""
+        every = self.cfg.eval_every
+        return done == self.steps or bool(every and done % every == 0)
+
+    def check_media(self, bad: int) -> None:
+        """Raises DataError when too many records have media that cannot be used."""
+        if bad > MAX_BAD_FRACTION * len(self.all_samples):
+            raise DataError(
+                f"{bad:,} of {len(self.all_samples):,} records have media that cannot be used, more "
+                f"than {MAX_BAD_FRACTION:.0%}; they are listed in {self.out}/bad_media.jsonl: mend or "
+                "remove them"
+            )
+
+    def check_gradient(self, norm: float, step: int, groups: list[Group]) -> None:
+        """Raises DataError when the gradient was no finite number MAX_NONFINITE times in a row.
+
+        The groups of the last step are left in a file to be looked at.
+        """
+        self.bad_steps = 0 if math.isfinite(norm) else self.bad_steps + 1
+        if self.bad_steps < MAX_NONFINITE:
+            return
+        file = self.out / f"nonfinite-rank{self.rank}.pt"
+        torch.save([describe_group(group) for group in groups], file)
+        raise DataError(
+            f"the gradient of {MAX_NONFINITE} steps in a row, up to step {step}, was infinite or no "
+            "number; weights and optimiser are as they were before them, and the last batch is in "
+            f"{file}; lower --lr, or look at that batch"
+        )
+
+    def finish(self, builder) -> None:
+        """The end of a run: exit when it was asked to stop, else say what it has reached."""
+        if self.signals.stopped:
+            if self.rank == 0:
+                print(
+                    "asked to stop, and stopped; go on by the same command with --resume "
+                    f"({self.out}/checkpoint)"
+                )
+            sys.exit(128 + max(gather(self.signals.number)))
+        if self.rank:
+            return
+        evaluations = self.log.evaluations
+        result = f"{self.generated:,} completions"
+        if evaluations:
+            first, last = evaluations[0][2], evaluations[-1][2]
+            result = f"held-out accuracy {first:.2f} -> {last:.2f} after {result}"
+        if builder.silent:
+            print(
+                f"{len(builder.silent):,} videos of rank 0 have no sound track and were shown "
+                f"without sound, e.g. {min(builder.silent)}"
+            )
+        minutes = (time.perf_counter() - self.started) / 60
+        print(
+            f"{result} ({minutes:.1f} minutes); see {self.out}/curves.png, metrics.jsonl, "
+            "completions.jsonl, checkpoint/"
+        )
+
+
+def describe_group(group: Group) -> dict:
+    """A group as plain values, for a file that torch.load(weights_only=True) reads."""
+    return {
+        "id": group.id,
+        "hinted": [entry.hinted for entry in group.entries],
+        "replayed": group.replayed,
+        "tokens": [entry.tokens.tolist() for entry in group.entries],
+        "behaviour_logps": [entry.logps.tolist() for entry in group.entries],
+        "rewards": group.rewards,
+        "advantages": group.advantages,
+    }

@@ -1,4 +1,8 @@
-"""run/stream.py: which prompts a process trains on, and in which order."""
+"""run/stream.py: which prompts a process trains on, and in which order.
+
+Every prompt belongs to one process for good (`owner`), so that its history in the replay buffer lives
+in one place. Each process walks through its own prompts in endless passes, each in a new random order.
+"""
 
 import hashlib
 import itertools
@@ -8,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 import toy
-from config import Config
+from config import Config, toy_sizes
 from data import Prompt, PromptBuilder, TooLong
 from engine.distributed import gather
 from formats.load import load_samples
@@ -16,131 +20,163 @@ from formats.sample import DataError, Sample
 from media.decode import check_media
 from media.errors import MediaError
 
+TOY_ROOT = "toy_world"  # where the toy world is rendered
+DROPPED = {"MediaError": MediaError, "TooLong": TooLong}  # why a record can be left out
+
 
 def owner(prompt_id: str, world: int) -> int:
-    """The rank a prompt belongs to, for good: its history lives there. A stable hash, not Python's."""
-    return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big") % world
+    """The rank that a prompt belongs to. A stable hash, not Python's, which changes by process."""
+    digest = hashlib.sha256(prompt_id.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % world
 
 
-class Cursor:
-    """Endless passes over this rank's samples, each in a fresh random order. With by_clip the questions about one clip stay together
-    (in random order of clips), so that trained towers run once for all of them. dropped: the sentences on records that cannot be used, by id."""
+class PromptStream:
+    """Endless passes over a process's samples, as prompts for the model.
 
-    def __init__(self, samples: list[Sample], seed: int, by_clip: bool = False):
-        self.samples, self.rng, self.order = samples, np.random.default_rng(seed), []
+    A record that cannot be used (media missing or broken, prompt too long) is dropped for good, and
+    the next one takes its place, so that all processes keep step. dropped: why, by id.
+    by_clip: questions about one clip stay together, so that trained towers run once for all of them.
+    """
+
+    def __init__(
+        self, samples: list[Sample], builder: PromptBuilder, seed: int, by_clip: bool = False
+    ):
+        self.samples = {sample.id: sample for sample in samples}
+        self.builder = builder
+        self.rng = np.random.default_rng(seed)
+        self.coming: list[str] = []  # ids, in the order in which they will be taken
         self.dropped: dict[str, DataError] = {}
-        clips: dict[str, list[int]] = {}
-        for i, s in enumerate(samples):
-            clips.setdefault(s.media_key if by_clip else s.id, []).append(i)
+
+        clips: dict[str, list[str]] = {}
+        for sample in samples:
+            key = sample.media_key if by_clip else sample.id
+            clips.setdefault(key, []).append(sample.id)
         self.clips = list(clips.values())
 
-    def peek(self, n: int) -> list[Sample]:
-        """The next n samples, which stay in line. Raises DataError when every record has been dropped."""
-        while len(self.order) < n:
-            if len(self.dropped) == len(self.samples):
-                raise DataError(
-                    f"none of the {len(self.samples):,} records of this process can be used; the last one: {list(self.dropped.values())[-1]}"
-                )
-            self.order += [
-                i
-                for c in self.rng.permutation(len(self.clips))
-                for i in self.clips[c]
-                if self.samples[i].id not in self.dropped
-            ]
-        return [self.samples[i] for i in self.order[:n]]
+    def take(self, n: int, hinted: Callable[[str], bool]) -> list[Prompt]:
+        """The prompts of the next n usable records; hinted(id): does its prompt show its hint, if any?
 
-    def state(self) -> dict:
+        Media of the n records after them are decoded meanwhile. Raises DataError when no usable
+        record is left.
+        """
+        prompts: list[Prompt] = []
+        while len(prompts) < n:
+            samples = self.peek(n - len(prompts))
+            self.coming = self.coming[len(samples) :]
+            flags = [bool(sample.hint) and hinted(sample.id) for sample in samples]
+            for sample, prompt in zip(samples, self.builder.build(samples, flags), strict=True):
+                if isinstance(prompt, Prompt):
+                    prompts.append(prompt)
+                else:
+                    self.drop(sample.id, prompt)
+        self.builder.prefetch(self.peek(n))
+        return prompts
+
+    def prompt(self, prompt_id: str, hinted: bool) -> Prompt | None:
+        """The prompt of one record; None, and the record is dropped, when its media have gone."""
+        prompt = self.builder.build([self.samples[prompt_id]], [hinted])[0]
+        if isinstance(prompt, Prompt):
+            return prompt
+        self.drop(prompt_id, prompt)
+        return None
+
+    def peek(self, n: int) -> list[Sample]:
+        """The next n samples, which stay in line."""
+        while len(self.coming) < n:
+            if len(self.dropped) == len(self.samples):
+                last = list(self.dropped.values())[-1]
+                raise DataError(
+                    f"none of the {len(self.samples):,} records of this process can be used; "
+                    f"the last one: {last}"
+                )
+            for clip in self.rng.permutation(len(self.clips)):
+                usable = [i for i in self.clips[clip] if i not in self.dropped]
+                self.coming += usable
+        return [self.samples[prompt_id] for prompt_id in self.coming[:n]]
+
+    def drop(self, prompt_id: str, why: DataError) -> None:
+        """Leave a record out from now on."""
+        self.dropped[prompt_id] = why
+        self.coming = [i for i in self.coming if i != prompt_id]
+
+    # -------------------------------------------------------------------------- saving
+    def state_dict(self) -> dict:
         """Where this process is in its data, and what it has dropped."""
+        dropped = {}
+        for prompt_id, why in self.dropped.items():
+            dropped[prompt_id] = [type(why).__name__, *map(str, why.args)]
         return {
             "rng": json.dumps(self.rng.bit_generator.state),
-            "order": self.order,
-            "dropped": {
-                i: [type(why).__name__, *map(str, why.args)] for i, why in self.dropped.items()
-            },
+            "coming": list(self.coming),
+            "dropped": dropped,
         }
 
-    def load(self, state: dict) -> None:
+    def load_state_dict(self, state: dict) -> None:
         self.rng.bit_generator.state = json.loads(state["rng"])
-        self.order = list(state["order"])
-        self.dropped = {
-            i: {"MediaError": MediaError, "TooLong": TooLong}[kind](*args)
-            for i, (kind, *args) in state["dropped"].items()
-        }
+        self.coming = list(state["coming"])
+        self.dropped = {}
+        for prompt_id, (kind, *args) in state["dropped"].items():
+            self.dropped[prompt_id] = DROPPED[kind](*args)
 
-    def deal(self, states: list[dict], samples: list[Sample]) -> None:
-        """Go on with this process's share of what other processes had before them in this pass, and of what they had dropped. samples: of all processes."""
-        parts: list[list[Sample]] = [[] for _ in states]
-        for s in samples:
-            parts[owner(s.id, len(states))].append(s)
-        place = {s.id: i for i, s in enumerate(self.samples)}
-        lines = [
-            [part[at].id for at in state["order"]]
-            for part, state in zip(parts, states, strict=True)
-        ]
-        waiting = [i for row in itertools.zip_longest(*lines) for i in row if i in place]
-        dropped = {i: why for state in states for i, why in state["dropped"].items() if i in place}
-        self.load(
-            {
-                "rng": json.dumps(self.rng.bit_generator.state),
-                "order": [place[i] for i in waiting],
-                "dropped": dropped,
-            }
-        )
+    def redistribute(self, states: list[dict], owns: Callable[[str], bool]) -> None:
+        """Go on after a change of the number of processes, from the states of all that there were.
 
-    def take(self, n: int) -> list[Sample]:
-        taken = self.peek(n)
-        self.order = self.order[n:]
-        return taken
-
-    def drop(self, sample: Sample, why: DataError) -> None:
-        """Leave a record out from now on."""
-        self.dropped[sample.id] = why
-        self.order = [i for i in self.order if self.samples[i].id != sample.id]
+        What they had before them in this pass comes first, one of each in turn, as far as this
+        process now owns it; what they had dropped stays dropped.
+        """
+        coming, dropped = [], {}
+        for ids in itertools.zip_longest(*[state["coming"] for state in states]):
+            coming += [i for i in ids if i is not None and owns(i)]
+        for state in states:
+            for prompt_id, why in state["dropped"].items():
+                if owns(prompt_id):
+                    dropped[prompt_id] = why
+        own_rng = json.dumps(self.rng.bit_generator.state)
+        self.load_state_dict({"rng": own_rng, "coming": coming, "dropped": dropped})
 
 
-def next_prompts(
-    cursor: Cursor, builder: PromptBuilder, n: int, hinted: Callable[[Sample], bool]
-) -> list[Prompt]:
-    """The prompts of the next n records that can be used. Those that cannot are dropped, each process its own: it goes on with its next ones, so that
-    all processes keep step."""
-    prompts: list[Prompt] = []
-    while len(prompts) < n:
-        some = cursor.take(n - len(prompts))
-        for sample, made in zip(some, builder.build(some, [hinted(s) for s in some]), strict=True):
-            if isinstance(made, Prompt):
-                prompts.append(made)
-            else:
-                cursor.drop(sample, made)
-    return prompts
-
-
+# ------------------------------------------------------------------------------ loading
 def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sample]]:
-    """(all training samples, this rank's share of the held-out ones), from --data or the toy world (rendered by rank 0)."""
-    train_file, eval_file = cfg.data, cfg.eval_data
-    if not cfg.data:
-        if rank == 0:
-            made = [
-                str(toy.build(cfg.toy_dir, cfg.stage, "train", cfg.toy_clips)),
-                str(toy.build(cfg.toy_dir, cfg.stage, "heldout", cfg.toy_heldout)),
-            ]
-        train_file, default_eval = gather(made if rank == 0 else None)[0]
-        eval_file = cfg.eval_data or default_eval
-    samples = load_samples(train_file, cfg.media_root, cfg.stage, allow_outside=cfg.allow_outside)
+    """(all training samples, this rank's part of the held-out ones), from --data or the toy world.
+
+    Raises DataError for bad records, for media none of which exist, for records of stage 0 without a
+    trace, and where a process would have no prompt.
+    """
+    train_file, heldout_file = data_files(cfg, rank)
+    samples = load_samples(train_file, cfg.media_root, cfg.stage)
     check_media(
         samples, train_file, "pass --media_root with the folder that its paths are relative to"
     )
-    if cfg.stage == 0 and (bare := [s for s in samples if not s.trace]):
+
+    if cfg.stage == 0:
+        for sample in samples:
+            if not sample.trace:
+                raise DataError(
+                    f"{sample.where}: field 'trace' of record '{sample.id}' is empty; "
+                    "stage 0 imitates traces"
+                )
+
+    owners = {owner(sample.id, world) for sample in samples}
+    if len(owners) < world:
         raise DataError(
-            f"{bare[0].where}: field 'trace' of record '{bare[0].id}' is empty; stage 0 imitates traces"
+            f"{train_file}: {len(samples)} prompts are too few for {world} processes, each needs one "
+            "of its own by the hash of its id; use fewer processes or more data"
         )
-    if not all(any(owner(s.id, world) == r for s in samples) for r in range(world)):
-        raise DataError(
-            f"{train_file}: {len(samples)} prompts are too few for {world} processes, each needs one of its own by the hash of its id; "
-            "use fewer processes or more data"
+    if not heldout_file:
+        return samples, []
+    return samples, load_samples(heldout_file, cfg.media_root, cfg.stage)[rank::world]
+
+
+def data_files(cfg: Config, rank: int) -> tuple[str, str]:
+    """The files of training and held-out records; the toy world's are rendered by rank 0."""
+    if not cfg.data.startswith("toy:"):
+        return cfg.data, cfg.eval_data
+    files = None
+    if rank == 0:
+        clips, heldout = toy_sizes(cfg.data)
+        files = (
+            str(toy.build(TOY_ROOT, cfg.stage, "train", clips)),
+            str(toy.build(TOY_ROOT, cfg.stage, "heldout", heldout)),
         )
-    held = (
-        load_samples(eval_file, cfg.media_root, cfg.stage, allow_outside=cfg.allow_outside)
-        if eval_file
-        else []
-    )
-    return samples, held[rank::world]
+    train_file, heldout_file = gather(files)[0]
+    return train_file, cfg.eval_data or heldout_file

@@ -1,0 +1,80 @@
+"""run/heldout.py: held-out accuracy during training."""
+
+import math
+
+import numpy as np
+import torch
+
+from config import Config
+from data import Prompt, PromptBuilder, question_text
+from engine.distributed import gather
+from formats.sample import Sample
+from model import Policy
+from rewards import score_prompts
+from rollout import Completion, Sampling, sample_answers
+
+SEED = 1234  # the same random stream at every evaluation, so that their noise is shared
+BATCH = 160  # questions that decode together
+EXAMPLES = 4  # completions that are logged in full
+
+
+@torch.no_grad()
+def evaluate(
+    cfg: Config, policy: Policy, builder: PromptBuilder, heldout: list[Sample], judge=None
+) -> tuple[dict[str, float], list[dict]]:
+    """One completion per held-out question: (mean scores over all processes, a few examples).
+
+    correct is the fraction of completely right answers (accuracy reward 1). A question that cannot be
+    asked counts as wrong, and among the unusable.
+    """
+    generator = torch.Generator(policy.device).manual_seed(SEED)
+    sampling = Sampling(cfg.max_completion_tokens, cfg.temperature, generator)
+    rows, examples, unusable = [], [], 0
+    for start in range(0, len(heldout), BATCH):
+        builder.prefetch(heldout[start : start + 2 * BATCH])
+        samples = heldout[start : start + BATCH]
+        answers = sample_answers(policy, builder, samples, sampling)
+
+        asked = [(prompt, completion) for prompt, completion in answers if completion]
+        unusable += len(answers) - len(asked)
+        rows += [{"correct": 0.0, "format": 0.0, "reward": 0.0, "tokens": 0}] * (
+            len(answers) - len(asked)
+        )
+        prompts = [prompt for prompt, _ in asked]
+        completions = [[completion] for _, completion in asked]
+        scores = score_prompts(prompts, completions, cfg.stage or 2, judge)
+        for (prompt, completion), (parts,) in zip(asked, scores, strict=True):
+            rows.append(
+                {
+                    "correct": float(parts["accuracy"] >= 1 - 1e-6),
+                    "format": parts["format"],
+                    "reward": parts["reward"],
+                    "tokens": len(completion.tokens),
+                }
+            )
+            if len(examples) < EXAMPLES:
+                examples.append(example(prompt, completion, parts))
+
+    all_rows = [row for part in gather(rows) for row in part]
+    scores = {"n": len(all_rows), "unusable": sum(gather(unusable))}
+    for name in ("correct", "format", "reward", "tokens"):
+        values = [row[name] for row in all_rows]
+        scores[name] = float(np.mean(values)) if values else math.nan
+    return scores, examples
+
+
+def example(
+    prompt: Prompt, completion: Completion, parts: dict, advantage: float | None = None
+) -> dict:
+    """One line of completions.jsonl."""
+    return {
+        "id": prompt.sample.id,
+        "hinted": prompt.hinted,
+        "prompt": question_text(prompt.sample, prompt.hinted),
+        "gold": prompt.sample.answer,
+        "completion": completion.text,
+        "tokens": len(completion.tokens),
+        "finished": completion.finished,
+        **parts,
+        "advantage": advantage,
+    }
