@@ -239,8 +239,8 @@ def run(cfg: Config) -> None:
     import torch
 
     from engine.distributed import start_processes
-    from judge import check_endpoint
     from run.session import only_run
+    from tools.chat import check_endpoint
 
     if cfg.judge_endpoint:
         check_endpoint(cfg.judge_endpoint)

@@ -30,10 +30,10 @@ from data import Prompt, PromptBuilder, TooLong, prompt_builder, question_text
 from engine.distributed import weight_dtype
 from engine.families import DEFAULT_MODEL, load_config, prompt_format
 from formats.sample import DataError, Sample
-from judge import Endpoint, LocalModel, Request
 from model import Policy, bound_memory, load_policy
 from rewards import split_completion
 from rollout import Completion, Sampling, sample_answers
+from tools.chat import Endpoint, LocalModel, Request
 
 WAITING_BATCH = 64  # open answers of an earlier run that are judged and written at a time
 

@@ -89,3 +89,13 @@ def builder(policy):
 def prompts(builder, samples):
     """Prompts of the first four questions, about two clips."""
     return builder.build_or_raise(samples[:4])
+
+
+@pytest.fixture(scope="session")
+def tiny_internvl(tmp_path_factory, policy) -> Path:
+    """Folder of an InternVL with random weights, as a judge."""
+    from tests.chat_fakes import save_tiny_internvl  # imports much that few tests need
+
+    folder = tmp_path_factory.mktemp("internvl")
+    save_tiny_internvl(folder, policy.tokenizer)
+    return folder

@@ -1,1 +1,1 @@
-"""Commands beside training: annotate a data set, check it, make the tiny model."""
+"""Commands: annotate or check a data set, make the tiny model. And chat.py: models to ask."""

@@ -1,9 +1,23 @@
-"""tools/annotate.py: hints and captions, written by another model."""
+"""tools/annotate.py: write the hints or the audio captions of a data set, by asking another model.
+
+    python -m tools.annotate hint    --data DATA.jsonl --out WITH_HINTS.jsonl \\
+        --model Qwen/Qwen2.5-VL-72B-Instruct
+    python -m tools.annotate caption --data DATA.jsonl --out WITH_CAPTIONS.jsonl \\
+        --model kimi-audio --endpoint http://localhost:8000/v1
+
+    record --look--> frames or sound --Request--> model --reply--> checked --> the record's field
+
+The paper's hints were written by Qwen2.5-VL-72B, its audio captions by Kimi-Audio. A hint is shown
+with a prompt whose answers stay wrong (replay.py tells when); it must not give the answer away, so
+each one is checked by `reveals`.
+"""
 
 import argparse
 import contextlib
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,69 +29,187 @@ from data import question_text
 from formats.files import read_records, write_whole
 from formats.load import load_samples
 from formats.sample import DataError, Sample
-from judge import Endpoint, LocalModel, Request, each, watch
+from judge import try_each, watch
 from media.cache import load_media
 from media.decode import MediaSettings
 from media.errors import MediaError, record_name
 from media.prompt_format import MIN_PIXELS
-from media.workers import Decoders
+from media.workers import MEDIA_TIMEOUT, Decoders
 from problems import NUMBER_WORDS, places
 from rewards import accuracy_reward
+from tools.chat import Endpoint, LocalModel, Request
 
 
-def hint_prompt(sample: Sample) -> str:
-    return "\n\n".join(
+# ------------------------------------------------------------------ what is asked
+def hint_request(sample: Sample, frames: list[np.ndarray] | None) -> Request:
+    solution = "The right answer is: " + sample.answer
+    if sample.audio_caption:
+        solution += "\nThe sound: " + sample.audio_caption
+    text = "\n\n".join(
         [
-            "These are frames of a video, in order. A student has to answer a question about the video and its sound and is stuck.",
+            "These are frames of a video, in order. A student has to answer a question about the "
+            "video and its sound and is stuck.",
             question_text(sample),
-            "The right answer is: "
-            + sample.answer
-            + ("\nThe sound: " + sample.audio_caption if sample.audio_caption else ""),
-            "Write a hint of one or two sentences: a strategy, such as what to look for or listen for first. Do not give the answer away, "
-            "not even a part of it. Reply with the hint only.",
+            solution,
+            "Write a hint of one or two sentences: a strategy, such as what to look for or listen "
+            "for first. Do not give the answer away, not even a part of it. Reply with the hint "
+            "only.",
         ]
     )
+    return Request(text, frames)
 
 
-def caption_prompt(sample: Sample) -> str:
-    return "Describe what can be heard in this recording in one or two sentences: the sounds, what makes them, and when. Reply with the description only."
+def caption_request(sample: Sample, sound: np.ndarray) -> Request:
+    text = (
+        "Describe what can be heard in this recording in one or two sentences: the sounds, what "
+        "makes them, and when. Reply with the description only."
+    )
+    return Request(text, sound=sound)
 
 
+def listen(sample: Sample) -> np.ndarray:
+    """A sample's sounds one after another, (n,) float32 mono at 16 kHz. Raises MediaError when it
+    has none."""
+    settings = MediaSettings(fps=1.0, max_frames=2, max_pixels=MIN_PIXELS)  # few, small pictures
+    media = load_media(sample, settings)
+    sounds = [medium.sound for medium in media if medium.sound is not None]
+    if not sounds:
+        raise MediaError(
+            record_name(sample),
+            "there is no sound, neither a file of its own nor of a video, so there is nothing to "
+            "caption",
+        )
+    return np.concatenate(sounds)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is written: the record's field; what the model gets to see or hear (`look`, of a
+    module's top level, since other processes call it); and how it is asked."""
+
+    field: str
+    look: Callable[[Sample], object]
+    request: Callable[[Sample, object], Request]
+
+
+TASKS = {
+    "hint": Task("hint", watch, hint_request),
+    "caption": Task("audio_caption", listen, caption_request),
+}
+
+
+# ------------------------------------------------------------------ what a hint must not say
 def reveals(hint: str, sample: Sample) -> bool:
-    """Does a hint hold the gold answer? It does when the answer's words stand in it one after the other, when a multiple-choice hint names the
-    right option's letter or text, or when the hint as a whole would be scored as right.
+    """Does a hint hold the gold answer? It does when the answer's words stand in it one after the
+    other, when a multiple-choice hint names the right option's letter or text, or when the hint
+    as a whole would be scored as right.
 
-    >>> s = Sample("a", "Which?", "multiple choice", "B", options=["A. red disc", "B. blue disc"])
-    >>> reveals("Look for the blue disc.", s), reveals("Choose (B).", s), reveals("Watch both discs.", s)
-    (True, True, False)
+    >>> options = ["A. red disc", "B. blue disc"]
+    >>> sample = Sample("a", "Which?", "multiple choice", "B", options=options)
+    >>> reveals("Look for the blue disc.", sample), reveals("Choose (B).", sample)
+    (True, True)
+    >>> reveals("Watch both discs.", sample)
+    False
     """
-    said, gold = f" {words_of(hint)} ", [sample.answer]
-    if sample.problem_type in ("multiple choice", "multi-label"):
-        letters = {part.strip() for part in sample.answer.replace(";", ",").split(",")}
-        gold = [
-            o.split(".", 1)[-1] for o in sample.options if o.split(".", 1)[0].strip() in letters
-        ]
-        named = [
-            form.format(letter)
-            for letter in letters
-            for form in ("({})", " {})", " {}.", " option {} ", " answer is {}")
-        ]
-        if any(form in f" {hint} " for form in named):
+    if names_letter(hint, right_letters(sample)):
+        return True
+
+    words = f" {words_of(hint)} "
+    for phrase in gold_phrases(sample):
+        if words_of(phrase) and f" {words_of(phrase)} " in words:
             return True
+    return accuracy_reward(hint, sample.answer, sample.problem_type, sample.options) == 1
+
+
+def right_letters(sample: Sample) -> set[str]:
+    """The letters of the right options: {"A", "C"} of the answer "A, C"; none without options."""
+    if sample.problem_type not in ("multiple choice", "multi-label"):
+        return set()
+    return {letter.strip() for letter in sample.answer.replace(";", ",").split(",")}
+
+
+def names_letter(hint: str, letters: set[str]) -> bool:
+    """Is an option called by its letter? A letter alone tells nothing: "A" is a word, too."""
+    for letter in letters:
+        for form in ("({})", " {})", " {}.", " option {} ", " answer is {}"):
+            if form.format(letter) in f" {hint} ":
+                return True
+    return False
+
+
+def gold_phrases(sample: Sample) -> list[str]:
+    """The ways of writing the answer that must not stand in a hint."""
+    letters = right_letters(sample)
+    if letters:
+        phrases = []
+        for option in sample.options:
+            letter, dot, text = option.partition(".")
+            if letter.strip() in letters:
+                phrases.append(text if dot else option)
+        return phrases
+
     if sample.problem_type == "localisation":
-        gold = [
-            f"{a} {b}"
-            for place, thing in places(sample.answer)
-            for a, b in ((place, thing), (thing, place))
-        ]
+        phrases = []
+        for where, thing in places(sample.answer):
+            phrases += [f"{where} {thing}", f"{thing} {where}"]
+        return phrases
+
+    phrases = [sample.answer]
     if sample.problem_type in ("numeric", "counting", "regression"):
-        gold += [
-            word for word, n in NUMBER_WORDS.items() if n > 1 and str(n) == sample.answer
-        ]  # "one" and "no" are too common to tell
-    return (
-        any(words_of(g) and f" {words_of(g)} " in said for g in gold)
-        or accuracy_reward(hint, sample.answer, sample.problem_type, sample.options) == 1
-    )
+        # "one" and "no" are too common to give anything away.
+        phrases += [w for w, n in NUMBER_WORDS.items() if n > 1 and str(n) == sample.answer]
+    return phrases
+
+
+# ------------------------------------------------------------------ records in, records out
+def read_own_records(data: str, media_root: str) -> tuple[list[dict], dict[str, Sample]]:
+    """The records of a JSONL in this project's own format as they stand there, and as Samples by
+    id. Raises DataError for another format, whose records could not be written back."""
+    samples = {
+        s.id: s for s in load_samples(data, media_root or None, allow_outside=bool(media_root))
+    }
+    records = []
+    if Path(data).suffix not in (".yaml", ".yml"):
+        records = [record for _, record in read_records(Path(data))]
+    if {str(record.get("id")) for record in records} != samples.keys():
+        raise DataError(
+            f"{data}: hints and captions are written into this project's own JSONL; "
+            f"make one by: python -m tools.check_data {data} --convert OUT.jsonl"
+        )
+    return records, samples
+
+
+def finished_ids(out: Path) -> set[str]:
+    """The ids that a stopped run has written. The line that it was writing is cut off."""
+    if not out.is_file():
+        return set()
+    ids: set[str] = set()
+    lines: list[bytes] = []
+    for line in out.read_bytes().split(b"\n"):
+        try:
+            ids.add(str(json.loads(line)["id"]))
+        except (ValueError, KeyError):
+            break  # a torn line, or the empty one behind the last
+        lines.append(line + b"\n")
+    write_whole(out, b"".join(lines))
+    return ids
+
+
+def append_jsonl(path: str, records: list[dict]) -> None:
+    if records:
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+
+
+# ------------------------------------------------------------------ the work
+@dataclass
+class BatchResult:
+    """What became of the records whose field was asked for."""
+
+    made: int = 0
+    empty: int = 0  # replies without a word
+    revealing: list[dict] = field(default_factory=list)  # hints that give the answer away
+    unusable: list[dict] = field(default_factory=list)  # records whose media are
 
 
 def annotate(
@@ -87,114 +219,89 @@ def annotate(
     model: Endpoint | LocalModel,
     media_root: str = "",
     batch: int = 8,
-    progress: bool = True,
-    allow_outside: bool = False,
     workers: int = 0,
-    timeout: float = 120.0,
 ) -> dict[str, int]:
-    """Write `data` again as `out` with the field `hint` or `audio_caption` filled in; returns counts of made, kept, revealing, empty and unusable ones.
+    """Write `data` again as `out`, with each record's `hint` (kind "hint") or `audio_caption` (kind
+    "caption") filled in. Returns counts of made, kept, revealing, empty and unusable ones.
 
-    Goes on where a stopped run ended: ids already in `out` are kept, a torn last line is dropped. Records that have the field already are
-    copied. Left empty: a hint that gives the answer away, listed in `<out>.rejected`, and records whose media cannot be decoded, or hold no sound to
-    caption, listed in `<out>.bad_media`. workers: processes that decode, each record's media within `timeout` seconds; 0: this process does, without a
-    limit. Media paths stay as they were.
+    A run goes on where a stopped one ended. Records that have the field already are copied. It
+    stays empty where a hint gives the answer away (listed in `<out>.rejected`), and where the media
+    cannot be decoded or hold no sound to caption (listed in `<out>.bad_media`). Media paths stay as
+    they are; with media_root they may lead anywhere.
+
+    workers: processes that decode, each record's media within MEDIA_TIMEOUT; 0: this process does,
+    without a limit.
     """
-    name, look = {"hint": ("hint", watch), "caption": ("audio_caption", listen)}[kind]
     if Path(out).resolve() == Path(data).resolve():
         raise DataError(f"{out}: --out must be another file than --data")
-    samples = {s.id: s for s in load_samples(data, media_root, allow_outside=allow_outside)}
-    raw = (
-        []
-        if Path(data).suffix in (".yaml", ".yml")
-        else [record for _, record in read_records(Path(data))]
-    )
-    if {str(record.get("id")) for record in raw} != samples.keys():
-        raise DataError(
-            f"{data}: hints and captions are written into this project's own JSONL; make one by: python data.py {data} --convert OUT.jsonl"
-        )
-    done, kept = set(), []
-    if Path(out).is_file():
-        for line in Path(out).read_bytes().split(b"\n"):
-            try:
-                done.add(str(json.loads(line)["id"]))
-                kept.append(line + b"\n")
-            except (ValueError, KeyError):
-                break  # the line a stopped run was writing, or the end
-        write_whole(Path(out), b"".join(kept))
+    task = TASKS[kind]
+    records, samples = read_own_records(data, media_root)
+    done = finished_ids(Path(out))
+    todo = [record for record in records if str(record["id"]) not in done]
     counts = {"made": 0, "kept": len(done), "revealing": 0, "empty": 0, "unusable": 0}
-    todo = [r for r in raw if str(r["id"]) not in done]
-    with (
-        open(out, "a", encoding="utf-8") as file,
-        open(f"{out}.rejected", "a", encoding="utf-8") as rejected,
-        open(f"{out}.bad_media", "a", encoding="utf-8") as bad,
-        contextlib.closing(Decoders(workers, timeout, look))
-        if workers
-        else contextlib.nullcontext() as decoders,
-    ):
-        for i in tqdm(range(0, len(todo), batch), desc=f"writing {name}s", disable=not progress):
-            some = todo[i : i + batch]
-            empty = [(r, samples[str(r["id"])]) for r in some if not r.get(name)]
-            ask: list[tuple[dict, Sample, Request]] = []
-            for (record, sample), media in zip(
-                empty, each(look, [s for _, s in empty], decoders), strict=True
-            ):
-                if isinstance(media, MediaError):
-                    counts["unusable"] += 1
-                    bad.write(
-                        json.dumps({"id": sample.id, "path": media.path, "reason": str(media)})
-                        + "\n"
-                    )
-                    record[name] = ""
-                else:
-                    ask.append(
-                        (
-                            record,
-                            sample,
-                            Request(hint_prompt(sample), media)
-                            if kind == "hint"
-                            else Request(caption_prompt(sample), sound=media),
-                        )
-                    )
-            for (record, sample, _), reply in zip(
-                ask, model.ask([r for _, _, r in ask]) if ask else [], strict=True
-            ):
-                text = " ".join(reply.split())
-                if kind == "hint" and text and reveals(text, sample):
-                    counts["revealing"] += 1
-                    rejected.write(
-                        json.dumps({"id": sample.id, "answer": sample.answer, "hint": text}) + "\n"
-                    )
-                    text = ""
-                elif not text:
-                    counts["empty"] += 1
-                else:
-                    counts["made"] += 1
-                record[name] = text
-            counts["kept"] += len(some) - len(empty)
-            file.write("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in some))
-            for one in (bad, rejected, file):
-                one.flush()
+
+    with contextlib.ExitStack() as stack:
+        decoders = None
+        if workers:
+            decoders = stack.enter_context(
+                contextlib.closing(Decoders(workers, MEDIA_TIMEOUT, task.look))
+            )
+        for i in tqdm(range(0, len(todo), batch), desc=f"writing {task.field}s", disable=None):
+            chunk = todo[i : i + batch]
+            lacking = [(r, samples[str(r["id"])]) for r in chunk if not r.get(task.field)]
+            result = fill_in(task, lacking, model, decoders)
+
+            # The records last: an id in `out` means that its record is done.
+            append_jsonl(f"{out}.bad_media", result.unusable)
+            append_jsonl(f"{out}.rejected", result.revealing)
+            append_jsonl(out, chunk)
+
+            counts["made"] += result.made
+            counts["kept"] += len(chunk) - len(lacking)
+            counts["revealing"] += len(result.revealing)
+            counts["empty"] += result.empty
+            counts["unusable"] += len(result.unusable)
     return counts
 
 
-def listen(sample: Sample) -> np.ndarray:
-    """A sample's sounds one after another, (n,) float32 mono at 16 kHz. Raises MediaError when it has none."""
-    sounds = [
-        m.sound
-        for m in load_media(sample, MediaSettings(fps=1.0, max_frames=2, max_pixels=MIN_PIXELS))
-        if m.sound is not None
-    ]
-    if not sounds:
-        raise MediaError(
-            record_name(sample),
-            "there is no sound, neither a file of its own nor of a video, so there is nothing to caption",
-        )
-    return np.concatenate(sounds)
+def fill_in(
+    task: Task,
+    lacking: list[tuple[dict, Sample]],
+    model: Endpoint | LocalModel,
+    decoders: Decoders | None,
+) -> BatchResult:
+    """Set the field of these records (each with its Sample), in place."""
+    result = BatchResult()
+    asked: list[tuple[dict, Sample]] = []
+    requests: list[Request] = []
+    looks = try_each(task.look, [sample for _, sample in lacking], decoders)
+    for (record, sample), media in zip(lacking, looks, strict=True):
+        if isinstance(media, MediaError):
+            record[task.field] = ""
+            reason = {"id": sample.id, "path": media.path, "reason": str(media)}
+            result.unusable.append(reason)
+        else:
+            asked.append((record, sample))
+            requests.append(task.request(sample, media))
+
+    replies = model.ask(requests) if requests else []
+    for (record, sample), reply in zip(asked, replies, strict=True):
+        text = " ".join(reply.split())  # one line
+        if task.field == "hint" and text and reveals(text, sample):
+            result.revealing.append({"id": sample.id, "answer": sample.answer, "hint": text})
+            text = ""
+        elif text:
+            result.made += 1
+        else:
+            result.empty += 1
+        record[task.field] = text
+    return result
 
 
-def main(argv: list[str]) -> None:
+# ------------------------------------------------------------------ the command
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("kind", choices=("hint", "caption"))
+    parser.add_argument("kind", choices=tuple(TASKS))
     parser.add_argument("--data", required=True, help="records, JSONL")
     parser.add_argument(
         "--out",
@@ -207,17 +314,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--endpoint",
         default="",
-        help="address of an OpenAI-compatible server, e.g. http://localhost:8000/v1; empty: load the model here",
+        help="address of an OpenAI-compatible server, e.g. http://localhost:8000/v1; "
+        "empty: load the model here",
     )
     parser.add_argument(
         "--media_root",
         default="",
-        help="folder that media paths are relative to; empty: the JSONL's own folder",
-    )
-    parser.add_argument(
-        "--allow_outside",
-        action="store_true",
-        help="trust the data set to name files outside of its media folder",
+        help="folder that media paths are relative to; empty: the JSONL's own folder, which "
+        "they then may not leave",
     )
     parser.add_argument(
         "--device",
@@ -229,37 +333,28 @@ def main(argv: list[str]) -> None:
         "--workers",
         type=int,
         default=2,
-        help="processes that decode; 0: this one does, without --media_timeout",
+        help=f"processes that decode, each record within {MEDIA_TIMEOUT:g} s; "
+        "0: this one does, without a limit",
     )
-    parser.add_argument(
-        "--media_timeout",
-        type=float,
-        default=120.0,
-        help="seconds that decoding a record's media may take",
-    )
-    args = parser.parse_args(argv)
-    model = (
-        Endpoint(args.endpoint, args.model)
-        if args.endpoint
-        else LocalModel(args.model, args.device, batch=args.batch)
-    )
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    args = make_parser().parse_args(argv)
+    if args.endpoint:
+        model = Endpoint(args.endpoint, args.model)
+    else:
+        model = LocalModel(args.model, args.device, batch=args.batch)
     counts = annotate(
-        args.kind,
-        args.data,
-        args.out,
-        model,
-        args.media_root,
-        args.batch,
-        allow_outside=args.allow_outside,
-        workers=args.workers,
-        timeout=args.media_timeout,
+        args.kind, args.data, args.out, model, args.media_root, args.batch, args.workers
     )
-    print(
-        f"{args.out}: "
-        + ", ".join(f"{n:,} {what}" for what, n in counts.items())
-        + (f"; the revealing ones are listed in {args.out}.rejected" if counts["revealing"] else "")
-        + (f"; the unusable ones are listed in {args.out}.bad_media" if counts["unusable"] else "")
-    )
+
+    summary = f"{args.out}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items())
+    if counts["revealing"]:
+        summary += f"; the revealing ones are listed in {args.out}.rejected"
+    if counts["unusable"]:
+        summary += f"; the unusable ones are listed in {args.out}.bad_media"
+    print(summary)
 
 
 if __name__ == "__main__":

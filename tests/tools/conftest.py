@@ -1,0 +1,31 @@
+"""Fixtures of the tools' tests: a local server, a tiny model that hears."""
+
+import threading
+from http.server import ThreadingHTTPServer
+
+import pytest
+
+from tests.chat_fakes import Server, save_tiny_qwen2_audio
+
+
+@pytest.fixture(scope="session")
+def server_address():
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}/v1"
+    http.shutdown()
+
+
+@pytest.fixture
+def server(server_address):
+    """The address of a server that has seen nothing yet."""
+    Server.replies.clear()
+    Server.seen.clear()
+    return server_address
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2_audio(tmp_path_factory, policy):
+    folder = tmp_path_factory.mktemp("qwen2audio")
+    save_tiny_qwen2_audio(folder, policy.tokenizer)
+    return folder
