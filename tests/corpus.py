@@ -26,7 +26,9 @@ MATRIX = {
     180: (-1, 0, 0, -1),
     270: (0, -1, 1, 0),
 }  # a, b, c, d of a track's display matrix
-MAGIC = {  # first bytes by format, the kind of medium, and whether random bytes behind them are surely nothing
+# by format: its first bytes, the kind of medium, and whether random bytes behind them are surely
+# nothing that can be read
+MAGIC = {
     "mp4": (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41", "video", True),
     "mkv": (b"\x1a\x45\xdf\xa3\xa3\x42\x86\x81\1\x42\xf7\x81\1", "video", True),
     "avi": (b"RIFF\xff\xff\0\0AVI LIST", "video", True),
@@ -44,7 +46,7 @@ MAGIC = {  # first bytes by format, the kind of medium, and whether random bytes
 }
 
 
-# ---------------------------------------------------------------------------------------------- good files
+# --------------------------------------------------------------------------- good files
 def write_clip(
     path: Path,
     times: list[int] | None = None,
@@ -56,7 +58,8 @@ def write_clip(
     noisy: bool = False,
     **container,
 ) -> Path:
-    """Frame i is a grey of 10 i; its upper left quarter is white in the clip without noise. 8 per second, or shown at `times` (in ms); a tone of 440 Hz."""
+    """Frame i is a grey of 10 i; its upper left quarter is white in the clip without noise. 8 per
+    second, or shown at `times` (in ms); a tone of 440 Hz."""
     rng = np.random.default_rng(0)
     with av.open(str(path), "w", options=container) as box:
         video = box.add_stream(
@@ -89,7 +92,7 @@ def write_clip(
 
 
 def patched(source: Path, target: Path, box: bytes, offset: int, form: str, *values: int) -> Path:
-    """A copy of a file with numbers written `offset` bytes behind the first place of a box's name."""
+    """A copy of a file with numbers written `offset` bytes behind the first name of a box."""
     content = bytearray(source.read_bytes())
     struct.pack_into(form, content, content.index(box) + len(box) + offset, *values)
     target.write_bytes(content)
@@ -97,16 +100,16 @@ def patched(source: Path, target: Path, box: bytes, offset: int, form: str, *val
 
 
 def turned(source: Path, target: Path, degrees: int) -> Path:
-    """A copy of an mp4 whose display matrix turns it clockwise, as a phone writes it that was held upright."""
+    """A copy of an mp4 whose display matrix turns it clockwise, as of a phone held upright."""
     a, b, c, d = MATRIX[degrees]
     return patched(
         source, target, b"tkhd", 40, ">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30
     )
 
 
-# ---------------------------------------------------------------------------------------------- the corpus
+# --------------------------------------------------------------------------- the corpus
 class Corpus(list):
-    """[(path, kind of medium, "usable", "bad" or "either")]; `category` names the part of the corpus that is being written."""
+    """[(path, kind of medium, "usable", "bad" or "either")]; `names` has each file's category."""
 
     def __init__(self, folder: Path):
         super().__init__()
@@ -131,7 +134,8 @@ class Corpus(list):
 
 
 def make_corpus(folder: str | Path) -> Corpus:
-    """Writes 200 files. "usable" and "bad" where it is certain what a file is, else "either": what a decoder makes of half a file is its own affair."""
+    """Writes 200 files. "usable" and "bad" where it is certain what a file is, else "either": what
+    a decoder makes of half a file is its own affair."""
     folder = Path(folder)
     c, base, rng = Corpus(folder), folder / "base", np.random.default_rng(0)
     base.mkdir(parents=True)
@@ -215,7 +219,8 @@ def make_corpus(folder: str | Path) -> Corpus:
         lambda p: write_clip(p, size=(1, 4000), frames=2, codec="ffv1", pix="yuv444p", tone=False),
     )
 
-    # a stopped download: an mp4 with its index at the end (nothing opens), one with it at the front (it opens, and frames are gone), and the rest
+    # a stopped download: an mp4 with its index at the end (nothing opens), one with it at the front
+    # (it opens, and frames are gone), and the rest
     for kind, source, expectation in (
         ("video", tail, "bad"),
         ("video", front, "either"),
@@ -418,17 +423,17 @@ def write_sound_only(path: Path) -> None:
 
 
 def write_socket(path: Path) -> None:
-    here = os.open(".", os.O_RDONLY)  # a socket's name is short, so it is made where it stands
+    here = os.open(".", os.O_RDONLY)  # a socket's name must be short: it is made in its folder
     try:
         os.chdir(path.parent)
-        with socket.socket(socket.AF_UNIX) as one:
-            one.bind(path.name)
+        with socket.socket(socket.AF_UNIX) as item:
+            item.bind(path.name)
     finally:
         os.fchdir(here)
         os.close(here)
 
 
-# ---------------------------------------------------------------------------------------------- decoders that misbehave
+# -------------------------------------------------------------------------- decoders that misbehave
 def misbehave(sample: Sample, mark: str = "") -> object:
     """Does what the sample's id says; what is not known is given back, after a moment."""
     if mark:

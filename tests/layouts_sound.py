@@ -1,5 +1,6 @@
-"""A few items of each benchmark of sound and picture, in the benchmark's own files and with small media. A function writes one layout under `root` and
-returns how many items it holds; LAYOUTS names those that eval.py can be pointed at."""
+"""A few items of each benchmark of sound and picture, in the benchmark's own files, with small
+media. A function writes one layout under `root` and returns how many items it holds; LAYOUTS names
+those that eval.py can be pointed at."""
 
 import json
 import shutil
@@ -16,22 +17,17 @@ FPS, SIDE, RATE = 8, 56, 16_000
 def write_video(
     path: Path, seconds: float = 1.0, sound: bool = True, pictures: np.ndarray | None = None
 ) -> Path:
-    """An H.264 + AAC mp4 of 8 frames per second; pictures: (T, H, W, 3) uint8, which then tell its length."""
+    """An H.264 + AAC mp4 of 8 frames per second. pictures: (T, H, W, 3) uint8; they then decide on
+    its length."""
     if pictures is None:
-        pictures = np.stack(
-            [
-                np.full((SIDE, SIDE, 3), 20 + 7 * i % 200, np.uint8)
-                for i in range(round(seconds * FPS))
-            ]
-        )
+        greys = [20 + 7 * i % 200 for i in range(round(seconds * FPS))]
+        pictures = np.stack([np.full((SIDE, SIDE, 3), grey, np.uint8) for grey in greys])
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="mp4") as box:
         video = box.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
-        video.height, video.width, video.pix_fmt, video.thread_count = (
-            *pictures.shape[1:3],
-            "yuv420p",
-            1,
-        )
+        video.height, video.width = pictures.shape[1:3]
+        video.pix_fmt = "yuv420p"
+        video.thread_count = 1
         audio = box.add_stream("aac", rate=RATE, layout="mono") if sound else None
         for array in pictures:
             box.mux(video.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
@@ -63,10 +59,8 @@ def write_wav(path: Path, pitch: float = 440) -> Path:
 
 def write_json(path: Path, content) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    texts = [
-        json.dumps(row, ensure_ascii=False)
-        for row in (content if path.suffix == ".jsonl" else [content])
-    ]
+    rows = content if path.suffix == ".jsonl" else [content]
+    texts = [json.dumps(row, ensure_ascii=False) for row in rows]
     path.write_text("\n".join(texts) + "\n", encoding="utf-8")
 
 
@@ -78,7 +72,7 @@ def write_parquet(path: Path, rows: list[dict]) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
-# ---------------------------------------------------------------------------------------------- OmniBench
+# --------------------------------------------------------------------------- OmniBench
 OMNIBENCH = [
     {
         "index": 0,
@@ -141,23 +135,20 @@ def omnibench(root: Path) -> int:
 
 def omnibench_parquet(root: Path) -> int:
     """The hub's parquet files, in two shards, with the media inside."""
-    picture, sound = (
-        {"bytes": p.read_bytes(), "path": None}
-        for p in (write_image(root / "a/x.png"), write_wav(root / "a/x.wav"))
-    )
-    for shard in (0, 1):
-        write_parquet(
-            root / f"data/train-0000{shard}-of-00002.parquet",
-            [
-                row | {"image content": "", "audio content": "", "image": picture, "audio": sound}
-                for row in OMNIBENCH[2 * shard : 2 * shard + 2]
-            ],
-        )
+    inside = {
+        "image content": "",
+        "audio content": "",
+        "image": {"bytes": write_image(root / "a/x.png").read_bytes(), "path": None},
+        "audio": {"bytes": write_wav(root / "a/x.wav").read_bytes(), "path": None},
+    }
+    rows = [row | inside for row in OMNIBENCH]
+    write_parquet(root / "data/train-00000-of-00002.parquet", rows[:2])
+    write_parquet(root / "data/train-00001-of-00002.parquet", rows[2:])
     shutil.rmtree(root / "a")
     return 4
 
 
-# ---------------------------------------------------------------------------------------------- Daily-Omni
+# --------------------------------------------------------------------------- Daily-Omni
 def dailyomni(root: Path) -> int:
     rest = {"content_parent_category": None, "content_fine_category": "x", "Explaination": None}
     write_json(
@@ -201,7 +192,7 @@ def dailyomni(root: Path) -> int:
     return 3
 
 
-# ---------------------------------------------------------------------------------------------- AV-Odyssey
+# --------------------------------------------------------------------------- AV-Odyssey
 def odyssey(
     number: int, question: str, options: list[str], answer: str, kind: str, subfield: str
 ) -> dict:
@@ -253,7 +244,8 @@ ODYSSEY = [
 
 
 def avodyssey(root: Path) -> int:
-    """JSON with paths; one file lies where its zip unpacked itself; one sound is not named. The last item speaks of a third picture, and has two."""
+    """JSON with paths; one file lies where its zip unpacked itself; one sound is not named. The
+    last item speaks of a third picture, and has two."""
     lists = [
         {
             "image_path": ["image/a.png", "image/b.png"],
@@ -284,32 +276,30 @@ def avodyssey(root: Path) -> int:
 
 
 def avodyssey_parquet(root: Path) -> int:
-    """Two of the hub's parquet files, media inside as bytes; one picture's bytes stand in an object. As in the JSON, without the last item."""
+    """Two of the hub's parquet files, media inside as bytes; a picture's bytes are in an object. As
+    in the JSON, without the last item."""
     pictures = [
         {"bytes": write_image(root / f"{i}.png", 50 * i).read_bytes(), "path": f"{i}.png"}
         for i in (1, 2)
     ]
-    sounds, clip = (
-        [write_wav(root / f"{i}.wav", 200 * i).read_bytes() for i in range(1, 5)],
-        write_video(root / "v.mp4").read_bytes(),
-    )
-    empty = dict.fromkeys(
-        [*(f"{kind}_{i}" for kind in ("image", "audio") for i in range(1, 5)), "video_1"]
-    )
+    sounds = [write_wav(root / f"{i}.wav", 200 * i).read_bytes() for i in range(1, 5)]
+    clip = write_video(root / "v.mp4").read_bytes()
+    columns = [f"{kind}_{i}" for kind in ("image", "audio") for i in range(1, 5)]
+    empty = dict.fromkeys([*columns, "video_1"])
     inside = [
         {"image_1": pictures[0], "image_2": pictures[1], "audio_1": sounds[0]},
         {"video_1": clip} | {f"audio_{i}": s for i, s in enumerate(sounds, 1)},
         {"audio_1": sounds[0], "audio_2": sounds[1]},
     ]
-    found = [row | empty | media for row, media in zip(ODYSSEY[:3], inside, strict=True)]
-    write_parquet(root / "av_odyssey_part1.parquet", found[:2])
-    write_parquet(root / "av_odyssey_part2.parquet", found[2:])
+    rows = [row | empty | media for row, media in zip(ODYSSEY[:3], inside, strict=True)]
+    write_parquet(root / "av_odyssey_part1.parquet", rows[:2])
+    write_parquet(root / "av_odyssey_part2.parquet", rows[2:])
     for path in [*root.glob("*.png"), *root.glob("*.wav"), root / "v.mp4"]:
         path.unlink()
     return 3
 
 
-# ---------------------------------------------------------------------------------------------- WorldSense
+# --------------------------------------------------------------------------- WorldSense
 TASKS = [
     {
         "task_domain": "Recognition",
@@ -372,9 +362,10 @@ def worldsense_parquet(root: Path) -> int:
     return 2
 
 
-# ---------------------------------------------------------------------------------------------- IntentBench
+# --------------------------------------------------------------------------- IntentBench
 def intentbench(root: Path) -> int:
-    """Ids under two names or none, options as a list or its text, gold in `solution` or else `answer`, which once says less."""
+    """Ids under two names or none, options as a list or its text, gold in `solution` or else
+    `answer`, which once says less."""
     shown = {"data_type": "video"}
     faces = ["A.calm", "B.sad, tired", "C.glad", "D.angry", "E.bored", "F.A little shy"]
     write_json(
@@ -436,9 +427,9 @@ def intentbench(root: Path) -> int:
     return 5
 
 
-# ---------------------------------------------------------------------------------------------- CG-AV-Counting
+# --------------------------------------------------------------------------- CG-AV-Counting
 def cgav(root: Path) -> int:
-    """One question of each category of clues, asked in three settings; the video's frames brighten with time."""
+    """One question of each category of clues, in three settings; the video brightens with time."""
 
     def box(t: float, *corners: float) -> dict:
         return {"timestamp": t, "bbox": list(corners)}

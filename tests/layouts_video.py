@@ -1,6 +1,9 @@
-"""Small folders in the layouts in which nine video benchmarks are downloaded: their file names, fields and forms of values, with real media of a second or two.
+"""Small folders in the layouts in which nine video benchmarks are downloaded: their file names,
+fields and forms of values, with real media of a second or two.
 
-Each function writes one and returns the number of items in it. Media are made on the spot: frame i of a clip is one grey of 10 i."""
+Each function writes one and returns the number of items in it. Media are made on the spot: frame i
+of a clip is one grey of 10 i.
+"""
 
 import io
 import shutil
@@ -14,28 +17,22 @@ from tests.layouts_sound import write_json, write_parquet
 
 
 def write_video(path: Path, seconds: float = 1.0, rate: int = 8, tone: float | None = None) -> Path:
-    """An .mp4 of 56 x 56 pixels whose frame i is one grey of 10 i; tone: the second from which on its sound track, silent until then, is heard."""
+    """An .mp4 of 56 x 56 pixels whose frame i is one grey of 10 i. tone: the second from which on
+    its sound track, silent until then, is heard."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="mp4") as box:
         video = box.add_stream("libx264", rate=rate, options={"crf": "10"})
-        video.height, video.width, video.pix_fmt = 56, 56, "yuv420p"
+        video.height = video.width = 56
+        video.pix_fmt = "yuv420p"
         audio = None if tone is None else box.add_stream("aac", rate=16_000, layout="mono")
         for i in range(round(seconds * rate)):
-            box.mux(
-                video.encode(
-                    av.VideoFrame.from_ndarray(
-                        np.full((56, 56, 3), 10 * i, np.uint8), format="rgb24"
-                    )
-                )
-            )
+            pixels = np.full((56, 56, 3), 10 * i, np.uint8)
+            box.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         box.mux(video.encode())
         if audio:
             t = np.arange(round(16_000 * seconds)) / 16_000
-            block = av.AudioFrame.from_ndarray(
-                (0.5 * np.sin(2 * np.pi * 440 * t) * (t >= tone)).astype(np.float32)[None],
-                format="fltp",
-                layout="mono",
-            )
+            wave = (0.5 * np.sin(2 * np.pi * 440 * t) * (t >= tone)).astype(np.float32)
+            block = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
             block.sample_rate = 16_000
             box.mux([*audio.encode(block), *audio.encode()])
     return path
@@ -45,9 +42,8 @@ def write_frames(folder: Path, count: int) -> Path:
     """A folder of pictures 00001.jpg, 00002.jpg, .., picture i one grey of 20 i."""
     folder.mkdir(parents=True)
     for i in range(1, count + 1):
-        Image.fromarray(np.full((56, 56, 3), 20 * i, np.uint8)).save(
-            folder / f"{i:05d}.jpg", quality=95
-        )
+        picture = Image.fromarray(np.full((56, 56, 3), 20 * i, np.uint8))
+        picture.save(folder / f"{i:05d}.jpg", quality=95)
     return folder
 
 
@@ -60,7 +56,7 @@ def write_clips(root: Path, *names: str) -> None:
 
 
 def mvbench(root: Path) -> int:
-    """Zips unpacked in video/, one of them in a folder of its name, and a late file in data0613/."""
+    """Zips unpacked in video/, one of them in a folder of its name; a late file in data0613/."""
     write_json(
         root / "json/action_sequence.json",
         [
@@ -205,14 +201,16 @@ def lvbench(root: Path) -> int:
                 "qa": [
                     {
                         "uid": "0",
-                        "question": "What year appears in the opening caption?\n(A) 1636\n(B) 1366\n(C) 1363\n(D) 1633",
+                        "question": "What year appears in the opening caption?\n(A) 1636\n(B) "
+                        "1366\n(C) 1363\n(D) 1633",
                         "answer": "D",
                         "question_type": ["key information retrieval"],
                         "time_reference": "00:15-00:19",
                     },
                     {
                         "uid": "1",
-                        "question": "Who wins (by far)?\n(A) The fox\n(B) The A team\n(C) Nobody\n(D) The dog",
+                        "question": "Who wins (by far)?\n(A) The fox\n(B) The A team\n(C) Nobody\n"
+                        "(D) The dog",
                         "answer": "A",
                         "question_type": ["event understanding", "reasoning"],
                         "time_reference": "01:02:03-01:02:09",
@@ -372,14 +370,13 @@ def videommmu(root: Path) -> int:
         Image.fromarray(np.full((28, 28, 3), grey, np.uint8)).save(file, "PNG")
         return {"bytes": file.getvalue(), "path": f"grey_{grey}.png"}
 
-    sugar, power, books = (
-        "dev_Biology_3",
-        "validation_Energy_and_Power_26",
-        "validation_Accounting_13",
-    )
+    sugar = "dev_Biology_3"
+    power = "validation_Energy_and_Power_26"
+    books = "validation_Accounting_13"
     url = {"link_selected": "https://www.youtube.com/watch?v=b"}
     eleven = [f"{i} cm" for i in range(11)]
-    chosen, case = {"question_type": "multiple-choice"}, {"qa_type": "Case Study Analysis"} | url
+    chosen = {"question_type": "multiple-choice"}
+    case = {"qa_type": "Case Study Analysis"} | url
     write_parquet(
         root / "Perception/test-00000-of-00001.parquet",
         [

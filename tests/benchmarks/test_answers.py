@@ -1,5 +1,9 @@
-"""How rewards.py and benchmarks.py read what real models reply: letters, sets of letters, numbers, yes or no. All expected values are written by hand."""
+"""How the replies of real models are read: letters, sets of letters, numbers, yes or no.
 
+All expected values are written by hand.
+"""
+
+import re
 import time
 
 import pytest
@@ -12,7 +16,7 @@ from rewards import final_answer
 CARS = ["A. A red car", "B. A blue car", "C. A green bus", "D. A white van"]
 LISTED = "\n".join(CARS)
 
-# ---------------------------------------------------------------------------------------------- one letter, whichever it is
+# ---------------------------------------------------------------------- one letter, whichever it is
 # X: the letter, x: in lower case, T: its option's text, O: another option's letter
 STATED = [
     "X",
@@ -138,45 +142,30 @@ STATED = [
 
 
 def fill(template: str, letter: str) -> str:
-    other, body = "ABCD"["ABCD".index(letter) - 3], CARS["ABCD".index(letter)][3:]
-    for mark, value in (("X", "\1"), ("x", "\2"), ("T", "\3"), ("O", "\4")):
-        template = "".join(
-            value
-            if c == mark
-            and not (template[i - 1 : i].isascii() and template[i - 1 : i].isalpha())
-            and not (template[i + 1 : i + 2].isascii() and template[i + 1 : i + 2].isalpha())
-            else c
-            for i, c in enumerate(template)
-        )
-    return (
-        template.replace("\1", letter)
-        .replace("\2", letter.lower())
-        .replace("\3", body)
-        .replace("\4", other)
-    )
+    """The template with its marks replaced; a mark is a letter that is no part of a word."""
+    place = "ABCD".index(letter)
+    values = {"X": letter, "x": letter.lower(), "T": CARS[place][3:], "O": "ABCD"[place - 3]}
+    return re.sub(r"(?<![A-Za-z])[XxTO](?![A-Za-z])", lambda mark: values[mark[0]], template)
 
 
 @pytest.mark.parametrize("template", STATED)
 def test_no_letter_is_favoured(template):
-    """Each of A to D, by either rule for several letters; "first" is not asked where another letter stands before in the open."""
+    """Each of A to D is read, whichever of several letters counts."""
     for letter in "ABCD":
         reply = fill(template, letter)
-        assert {s: choice_in(reply, CARS, s) for s in ("first", "last")} == {
-            "first": letter,
-            "last": letter,
-        }, reply
+        assert choice_in(reply, CARS, "first") == letter, reply
+        assert choice_in(reply, CARS, "last") == letter, reply
 
 
 def test_the_templates_are_filled():
-    assert (
-        fill("The answer is X, x or O: T", "A") == "The answer is A, a or B: A red car"
-        and len(set(STATED)) == len(STATED) >= 40
-    )
+    assert fill("The answer is X, x or O: T", "A") == "The answer is A, a or B: A red car"
+    assert len(set(STATED)) == len(STATED) >= 40
 
 
-# ---------------------------------------------------------------------------------------------- letters by hand
+# --------------------------------------------------------------------------- letters by hand
 REASONING = (
-    "The question asks what passes first. In option A a red car is named, and it appears at 0:03. Option B is about a blue car, which is parked. "
+    "The question asks what passes first. In option A a red car is named, and it appears at 0:03. "
+    "Option B is about a blue car, which is parked. "
     "Option C has a bus; I hear its horn at 0:07. A van (D) is never seen. "
 )
 YES_NO = ["A. Yes", "B. No"]
@@ -235,13 +224,15 @@ CHOICES = [  # options, reply, with several="first", with several="last"
     (CARS, f"{LISTED}\nA", "A", "A"),
     (
         CARS,
-        "A. A red car: it is parked.\nB. A blue car: it is far.\nC. A green bus: this is correct.\nD. A white van: never.\n\nC",
+        "A. A red car: it is parked.\nB. A blue car: it is far.\nC. A green bus: this is "
+        "correct.\nD. A white van: never.\n\nC",
         "C",
         "C",
     ),
     (
         CARS,
-        "A. A red car - incorrect.\nB. A blue car - correct.\nC. A green bus - incorrect.\nD. A white van - incorrect.",
+        "A. A red car - incorrect.\nB. A blue car - correct.\nC. A green bus - incorrect.\nD. A "
+        "white van - incorrect.",
         "B",
         "B",
     ),
@@ -352,15 +343,17 @@ CHOICES = [  # options, reply, with several="first", with several="last"
 
 @pytest.mark.parametrize(("options", "reply", "first", "last"), CHOICES)
 def test_letters(options, reply, first, last):
-    assert (choice_in(reply, options, "first"), choice_in(reply, options, "last")) == (first, last)
+    assert choice_in(reply, options, "first") == first
+    assert choice_in(reply, options, "last") == last
 
 
 def test_a_letter_that_was_read_reads_as_itself():
     for options in (CARS, YES_NO, NUMBERS, NESTED, PEOPLE, NEGATIVE, MANY):
-        assert [choice_in(o[0], options) for o in options] == [o[0] for o in options]
+        for option in options:
+            assert choice_in(option[0], options) == option[0]
 
 
-# ---------------------------------------------------------------------------------------------- sets of letters
+# --------------------------------------------------------------------------- sets of letters
 FEELINGS = ["A. calm", "B. sad, tired", "C. glad", "D. angry", "E. bored", "F. A little shy"]
 
 
@@ -426,7 +419,7 @@ def test_what_names_no_option_stays_as_it_is(reply, expected):
     assert labels_in(reply, FEELINGS) == expected
 
 
-# ---------------------------------------------------------------------------------------------- numbers, yes and no
+# --------------------------------------------------------------------------- numbers, yes and no
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
@@ -508,7 +501,7 @@ def test_yes_or_no(reply, expected):
     assert yes_or_no(reply) == expected
 
 
-# ---------------------------------------------------------------------------------------------- hostile replies
+# --------------------------------------------------------------------------- hostile replies
 @pytest.mark.parametrize(
     "reply",
     [

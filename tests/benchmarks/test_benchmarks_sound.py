@@ -1,4 +1,5 @@
-"""The benchmarks of sound and picture and the toy: items, prompts and scores, all against values worked out by hand from their authors' formats."""
+"""The benchmarks of sound and picture, and the toy: items, prompts and scores, against values
+worked out by hand from their authors' formats."""
 
 import json
 from pathlib import Path
@@ -11,47 +12,16 @@ from benchmarks.table import BENCHMARKS
 from data import instructions, question_text
 from formats.sample import DataError
 from media.frames import read_picture
-from tests.layouts_sound import (
-    LAYOUTS,
-    avodyssey_parquet,
-    omnibench_parquet,
-    worldsense_parquet,
-    write_image,
-    write_json,
-    write_wav,
-)
-
-PLACES = LAYOUTS | {
-    "avodyssey_parquet": avodyssey_parquet,
-    "omnibench_parquet": omnibench_parquet,
-    "worldsense_parquet": worldsense_parquet,
-}
+from tests.layouts_sound import write_image, write_json, write_wav
 
 
-@pytest.fixture(scope="module")
-def read(tmp_path_factory):
-    """layout -> (folder, items), each written and read once."""
-    made = {}
-
-    def of(layout: str):
-        if layout not in made:
-            root = tmp_path_factory.mktemp(layout)
-            count = PLACES[layout](root)
-            items = list(BENCHMARKS[layout.split("_")[0]].read(root, root / "scratch"))
-            assert len(items) == count
-            made[layout] = root, items
-        return made[layout]
-
-    return of
-
-
-def score(name: str, one, completion: str) -> dict:
+def score(name: str, item, completion: str) -> dict:
     """As eval.py scores: the answer read from the completion, then the benchmark's rule."""
     benchmark = BENCHMARKS[name]
-    return benchmark.score(one, read_answer(one, completion, benchmark.several))
+    return benchmark.score(item, read_answer(item, completion, benchmark.several))
 
 
-# ---------------------------------------------------------------------------------------------- items
+# --------------------------------------------------------------------------- items
 INTENT = ["A. calm", "B. sad, tired", "C. glad", "D. angry", "E. bored", "F. A little shy"]
 FEEL = ("How does he feel?", ["A. Because of A, sad.", "B. Glad.", "C. Calm.", "D. Angry."], "A")
 PICTURE, ANN, SMILE = (
@@ -59,7 +29,9 @@ PICTURE, ANN, SMILE = (
     "Videos/aB-9_x/aB-9_x_video.mp4",
     "videos/s1_trimmed-out.mp4",
 )
-ITEMS = {  # names of the labels; per item id, question, options, gold, media in the order of reading, cluster, labels
+# names of the labels, and per item: id, question, options, gold, media in the order of reading,
+# video, labels
+ITEMS = {
     "omnibench": (
         ("task type", "audio type"),
         [
@@ -268,57 +240,56 @@ BROKEN = {
 }
 
 
-def agrees(one, name: str, expected: tuple) -> None:
+def agrees(item, name: str, expected: tuple) -> None:
     """All but id and media of an item."""
     _, question, options, gold, _, _, *labels = expected
-    assert (one.sample.question, one.sample.options, one.sample.answer) == (question, options, gold)
-    assert one.labels == dict(zip(ITEMS[name][0], labels, strict=True))
-    assert all(Path(path).is_file() for _, path in one.sample.media)
+    sample = item.sample
+    assert (sample.question, sample.options, sample.answer) == (question, options, gold)
+    assert item.labels == dict(zip(ITEMS[name][0], labels, strict=True))
+    assert all(Path(path).is_file() for _, path in sample.media)
 
 
 @pytest.mark.parametrize("name", ITEMS)
-def test_items_by_hand(read, name):
-    root, items = read(name)
-    for one, expected in zip(items, ITEMS[name][1], strict=name != "avodyssey"):
-        agrees(one, name, expected)
-        assert one.sample.id == expected[0] and one.video in (expected[5], str(root / expected[5]))
-        assert [path for _, path in one.sample.media] == [
-            str(root / p) for p in expected[4].split()
-        ]
-    assert {(name, i): one.broken for i, one in enumerate(items) if one.broken} == {
-        k: v for k, v in BROKEN.items() if k[0] == name
-    }
+def test_items_by_hand(read_layout, name):
+    root, items = read_layout(name)
+    for item, expected in zip(items, ITEMS[name][1], strict=name != "avodyssey"):
+        agrees(item, name, expected)
+        assert item.sample.id == expected[0]
+        assert item.video in (expected[5], str(root / expected[5]))
+        paths = [path for _, path in item.sample.media]
+        assert paths == [str(root / path) for path in expected[4].split()]
+
+    broken = {(name, i): item.broken for i, item in enumerate(items) if item.broken}
+    assert broken == {key: reason for key, reason in BROKEN.items() if key[0] == name}
 
 
 @pytest.mark.parametrize("name", ["omnibench", "avodyssey", "worldsense"])
-def test_parquet_files_hold_the_same_items(read, name):
-    for i, (one, expected) in enumerate(
-        zip(read(f"{name}_parquet")[1], ITEMS[name][1], strict=name != "worldsense")
-    ):
-        agrees(one, name, expected)
-        assert one.sample.id == (f"worldsense-{i}" if name == "worldsense" else expected[0])
+def test_parquet_files_hold_the_same_items(read_layout, name):
+    items = read_layout(f"{name}_parquet")[1]
+    pairs = zip(items, ITEMS[name][1], strict=name != "worldsense")
+    for i, (item, expected) in enumerate(pairs):
+        agrees(item, name, expected)
+        assert item.sample.id == (f"worldsense-{i}" if name == "worldsense" else expected[0])
 
 
-def test_media_inside_parquet_files_are_written_out_in_the_order_of_the_tags(read, tmp_path):
+def test_media_inside_parquet_files_are_written_out_in_the_order_of_the_tags(read_layout, tmp_path):
     """Pictures 1, 2, 2, 1 and sounds 2, 1, 4, 3, byte by byte; a second reading writes nothing."""
-    root, items = read("avodyssey_parquet")
+    root, items = read_layout("avodyssey_parquet")
     pictures = [write_image(tmp_path / "x.png", 50 * i).read_bytes() for i in (1, 2, 2, 1)]
-    assert [Path(p).read_bytes() for p in items[0].sample.images] == pictures
-    assert [Path(p).read_bytes() for p in items[1].sample.audios] == [
-        write_wav(tmp_path / "x.wav", 200 * i).read_bytes() for i in (2, 1, 4, 3)
-    ]
-    before = {p: p.stat().st_mtime_ns for p in (root / "scratch").iterdir()}
+    assert [Path(path).read_bytes() for path in items[0].sample.images] == pictures
+    sounds = [write_wav(tmp_path / "x.wav", 200 * i).read_bytes() for i in (2, 1, 4, 3)]
+    assert [Path(path).read_bytes() for path in items[1].sample.audios] == sounds
+
+    before = {path: path.stat().st_mtime_ns for path in (root / "scratch").iterdir()}
     list(BENCHMARKS["avodyssey"].read(root, root / "scratch"))
-    assert {p: p.stat().st_mtime_ns for p in (root / "scratch").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in (root / "scratch").iterdir()} == before
 
 
-def test_tags_stand_in_question_and_options(read):
-    root, items = read("avodyssey")
-    a, b, sound = (
-        str(root / "image/a.png"),
-        str(root / "image/image/b.png"),
-        str(root / "audio/a.wav"),
-    )
+def test_tags_stand_in_question_and_options(read_layout):
+    root, items = read_layout("avodyssey")
+    a = str(root / "image/a.png")
+    b = str(root / "image/image/b.png")
+    sound = str(root / "audio/a.wav")
     expected = [
         ("text", "Which of "),
         ("image", a),
@@ -334,110 +305,97 @@ def test_tags_stand_in_question_and_options(read):
     ]
     assert items[0].sample.segments() == expected
     paper = ask(items[0], BENCHMARKS["avodyssey"], "paper").segments()
-    assert (
-        paper[1:-1] == expected[1:-1]
-        and paper[0][1].endswith("\nQuestion: Which of ")
-        and paper[-1][1].startswith("\nC. Both\nD. None\nYour answer")
-    )
+    assert paper[1:-1] == expected[1:-1]
+    assert paper[0][1].endswith("\nQuestion: Which of ")
+    assert paper[-1][1].startswith("\nC. Both\nD. None\nYour answer")
 
 
-def test_cgav_by_hand(read):
-    """Three settings; clue frames by the first appearance of their times; 0.125 is written 0.12 in a clip's name."""
-    root, items = read("cgav")
-    assert [one.sample.id for one in items] == [
-        f"cgav-{i}-{setting}" for i in range(3) for setting in ("long", "ref", "clue")
-    ]
-    assert {one.video for one in items} == {"x1"} and [one.sample.answer for one in items] == [
-        "2"
-    ] * 3 + ["3"] * 3 + ["2"] * 3
-    assert [one.labels for one in items[:4]] == [
-        {"setting": s, "category": "event", "type": "A2V"} for s in ("long", "ref", "clue")
-    ] + [{"setting": "long", "category": "object", "type": "V"}]
-    whole, names = str(root / "cg_videos_720p/x1.mp4"), ("0.12_1.00", "0.00_1.50", "0.50_1.75")
-    assert [one.sample.videos for one in items[:3]] == [
-        [whole],
-        [str(root / "ref_videos/x1_0.12_1.00.mp4")],
-        [whole],
-    ]
-    assert [items[i].sample.videos for i in (4, 7)] == [
-        [str(root / f"ref_videos/x1_{n}.mp4")] for n in names[1:]
-    ]
-    assert [items[i].sample.images for i in (2, 5, 8)] == [
-        [],
-        [f"{whole}#t=1.5", f"{whole}#t=0.5"],
-        [f"{whole}#t={t}" for t in (0.5, 1.0, 0.25)],
-    ]
-    assert [items[i].truth for i in (0, 2, 5, 8)] == [
-        None,
-        ("event", [[(0.5, 1), (1.25, 1.75)]], []),
-        (
-            "object",
-            [[(0, (0, 0, 10, 10)), (1, (20, 20, 30, 40)), (0, (50, 50, 60, 60))]],
-            [1.5, 0.5],
-        ),
-        (
-            "attribute",
-            [[(0, (0, 0, 10, 10)), (1, (5, 5, 9, 9))], [(2, (20, 20, 30, 40))]],
-            [0.5, 1.0, 0.25],
-        ),
-    ]
-    for path, grey in zip(
-        items[5].sample.images, (15 * 12, 15 * 4), strict=True
-    ):  # frames 12 and 4 at 8 per second, each 15 brighter
+def test_cgav_items_by_hand(read_layout):
+    """Every question in three settings; 0.125 is written 0.12 in a clip's name."""
+    root, items = read_layout("cgav")
+    settings = ("long", "ref", "clue")
+    ids = [item.sample.id for item in items]
+    assert ids == [f"cgav-{i}-{setting}" for i in range(3) for setting in settings]
+    assert {item.video for item in items} == {"x1"}
+    assert [item.sample.answer for item in items] == ["2"] * 3 + ["3"] * 3 + ["2"] * 3
+    for item, setting in zip(items[:3], settings, strict=True):
+        assert item.labels == {"setting": setting, "category": "event", "type": "A2V"}
+    assert items[3].labels == {"setting": "long", "category": "object", "type": "V"}
+
+    whole = str(root / "cg_videos_720p/x1.mp4")
+    assert items[0].sample.videos == items[2].sample.videos == [whole]
+    for i, bounds in ((1, "0.12_1.00"), (4, "0.00_1.50"), (7, "0.50_1.75")):
+        assert items[i].sample.videos == [str(root / f"ref_videos/x1_{bounds}.mp4")]
+
+
+def test_cgav_clues_by_hand(read_layout):
+    """Clue frames come by the first appearance of their times."""
+    root, items = read_layout("cgav")
+    whole = str(root / "cg_videos_720p/x1.mp4")
+    assert items[0].truth is None
+    assert items[2].truth == ("event", [[(0.5, 1), (1.25, 1.75)]], [])
+    cups = [(0, (0, 0, 10, 10)), (1, (20, 20, 30, 40)), (0, (50, 50, 60, 60))]
+    assert items[5].truth == ("object", [cups], [1.5, 0.5])
+    colours = [[(0, (0, 0, 10, 10)), (1, (5, 5, 9, 9))], [(2, (20, 20, 30, 40))]]
+    assert items[8].truth == ("attribute", colours, [0.5, 1.0, 0.25])
+    for i, times in ((2, []), (5, [1.5, 0.5]), (8, [0.5, 1.0, 0.25])):
+        assert items[i].sample.images == [f"{whole}#t={time}" for time in times]
+
+    # frames 12 and 4 at 8 per second, each 15 brighter than the one before
+    for path, grey in zip(items[5].sample.images, (15 * 12, 15 * 4), strict=True):
         assert abs(read_picture(path, "x").mean() - grey) < 8
 
 
 def test_toy_items(tmp_path, monkeypatch):
     build = toy.build
-    monkeypatch.setattr(
-        toy, "build", lambda root, stage, split, clips: build(root, stage, split, 2, progress=False)
-    )
+
+    def build_two_clips(root, stage, split, clips):
+        return build(root, stage, split, 2, progress=False)
+
+    monkeypatch.setattr(toy, "build", build_two_clips)
     items = list(BENCHMARKS["toy"].read(tmp_path, tmp_path / "scratch"))
-    records = [
-        json.loads(line)
-        for line in next(tmp_path.glob("*/stage2_heldout_2x2.jsonl")).read_text().splitlines()
-    ]
-    for one, record in zip(items, records, strict=True):
-        assert (one.sample.question, one.sample.answer, one.labels) == (
-            record["question"],
-            record["answer"],
-            {"kind": record["kind"]},
-        )
-        assert one.video == one.sample.videos[0] and Path(one.video).is_file()
-        assert ask(one, BENCHMARKS["toy"], "paper").question == "\n".join(
-            [record["question"], *(record["options"] or [""])]
-        )
-        for reply, expected in (
-            (f"<think>t</think><answer>{record['answer']}</answer>", 1.0),
-            ("<answer>Z</answer>", 0.0),
-            ("", 0.0),
-        ):
-            assert score("toy", one, reply) == {"score": expected}
-    half = new_item(
-        "x", "How many?", "4", kind="counting"
-    )  # 3 of 4 is worth 0.75 in training, and nothing here
-    assert [score("toy", half, f"<answer>{n}</answer>")["score"] for n in ("3", "four")] == [
-        0.0,
-        1.0,
-    ]
+    lines = next(tmp_path.glob("*/stage2_heldout_2x2.jsonl")).read_text().splitlines()
+    for item, line in zip(items, lines, strict=True):
+        record = json.loads(line)
+        assert item.sample.question == record["question"]
+        assert item.sample.answer == record["answer"]
+        assert item.labels == {"kind": record["kind"]}
+        assert item.video == item.sample.videos[0] and Path(item.video).is_file()
+        options = "\n".join(record["options"])
+        question = ask(item, BENCHMARKS["toy"], "paper").question
+        assert question == f"{record['question']}\n{options}"
+
+        right = f"<think>t</think><answer>{record['answer']}</answer>"
+        assert score("toy", item, right) == {"score": 1.0}
+        assert score("toy", item, "<answer>Z</answer>") == {"score": 0.0}
+        assert score("toy", item, "") == {"score": 0.0}
+
+    # 3 of 4 is worth 0.75 in training, and nothing here
+    count = new_item("x", "How many?", "4", kind="counting")
+    assert score("toy", count, "<answer>3</answer>") == {"score": 0.0}
+    assert score("toy", count, "<answer>four</answer>") == {"score": 1.0}
 
 
-# ---------------------------------------------------------------------------------------------- prompts
+# --------------------------------------------------------------------------- prompts
 QWEN = (
-    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and visual inputs, as well as generating "
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
+    "perceiving auditory and visual inputs, as well as generating "
     "text and speech."
 )
 LETTER = "Your answer should be a capital letter representing your choice"
 THINK = "Think inside <think> </think>, then answer inside <answer> </answer>. "
-PROMPTS = [  # benchmark, item, end of the think style, direct, system and text of the released evaluation
+# benchmark, item, end of the think style, direct, system and text of the released evaluation
+PROMPTS = [
     (
         "omnibench",
         1,
         "Answer with the letter.",
         "Answer with the option's letter only.",
         QWEN,
-        "Your task is to answer the multiple-choice question based on the provided image and audio. Select the single most accurate option.\n\nQuestion: What is  "
-        f"heard?\nChoices:\nA. two  dogs\nB. a cat\nC. two dogs\nD. a car\n\n{LETTER}: A, B, C, or D. Don't generate any other text. Return your choice between "
+        "Your task is to answer the multiple-choice question based on the provided image and "
+        "audio. Select the single most accurate option.\n\nQuestion: What is  "
+        f"heard?\nChoices:\nA. two  dogs\nB. a cat\nC. two dogs\nD. a car\n\n{LETTER}: A, B, C, "
+        "or D. Don't generate any other text. Return your choice between "
         "the <answer> tags, like this: <answer>A</answer>.\n",
     ),
     (
@@ -446,8 +404,10 @@ PROMPTS = [  # benchmark, item, end of the think style, direct, system and text 
         "Answer with the letter.",
         "Answer with the option's letter only.",
         QWEN,
-        "\nYour task is to accurately answer multiple-choice questions based on the given video.\nSelect the single most accurate answer from the given choices.\n"
-        "Question: What comes first?\nChoices: ['A. A knock', \"B. It's a bell\", 'C. A <b>bang</b>', 'D. Speech']\n"
+        "\nYour task is to accurately answer multiple-choice questions based on the given video.\n"
+        "Select the single most accurate answer from the given choices.\n"
+        "Question: What comes first?\nChoices: ['A. A knock', \"B. It's a bell\", 'C. A "
+        "<b>bang</b>', 'D. Speech']\n"
         f"{LETTER}: A, B, C, or D. Don't generate any other text.\n",
     ),
     (
@@ -456,8 +416,10 @@ PROMPTS = [  # benchmark, item, end of the think style, direct, system and text 
         "Answer with the letter.",
         "Answer with the option's letter only.",
         QWEN,
-        "\nYour task is to accurately answer multiple-choice questions based on the given video.\nSelect the single most accurate answer from the given choices.\n"
-        f"Question: Who {{list}} speaks?\nChoices: ['A.Ann', 'B. Bob', 'C. I', 'D. No one']\n{LETTER}: A, B, C, or D. Don't generate any other text.\n",
+        "\nYour task is to accurately answer multiple-choice questions based on the given video.\n"
+        "Select the single most accurate answer from the given choices.\n"
+        f"Question: Who {{list}} speaks?\nChoices: ['A.Ann', 'B. Bob', 'C. I', 'D. No one']\n"
+        f"{LETTER}: A, B, C, or D. Don't generate any other text.\n",
     ),
     (
         "avodyssey",
@@ -465,8 +427,10 @@ PROMPTS = [  # benchmark, item, end of the think style, direct, system and text 
         "Answer with the letter.",
         "Answer with the option's letter only.",
         "",
-        "Your task is to accurately answer multiple-choice questions based on the given multimodal content. Select the single most accurate answer from the given "
-        f"choices.\nQuestion: Is <audio> higher than <audio>?\nA. Yes\nB. No\nC. Equal\nD. Unknown\n{LETTER}. Don't generate any other text.",
+        "Your task is to accurately answer multiple-choice questions based on the given "
+        "multimodal content. Select the single most accurate answer from the given "
+        "choices.\nQuestion: Is <audio> higher than <audio>?\nA. Yes\nB. No\nC. Equal\nD. "
+        f"Unknown\n{LETTER}. Don't generate any other text.",
     ),
     (
         "worldsense",
@@ -474,8 +438,10 @@ PROMPTS = [  # benchmark, item, end of the think style, direct, system and text 
         "Answer with the letter.",
         "Answer with the option's letter only.",
         "",
-        "Your task is to accurately answer multiple-choice questions based on the given video. Select the single most accurate answer from the given choices.\n"
-        f"Question: Which is first?\nA. The bell.\nB. The door.\nC. The car.\n{LETTER}. Don't generate any other text.",
+        "Your task is to accurately answer multiple-choice questions based on the given video. "
+        "Select the single most accurate answer from the given choices.\n"
+        f"Question: Which is first?\nA. The bell.\nB. The door.\nC. The car.\n{LETTER}. Don't "
+        "generate any other text.",
     ),
     (
         "intentbench",
@@ -483,8 +449,10 @@ PROMPTS = [  # benchmark, item, end of the think style, direct, system and text 
         "Answer with the letter.",
         "Answer with the option's letter only.",
         "",
-        "Your task is to accurately answer the multiple-choice question based on the given video. Read the question and the options carefully, then select the "
-        "single most accurate answer.\n\nQuestion: Why does she smile?\nOptions:\nA. A joke\nB. I do\nC. No idea\nD. Yes\n\nYour answer must be a single capital "
+        "Your task is to accurately answer the multiple-choice question based on the given video. "
+        "Read the question and the options carefully, then select the "
+        "single most accurate answer.\n\nQuestion: Why does she smile?\nOptions:\nA. A joke\nB. I "
+        "do\nC. No idea\nD. Yes\n\nYour answer must be a single capital "
         "letter representing your choice (e.g., A, B, C, D).",
     ),
     (
@@ -493,8 +461,10 @@ PROMPTS = [  # benchmark, item, end of the think style, direct, system and text 
         "Answer with the letters, joined by commas.",
         "Answer with the letters of all options that apply, joined by commas.",
         "",
-        "Based on the video, identify ALL the emotions or concepts that apply from the list below. More than one option can be correct.\n\nQuestion: What does he "
-        "feel?\nOptions:\nA. calm\nB. sad, tired\nC. glad\nD. angry\nE. bored\nF. A little shy\n\nYour answer must be a comma-separated list of all applicable "
+        "Based on the video, identify ALL the emotions or concepts that apply from the list "
+        "below. More than one option can be correct.\n\nQuestion: What does he "
+        "feel?\nOptions:\nA. calm\nB. sad, tired\nC. glad\nD. angry\nE. bored\nF. A little shy\n\n"
+        "Your answer must be a comma-separated list of all applicable "
         "letters (e.g., A, C, F).",
     ),
     *[
@@ -504,9 +474,12 @@ PROMPTS = [  # benchmark, item, end of the think style, direct, system and text 
             "Answer yes or no.",
             "Answer yes or no only.",
             "",
-            "You are a deception detection expert. Based on the provided video, you must determine if the person is being truthful or deceptive. The question they "
-            f"were asked is: \"{said}\".\nAfter careful observation of their verbal and non-verbal cues, answer with only 'Yes' if you believe they are lying, or "
-            "'No' if you believe they are telling the truth. Do not provide any explanation or other text. Your answer must be 'Yes' or 'No'.",
+            "You are a deception detection expert. Based on the provided video, you must "
+            "determine if the person is being truthful or deceptive. The question they "
+            f'were asked is: "{said}".\nAfter careful observation of their verbal and '
+            "non-verbal cues, answer with only 'Yes' if you believe they are lying, or "
+            "'No' if you believe they are telling the truth. Do not provide any explanation or "
+            "other text. Your answer must be 'Yes' or 'No'.",
         )
         for i, said in ((2, "Did you go?"), (3, "the question"))
     ],
@@ -517,7 +490,8 @@ PROMPTS = [  # benchmark, item, end of the think style, direct, system and text 
             "Answer with a number.",
             "Answer with a number only.",
             "",
-            "Watch the video and answer the question 'How many knocks?' with a number. Just output the number itself, don't output anything else.",
+            "Watch the video and answer the question 'How many knocks?' with a number. Just "
+            "output the number itself, don't output anything else.",
         )
         for i in (0, 1)
     ],
@@ -527,8 +501,10 @@ PROMPTS = [  # benchmark, item, end of the think style, direct, system and text 
         "Answer with the JSON.",
         "Answer with the JSON only.",
         "",
-        "Watch the video and provide your answer to the question 'How many knocks?', including the start and end timestamps for each event. Format your answer in "
-        'JSON, enclosed in <answer> and </answer> tags. The output should look like this: <answer>[["start_time", "end_time"], ...]</answer>. Ensure each '
+        "Watch the video and provide your answer to the question 'How many knocks?', including "
+        "the start and end timestamps for each event. Format your answer in "
+        "JSON, enclosed in <answer> and </answer> tags. The output should look like this: "
+        '<answer>[["start_time", "end_time"], ...]</answer>. Ensure each '
         "timestamp is in seconds (e.g., xx.xx ).",
     ),
     (
@@ -537,8 +513,10 @@ PROMPTS = [  # benchmark, item, end of the think style, direct, system and text 
         "Answer with the JSON.",
         "Answer with the JSON only.",
         "",
-        "Frame1: <image>\nFrame2: <image>\nAccording to the given video frames, answer the question 'How many cups?', including the bounding box for the query "
-        "object in the first frame where it appears. For subsequent frames where the object appears, do not provide the bounding box again. Format your answer "
+        "Frame1: <image>\nFrame2: <image>\nAccording to the given video frames, answer the "
+        "question 'How many cups?', including the bounding box for the query "
+        "object in the first frame where it appears. For subsequent frames where the object "
+        "appears, do not provide the bounding box again. Format your answer "
         "in JSON, enclosed within <answer> and </answer> tags. The output should look like this: "
         '<answer>{"Frame1": [[xmin, ymin, x_max, y_max]], "Frame2": []}</answer>.',
     ),
@@ -548,30 +526,34 @@ PROMPTS = [  # benchmark, item, end of the think style, direct, system and text 
         "Answer with the JSON.",
         "Answer with the JSON only.",
         "",
-        "Frame1: <image>\nFrame2: <image>\nFrame3: <image>\nAccording to the given video frames, answer the question 'How many colours of cups?', clustering the "
-        "objects based on the question. For each unique cluster, assign a unique label and return the bounding box for each object in the first frame where it "
-        "appears. Format your answer in JSON, enclosed within <answer> and </answer> tags. The output should look like this: "
-        '<answer>{"Frame 1": [{"bbox": [x_min, y_min, x_max, y_max], \'label\': "Label 1"}], "Frame 2": [...] }</answer>.',
+        "Frame1: <image>\nFrame2: <image>\nFrame3: <image>\nAccording to the given video frames, "
+        "answer the question 'How many colours of cups?', clustering the "
+        "objects based on the question. For each unique cluster, assign a unique label and return "
+        "the bounding box for each object in the first frame where it "
+        "appears. Format your answer in JSON, enclosed within <answer> and </answer> tags. The "
+        "output should look like this: "
+        '<answer>{"Frame 1": [{"bbox": [x_min, y_min, x_max, y_max], \'label\': "Label 1"}], '
+        '"Frame 2": [...] }</answer>.',
     ),
 ]
 
 
 @pytest.mark.parametrize(("name", "i", "think", "direct", "system", "paper"), PROMPTS)
-def test_prompts_by_hand(read, name, i, think, direct, system, paper):
-    one, benchmark = read(name)[1][i], BENCHMARKS[name]
-    asked = [ask(one, benchmark, style) for style in ("think", "direct", "paper")]
-    lines = "\n".join([one.sample.question, *one.sample.options])
-    assert [question_text(s) for s in asked] == [
-        f"{lines}\n{THINK}{think}",
-        f"{lines}\n{direct}",
-        paper,
-    ]
-    assert [s.system for s in asked] == ["", "", system] and one.sample.instruction is None
-    assert "JSON" in think or asked[0].instruction == instructions(one.sample)
-    assert all(s.media == one.sample.media for s in asked)
+def test_prompts_by_hand(read_layout, name, i, think, direct, system, paper):
+    item, benchmark = read_layout(name)[1][i], BENCHMARKS[name]
+    asked = {style: ask(item, benchmark, style) for style in ("think", "direct", "paper")}
+    lines = "\n".join([item.sample.question, *item.sample.options])
+    assert question_text(asked["think"]) == f"{lines}\n{THINK}{think}"
+    assert question_text(asked["direct"]) == f"{lines}\n{direct}"
+    assert question_text(asked["paper"]) == paper
+    assert asked["think"].system == asked["direct"].system == ""
+    assert asked["paper"].system == system
+    assert "JSON" in think or asked["think"].instruction == instructions(item.sample)
+    assert all(sample.media == item.sample.media for sample in asked.values())
+    assert item.sample.instruction is None
 
 
-# ---------------------------------------------------------------------------------------------- scores
+# --------------------------------------------------------------------------- scores
 SCORES = [  # benchmark, item, {reply: score}
     (
         "dailyomni",
@@ -667,17 +649,14 @@ SCORES = [  # benchmark, item, {reply: score}
     ("name", "i", "reply", "expected"),
     [(name, i, reply, value) for name, i, replies in SCORES for reply, value in replies.items()],
 )
-def test_scores_by_hand(read, name, i, reply, expected):
-    assert score(name, read(name)[1][i], reply) == {"score": pytest.approx(expected)}
+def test_scores_by_hand(read_layout, name, i, reply, expected):
+    assert score(name, read_layout(name)[1][i], reply) == {"score": pytest.approx(expected)}
 
 
 def test_an_empty_option_is_not_what_an_empty_reply_chooses():
-    one = new_item("x", "Which?", "B", ["A. red", "B. "])
-    assert [score("dailyomni", one, reply)["score"] for reply in ("", "...", "B")] == [
-        0.0,
-        0.0,
-        1.0,
-    ]
+    item = new_item("x", "Which?", "B", ["A. red", "B. "])
+    for reply, expected in (("", 0.0), ("...", 0.0), ("B", 1.0)):
+        assert score("dailyomni", item, reply) == {"score": expected}
 
 
 @pytest.mark.parametrize(
@@ -698,11 +677,13 @@ def test_an_empty_option_is_not_what_an_empty_reply_chooses():
         (8, "", (0, 0)),
     ],
 )
-def test_clues_by_hand(read, i, reply, expected):
-    assert tuple(score("cgav", read("cgav")[1][i], reply).values()) == pytest.approx(expected)
+def test_clue_scores_by_hand(read_layout, i, reply, expected):
+    wcs, ifa = expected
+    parts = score("cgav", read_layout("cgav")[1][i], reply)
+    assert parts == {"wcs": pytest.approx(wcs), "ifa": ifa}
 
 
-# ---------------------------------------------------------------------------------------------- files
+# --------------------------------------------------------------------------- files
 @pytest.mark.parametrize(
     ("name", "file", "content", "message"),
     [
@@ -720,8 +701,8 @@ def test_bad_files_are_named(tmp_path, name, file, content, message):
         list(BENCHMARKS[name].read(tmp_path, tmp_path))
 
 
-def test_other_places_of_the_same_files(tmp_path):
-    """Daily-Omni's items as an object's values; an IntentBench folder inside the root; CG-AV's clips beside `videos`."""
+def test_other_places_of_dailyomni(tmp_path):
+    """Its items may be the values of an object."""
     row = {
         "Question": "q",
         "Choice": ["A. x", "B. y"],
@@ -730,18 +711,17 @@ def test_other_places_of_the_same_files(tmp_path):
         "Type": "t",
         "video_duration": "30s",
     }
-    write_json(tmp_path / "a/qa.json", {"Entry_1": row, "Entry_2": row | {"Answer": ""}})
-    found = list(BENCHMARKS["dailyomni"].read(tmp_path / "a", tmp_path))
-    assert [one.sample.answer for one in found] == ["B", ""] and [one.broken for one in found] == [
-        "",
-        "it has no gold answer",
-    ]
-    write_json(
-        tmp_path / "IntentBench/qa.json",
-        [{"problem": "q", "problem_type": "judge", "answer": "No", "video": "v.mp4"}],
-    )
+    write_json(tmp_path / "qa.json", {"Entry_1": row, "Entry_2": row | {"Answer": ""}})
+    items = list(BENCHMARKS["dailyomni"].read(tmp_path, tmp_path))
+    assert [item.sample.answer for item in items] == ["B", ""]
+    assert [item.broken for item in items] == ["", "it has no gold answer"]
+
+
+def test_other_places_of_intentbench(tmp_path):
+    """It may be a folder inside the root."""
+    row = {"problem": "q", "problem_type": "judge", "answer": "No", "video": "v.mp4"}
+    write_json(tmp_path / "IntentBench/qa.json", [row])
     (tmp_path / "IntentBench/v.mp4").touch()
-    [one] = BENCHMARKS["intentbench"].read(tmp_path, tmp_path)
-    assert (
-        one.sample.videos == [str(tmp_path / "IntentBench/v.mp4")] and one.labels["Type"] == "none"
-    )
+    [item] = BENCHMARKS["intentbench"].read(tmp_path, tmp_path)
+    assert item.sample.videos == [str(tmp_path / "IntentBench/v.mp4")]
+    assert item.labels["Type"] == "none"

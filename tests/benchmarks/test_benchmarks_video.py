@@ -1,4 +1,5 @@
-"""Nine benchmarks of video (layouts_video.py): the items read, the three ways of asking and the scores, against values written out by hand."""
+"""Nine benchmarks of video (layouts_video.py): the items read, the three ways of asking and the
+scores, against values written out by hand."""
 
 import json
 import re
@@ -26,35 +27,22 @@ MC, FREE, NUMBER = "multiple choice", "free-form", "numeric"
 CHOSEN = "Multiple-choice Question with a Single Correct Answer"
 CM = "A. 0 cm|B. 1 cm|C. 2 cm|D. 3 cm|E. 4 cm|F. 5 cm|G. 6 cm|H. 7 cm|I. 8 cm|J. 9 cm|K. 10 cm"
 FAIRY = (
-    "A. To get her to trust him|B. He secretly loved fairies|C. He lost a bet with Emily|D. It was dress like a fairy day at school|"
+    "A. To get her to trust him|B. He secretly loved fairies|C. He lost a bet with Emily|D. It "
+    "was dress like a fairy day at school|"
     "E. Mrs Ruiz made him dress up"
 )
 MONTAGE = {"capability": "Plot Attribute (Montage)"}
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """name -> (folder, items) of a benchmark's fixture, written once."""
-    made = {}
-
-    def get(name):
-        if name not in made:
-            root = tmp_path_factory.mktemp(name)
-            count = LAYOUTS[name](root)
-            made[name] = root, list(BENCHMARKS[name].read(root, root / "scratch"))
-            assert len(made[name][1]) == count
-        return made[name]
-
-    return get
-
-
-# id, question, options, gold, kind, media, labels, cluster ("": the first medium), what else differs from a plain sample
+# id, question, options, gold, kind, media, labels, video ("": the first medium), and what else
+# differs from a plain sample
 ITEMS = {
     "mvbench": [
         (
             "mvbench-action_sequence-0",
             "What happened after the person took the food?",
-            "A. Ate the medicine.|B. Tidied up the blanket.|C. Put down the cup/glass/bottle.|D. Took the box.",
+            "A. Ate the medicine.|B. Tidied up the blanket.|C. Put down the cup/glass/bottle.|D. "
+            "Took the box.",
             "A",
             MC,
             ["video/star/Charades_v1_480/ZS9XR.mp4"],
@@ -396,52 +384,41 @@ ITEMS = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_items(found, name):
-    root, items = found(name)
-    for one, (key, question, options, gold, kind, media, labels, video, rest) in zip(
-        items, ITEMS[name], strict=True
-    ):
-        s = one.sample
-        assert (s.id, s.question, s.options, s.answer, s.problem_type) == (
-            key,
-            question,
-            options.split("|") if options else [],
-            gold,
-            kind,
-        )
-        names = [str(Path(p).relative_to(root)) for _, p in s.media]
-        assert [
-            re.sub(r"^scratch/[0-9a-f]{32}\.", "scratch/*.", n) for n in names
-        ] == media and all(Path(p).exists() for _, p in s.media)
-        assert (one.labels, one.video) == (labels, video or s.videos[0]) and set(
-            BENCHMARKS[name].splits
-        ) <= set(labels)
-        assert (s.span, s.frame_rate, one.broken) == (
-            rest.get("span"),
-            rest.get("frame_rate", 0.0),
-            "",
-        )
+def test_items(read_layout, name):
+    root, items = read_layout(name)
+    for item, expected in zip(items, ITEMS[name], strict=True):
+        key, question, options, gold, kind, media, labels, video, rest = expected
+        sample = item.sample
+        assert (sample.id, sample.question, sample.answer) == (key, question, gold)
+        assert sample.options == (options.split("|") if options else [])
+        assert sample.problem_type == kind
+        assert item.labels == labels and set(BENCHMARKS[name].splits) <= set(labels)
+        assert item.video == (video or sample.videos[0])
+        assert sample.span == rest.get("span")
+        assert sample.frame_rate == rest.get("frame_rate", 0.0)
+        assert item.broken == ""
+
+        paths = [Path(path) for _, path in sample.media]
+        assert all(path.exists() for path in paths)
+        names = [str(path.relative_to(root)) for path in paths]
+        assert [re.sub(r"^scratch/[0-9a-f]{32}\.", "scratch/*.", n) for n in names] == media
 
 
-def test_pictures_inside_parquet_are_written_out_and_stand_at_their_place(found):
-    _, items = found("videommmu")
-    assert [
-        np.unique(np.asarray(Image.open(p))).tolist() for one in items for p in one.sample.images
-    ] == [[40], [80], [120]]
-    clip, png = items[4].sample.videos[0], items[4].sample.images[0]
-    assert items[4].sample.segments() == [
-        ("video", clip),
-        ("text", "Which is due? "),
-        ("image", png),
-    ]
-    assert items[3].sample.segments() == [
-        ("video", items[3].sample.videos[0]),
-        ("image", items[3].sample.images[0]),
-        ("text", "How many kW?"),
-    ]
+def test_pictures_inside_parquet_are_written_out_and_stand_at_their_place(read_layout):
+    _, items = read_layout("videommmu")
+    pictures = [path for item in items for path in item.sample.images]
+    greys = [np.unique(np.asarray(Image.open(path))).tolist() for path in pictures]
+    assert greys == [[40], [80], [120]]
+
+    tagged = items[4].sample
+    clip, picture = ("video", tagged.videos[0]), ("image", tagged.images[0])
+    assert tagged.segments() == [clip, ("text", "Which is due? "), picture]
+    untagged = items[3].sample
+    clip, picture = ("video", untagged.videos[0]), ("image", untagged.images[0])
+    assert untagged.segments() == [clip, picture, ("text", "How many kW?")]
 
 
-# ---------------------------------------------------------------------------------------------- other layouts of the same files
+# ------------------------------------------------------------------ other layouts of the same files
 def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -459,14 +436,11 @@ def flat(column):
 
     def change(root):
         path = root / "video_info.meta.jsonl"
-        write_parquet(
-            root / "data/train-00000-of-00001.parquet",
-            [
-                qa | {"uid": str(qa["uid"]), "type": row["type"], column: row["key"] + ".mp4"}
-                for row in lines_of(path)
-                for qa in row["qa"]
-            ],
-        )
+        records = []
+        for row in lines_of(path):
+            about = {"type": row["type"], column: row["key"] + ".mp4"}
+            records += [qa | {"uid": str(qa["uid"])} | about for qa in row["qa"]]
+        write_parquet(root / "data/train-00000-of-00001.parquet", records)
         path.unlink()
         (root / "all_videos").rename(root / "videos")
 
@@ -560,59 +534,58 @@ def move(*pairs):
         ),
     ],
 )
-def test_other_layouts_give_the_same_items(tmp_path, found, name, change):
+def test_other_layouts_give_the_same_items(tmp_path, read_layout, name, change):
     LAYOUTS[name](tmp_path)
     change(tmp_path)
     items = list(BENCHMARKS[name].read(tmp_path, tmp_path / "scratch"))
-    assert all(Path(p).exists() for one in items for _, p in one.sample.media)
+    assert all(Path(path).exists() for item in items for _, path in item.sample.media)
 
-    def told(one):
-        media = {k: [Path(p).stem for p in getattr(one.sample, k)] for k in ("videos", "images")}
-        return vars(one.sample) | media, one.labels, one.prompt_fields, one.truth, one.broken
+    def by_id(items):
+        """All fields of the items, with names of media for their paths."""
+        fields = {}
+        for item in items:
+            media = {}
+            for kind in ("videos", "images"):
+                media[kind] = [Path(path).stem for path in getattr(item.sample, kind)]
+            sample = vars(item.sample) | media
+            rest = (item.labels, item.prompt_fields, item.truth, item.broken)
+            fields[item.sample.id] = sample, rest
+        return fields
 
-    assert sorted(map(told, items), key=lambda t: t[0]["id"]) == sorted(
-        map(told, found(name)[1]), key=lambda t: t[0]["id"]
-    )
+    assert by_id(items) == by_id(read_layout(name)[1])
 
 
 def test_a_negative_start_is_the_beginning(tmp_path):
-    write_json(
-        tmp_path / "json/action_localization.json",
-        [
-            {
-                "video": "a.mp4",
-                "question": "When?",
-                "candidates": ["x", "y"],
-                "answer": "y",
-                "start": start,
-                "end": end,
-            }
-            for start, end in ((-0.2, 3), (0, 2.5))
-        ],
-    )
-    assert [one.sample.span for one in BENCHMARKS["mvbench"].read(tmp_path, tmp_path)] == [
-        (0.0, 3.0),
-        (0.0, 2.5),
-    ]
+    row = {"video": "a.mp4", "question": "When?", "candidates": ["x", "y"], "answer": "y"}
+    rows = [row | {"start": -0.2, "end": 3}, row | {"start": 0, "end": 2.5}]
+    write_json(tmp_path / "json/action_localization.json", rows)
+    items = BENCHMARKS["mvbench"].read(tmp_path, tmp_path)
+    assert [item.sample.span for item in items] == [(0.0, 3.0), (0.0, 2.5)]
 
 
-# ---------------------------------------------------------------------------------------------- asking
+# --------------------------------------------------------------------------- asking
 T1 = (
-    "Your task is to accurately answer multiple-choice questions based on the given video. Select the single most accurate answer from the given choices.\n"
-    "Question: {}\nYour answer should be a capital letter representing your choice. Don't generate any other text."
+    "Your task is to accurately answer multiple-choice questions based on the given video. Select "
+    "the single most accurate answer from the given choices.\n"
+    "Question: {}\nYour answer should be a capital letter representing your choice. Don't "
+    "generate any other text."
 )
 PAPER = [
     (
         "mvbench",
         0,
-        "Question: What happened after the person took the food?\nOptions:\n(A) Ate the medicine.\n(B) Tidied up the blanket.\n"
-        "(C) Put down the cup/glass/bottle.\n(D) Took the box.\nYour answer should be a single capital letter representing your choice.",
+        "Question: What happened after the person took the food?\nOptions:\n(A) Ate the "
+        "medicine.\n(B) Tidied up the blanket.\n"
+        "(C) Put down the cup/glass/bottle.\n(D) Took the box.\nYour answer should be a single "
+        "capital letter representing your choice.",
     ),
     (
         "videomme",
         0,
-        "Your task is to accurately answer the multiple-choice question based on the given video. Select the single most accurate answer from the "
-        "provided choices.\nQuestion: How many red socks are above the fireplace?\nA. 1.\nB. 4.\nC. 2.\nD. 3.\nYour answer should be a capital "
+        "Your task is to accurately answer the multiple-choice question based on the given video. "
+        "Select the single most accurate answer from the "
+        "provided choices.\nQuestion: How many red socks are above the fireplace?\nA. 1.\nB. 4.\n"
+        "C. 2.\nD. 3.\nYour answer should be a capital "
         "letter representing your choice. Do not generate any other text.",
     ),
     (
@@ -625,13 +598,15 @@ PAPER = [
     (
         "mmvu",
         1,
-        "\nQuestion: Which search is shown?\n\nDo not generate any intermediate reasoning process. Directly output the final short answer.\n",
+        "\nQuestion: Which search is shown?\n\nDo not generate any intermediate reasoning "
+        "process. Directly output the final short answer.\n",
     ),
     ("tomato", 1, T1.format("How many turns?\nA. 2\nB. 3\nC. 1")),
     (
         "videommmu",
         0,
-        "What is written at 0:12?\nA. C\nB. B\nC. A\nPlease ignore the Quiz question in last frame of the video.",
+        "What is written at 0:12?\nA. C\nB. B\nC. A\nPlease ignore the Quiz question in last "
+        "frame of the video.",
     ),
     (
         "videommmu",
@@ -643,36 +618,43 @@ PAPER = [
     (
         "videommmu",
         2,
-        "You should watch and learn the video content. Then apply what you learned to answer the following multi-choice question. The image for "
-        "this question is at the end of the video.\n<image> What kind of sugar is this?\nA. aldose\nB. ketose",
+        "You should watch and learn the video content. Then apply what you learned to answer the "
+        "following multi-choice question. The image for "
+        "this question is at the end of the video.\n<image> What kind of sugar is this?\nA. "
+        "aldose\nB. ketose",
     ),
     (
         "videommmu",
         3,
-        "You should watch and learn the video content. Then apply what you learned to answer the following open-ended question. The image for "
+        "You should watch and learn the video content. Then apply what you learned to answer the "
+        "following open-ended question. The image for "
         "this question is at the end of the video.\nHow many kW?",
     ),
     (
         "videommmu",
         4,
-        "You should watch and learn the video content. Then apply what you learned to answer the following open-ended question. The image for "
+        "You should watch and learn the video content. Then apply what you learned to answer the "
+        "following open-ended question. The image for "
         "this question is at the end of the video.\nWhich is due? <image>",
     ),
     (
         "vsi",
         4,
-        "These are frames of a video.\nQuestion 4?\nOptions:\nA. Turn Left\nB. Turn Back\nC. Turn Right\nAnswer with the option's letter from the "
+        "These are frames of a video.\nQuestion 4?\nOptions:\nA. Turn Left\nB. Turn Back\nC. Turn "
+        "Right\nAnswer with the option's letter from the "
         "given choices directly.",
     ),
     (
         "vsi",
         7,
-        "These are frames of a video.\nQuestion 7?\nPlease answer the question using a single word or phrase.",
+        "These are frames of a video.\nQuestion 7?\nPlease answer the question using a single "
+        "word or phrase.",
     ),
     (
         "videott",
         0,
-        "\nWhat is the trick?\nA. A cut.\nB. A mirror.\nC. A twin.\nD. A stunt.\nPlease select one option.\n",
+        "\nWhat is the trick?\nA. A cut.\nB. A mirror.\nC. A twin.\nD. A stunt.\nPlease select "
+        "one option.\n",
     ),
     ("videott", 2, "\nHow is it done?\nPlease state your answer with a brief explanation.\n"),
 ]
@@ -685,28 +667,24 @@ THINK = {MC: "Answer with the letter.", NUMBER: "Answer with a number.", FREE: "
 
 
 @pytest.mark.parametrize(("name", "i", "paper"), PAPER)
-def test_asking(found, name, i, paper):
+def test_asking(read_layout, name, i, paper):
     """Three styles about the same media; the item itself stays as it was."""
-    one = found(name)[1][i]
-    before, kind = json.dumps(vars(one.sample)), one.sample.problem_type
-    plain = "\n".join([one.sample.question, *one.sample.options])
-    said = {style: ask(one, BENCHMARKS[name], style) for style in ("think", "direct", "paper")}
-    assert (
-        question_text(said["think"])
-        == f"{plain}\nThink inside <think> </think>, then answer inside <answer> </answer>. {THINK[kind]}"
-    )
-    assert question_text(said["direct"]) == f"{plain}\n{DIRECT[kind]}"
-    assert question_text(said["paper"]) == paper
-    assert (
-        all(
-            s.media == one.sample.media and (s.span, s.system) == (one.sample.span, "")
-            for s in said.values()
-        )
-        and json.dumps(vars(one.sample)) == before
-    )
+    item = read_layout(name)[1][i]
+    before = json.dumps(vars(item.sample))
+    kind = item.sample.problem_type
+    plain = "\n".join([item.sample.question, *item.sample.options])
+    asked = {style: ask(item, BENCHMARKS[name], style) for style in ("think", "direct", "paper")}
+    think = "Think inside <think> </think>, then answer inside <answer> </answer>."
+    assert question_text(asked["think"]) == f"{plain}\n{think} {THINK[kind]}"
+    assert question_text(asked["direct"]) == f"{plain}\n{DIRECT[kind]}"
+    assert question_text(asked["paper"]) == paper
+    for sample in asked.values():
+        assert sample.media == item.sample.media
+        assert (sample.span, sample.system) == (item.sample.span, "")
+    assert json.dumps(vars(item.sample)) == before
 
 
-# ---------------------------------------------------------------------------------------------- scores
+# --------------------------------------------------------------------------- scores
 SCORES = [
     (
         "mvbench",
@@ -811,10 +789,10 @@ SCORES = [
     ("name", "i", "reply", "expected"),
     [(name, i, reply, score) for name, i, some in SCORES for reply, score in some.items()],
 )
-def test_scores(found, name, i, reply, expected):
-    one, benchmark = found(name)[1][i], BENCHMARKS[name]
-    scored = benchmark.score(one, read_answer(one, reply, benchmark.several))
-    assert scored == {"score": None if expected is None else pytest.approx(expected)}
+def test_scores(read_layout, name, i, reply, expected):
+    item, benchmark = read_layout(name)[1][i], BENCHMARKS[name]
+    scores = benchmark.score(item, read_answer(item, reply, benchmark.several))
+    assert scores == {"score": None if expected is None else pytest.approx(expected)}
 
 
 @pytest.mark.parametrize(
@@ -897,54 +875,60 @@ def test_verdicts(verdict, reply, expected):
     assert verdict(reply) == expected
 
 
-def test_what_the_judges_are_asked(found):
-    asked = mmvu_question(found("mmvu")[1][1], "DFS {x}")
+def test_what_the_judges_are_asked(read_layout):
+    asked = mmvu_question(read_layout("mmvu")[1][1], "DFS {x}")
     assert asked.startswith(
-        "Evaluate whether the model's final answer is correct by comparing it to the ground-truth answer provided for the given "
-        "question.\n\nYou should first extract the final answer from the model's response, and then compare"
+        "Evaluate whether the model's final answer is correct by comparing it to the ground-truth "
+        "answer provided for the given "
+        "question.\n\nYou should first extract the final answer from the model's response, and "
+        "then compare"
     )
     assert (
-        'Output your response in the following structured format:\n{\n    "extracted_answer": // str value, the short final answer extracted from the '
-        'model\'s response, do not hallucinate one that is not present in the response\n    "correct": // boolean value, True'
+        'Output your response in the following structured format:\n{\n    "extracted_answer": // '
+        "str value, the short final answer extracted from the "
+        "model's response, do not hallucinate one that is not present in the response\n    "
+        '"correct": // boolean value, True'
     ) in asked
     assert asked.endswith(
-        "Question: Which search is shown?\n\nGround Truth Answer: Depth-First Search (DFS)\n\nModel Response to the Question: DFS {x}"
+        "Question: Which search is shown?\n\nGround Truth Answer: Depth-First Search (DFS)\n\n"
+        "Model Response to the Question: DFS {x}"
     )
-    asked = videott_question(found("videott")[1][2], "a {mirror}")
+    asked = videott_question(read_layout("videott")[1][2], "a {mirror}")
     assert (
-        "question-answer pair:\n\nQuestion: How is it done?\nCorrect Answer: By a mirror, as her watch is on the other arm.\nPredicted Answer: "
-        "a {mirror}\n\nProvide your evaluation only as a yes/no and score where the score is an integer value between 0 and 5, with 5"
+        "question-answer pair:\n\nQuestion: How is it done?\nCorrect Answer: By a mirror, as her "
+        "watch is on the other arm.\nPredicted Answer: "
+        "a {mirror}\n\nProvide your evaluation only as a yes/no and score where the score is an "
+        "integer value between 0 and 5, with 5"
     ) in asked
     assert asked.endswith(
         "For example, your response should look like this: {'pred': 'yes', 'score': 4.8}."
     )
-    assert BENCHMARKS["mmvu"].judge == (mmvu_question, mmvu_verdict) and BENCHMARKS[
-        "videott"
-    ].judge == (videott_question, videott_verdict)
+    assert BENCHMARKS["mmvu"].judge == (mmvu_question, mmvu_verdict)
+    assert BENCHMARKS["videott"].judge == (videott_question, videott_verdict)
 
 
-# ---------------------------------------------------------------------------------------------- what is shown
-def test_only_the_bounds_of_a_clip_are_shown_and_heard(found):
-    """8 frames per second, frame i a grey of 10 i, a tone from second 1.0 on; bounds 0.5 to 1.5: frames 4 to 11, silence and then half a second of tone."""
-    (media,) = load_media(found("mvbench")[1][0].sample, replace(SETTINGS, fps=8.0))
+# --------------------------------------------------------------------------- what is shown
+def test_only_the_bounds_of_a_clip_are_shown_and_heard(read_layout):
+    """8 frames per second, frame i a grey of 10 i, a tone from second 1.0 on; bounds 0.5 to 1.5:
+    frames 4 to 11, silence and then half a second of tone."""
+    item = read_layout("mvbench")[1][0]
+    (media,) = load_media(item.sample, replace(SETTINGS, fps=8.0))
     assert np.round(media.frames.mean((1, 2, 3)) / 10).tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
     assert media.times.tolist() == [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875]
-    assert (
-        len(media.sound) == 16_000
-        and np.abs(media.sound[:7_000]).max() < 0.05
-        and np.abs(media.sound[9_000:]).max() > 0.4
-        and not media.cut
-    )
+    assert len(media.sound) == 16_000 and not media.cut
+    assert np.abs(media.sound[:7_000]).max() < 0.05
+    assert np.abs(media.sound[9_000:]).max() > 0.4
 
 
 @pytest.mark.parametrize(
     ("fps", "numbers", "step"),
     [(3.0, [4, 5, 6, 7, 8, 9], 1 / 3), (1.5, [4, 7], 1.0), (2.0, [4, 5, 7, 8], 0.5)],
 )
-def test_a_folder_of_frames_is_read_at_three_frames_per_second(found, fps, numbers, step):
-    """Pictures 00001.jpg to 00012.jpg, picture i a grey of 20 i: second 1.0 begins with 00004, second 3.0 with 00010. By fps, of these 6 pictures of 2 s
-    all, every third, or those at 0, 1.5, 3 and 4.5."""
-    (media,) = load_media(found("mvbench")[1][4].sample, replace(SETTINGS, fps=fps))
+def test_a_folder_of_frames_is_read_at_three_frames_per_second(read_layout, fps, numbers, step):
+    """Pictures 00001.jpg to 00012.jpg, picture i a grey of 20 i: second 1.0 begins with 00004,
+    second 3.0 with 00010. By fps, of these 6 pictures of 2 s all, every third, or those at 0, 1.5,
+    3 and 4.5."""
+    (media,) = load_media(read_layout("mvbench")[1][4].sample, replace(SETTINGS, fps=fps))
     assert np.round(media.frames.mean((1, 2, 3)) / 20).tolist() == numbers
     assert media.seconds_per_group == pytest.approx(2 * step) and media.sound is None
     assert media.times == pytest.approx((np.array(numbers) - 4) / 3)
@@ -953,8 +937,10 @@ def test_a_folder_of_frames_is_read_at_three_frames_per_second(found, fps, numbe
 def test_the_docs_list_every_benchmark_as_it_is():
     page = Path(__file__).parents[2] / "docs" / "evaluation.md"
     text = page.read_text(encoding="utf-8")
-    for name, b in BENCHMARKS.items():
-        assert (
-            f"| `{name}` | {b.title}{f', {b.size:,}' if b.size else ''} | {b.files} | {b.scoring} | {', '.join(b.splits)} | "
-            in text
-        )
+    for name, benchmark in BENCHMARKS.items():
+        title = benchmark.title
+        if benchmark.size:
+            title += f", {benchmark.size:,}"
+        splits = ", ".join(benchmark.splits)
+        cells = [f"`{name}`", title, benchmark.files, benchmark.scoring, splits]
+        assert f"| {' | '.join(cells)} | " in text

@@ -1,4 +1,5 @@
-"""Counts and clues: numbers read, capped errors, clue parsing and cluster scores, against hand-worked values and a search over all assignments."""
+"""Counts and clues: numbers, capped errors, clues in replies, and scores of clusters, against
+hand-worked values and a search over all assignments."""
 
 import itertools
 import math
@@ -12,7 +13,7 @@ from benchmarks.cgav import cgav_score
 from benchmarks.scoring import cluster_score, clusters_in, pair_score
 
 
-# ---------------------------------------------------------------------------------------------- counts
+# --------------------------------------------------------------------------- counts
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
@@ -46,7 +47,7 @@ def test_numbers_are_read(reply, expected):
 
 @pytest.mark.parametrize(
     ("gold", "reply", "expected"),
-    [  # (exact, off by at most one, error, its square); an error above max(2 gold, 100) becomes 2 gold
+    [  # (exact, off by at most one, error, its square); one above max(2 gold, 100) is 2 gold
         ("2", "2", (1, 1, 0, 0)),
         ("2", "three", (0, 1, 1, 1)),
         ("2", "4", (0, 0, 2, 4)),
@@ -68,16 +69,11 @@ def test_numbers_are_read(reply, expected):
 def test_capped_errors(setting, gold, reply, expected):
     item = new_item("a", "How many?", gold, kind="counting", labels={"setting": setting})
     parts = cgav_score(item, read_answer(item, reply, "last"))
-    assert parts == dict(
-        zip(
-            [f"{setting}_{part}" for part in ("acc", "oboa", "error", "squared")],
-            expected,
-            strict=True,
-        )
-    )
+    names = ("acc", "oboa", "error", "squared")
+    assert parts == {f"{setting}_{n}": value for n, value in zip(names, expected, strict=True)}
 
 
-# ---------------------------------------------------------------------------------------------- clues as they are written
+# ------------------------------------------------------------------------ clues as they are written
 BOX, OTHER = (0, 0, 10, 10), (20, 20, 30, 40)
 
 
@@ -109,7 +105,8 @@ BOX, OTHER = (0, 0, 10, 10), (20, 20, 30, 40)
         ],
         (
             "object",
-            '{"Frame1": [[0, 0, 10, 10]], "Frame 2": [], "Frame3": [[20, 20, 30, 40], [0, 0, 10, 10]], "note": 1}',
+            '{"Frame1": [[0, 0, 10, 10]], "Frame 2": [], "Frame3": [[20, 20, 30, 40], [0, 0, 10, '
+            '10]], "note": 1}',
             [[(0, BOX), (2, OTHER), (2, BOX)]],
         ),
         ("object", 'Boxes {"Frame2": [20, 20, 30, 40]}', [[(1, OTHER)]]),
@@ -137,7 +134,8 @@ BOX, OTHER = (0, 0, 10, 10), (20, 20, 30, 40)
         ],
         (
             "attribute",
-            '{"Frame 1": [{"bbox": [0, 0, 10, 10], "label": "red"}], "Frame2": [{"bbox_2d": [20, 20, 30, 40], "label": "red"}, '
+            '{"Frame 1": [{"bbox": [0, 0, 10, 10], "label": "red"}], "Frame2": [{"bbox_2d": [20, '
+            '20, 30, 40], "label": "red"}, '
             '{"label": "blue", "bbox": [0, 0, 10, 10]}]}',
             [[(0, BOX), (1, OTHER)], [(1, BOX)]],
         ),
@@ -157,7 +155,7 @@ BOX, OTHER = (0, 0, 10, 10), (20, 20, 30, 40)
     ],
 )
 def test_clues_are_read(category, reply, expected):
-    """None: not in the form that was asked for, also where a part of a reply that was cut off would be."""
+    """None: not in the form that was asked for, even where a part of a cut-off reply would be."""
     assert clusters_in(category, reply) == expected
 
 
@@ -185,27 +183,26 @@ def test_a_hostile_reply_costs_little(reply):
         ("attribute", [[(0, BOX)] * 9] * 9),
     ):
         started = time.process_time()
-        said = clusters_in(category, reply)
-        assert said is None or 0 <= cluster_score(category, gold, said) <= 1
+        predicted = clusters_in(category, reply)
+        assert predicted is None or 0 <= cluster_score(category, gold, predicted) <= 1
         assert time.process_time() - started < 20
 
 
-# ---------------------------------------------------------------------------------------------- agreement of clusters
+# --------------------------------------------------------------------------- agreement of clusters
 def wide(start: float, end: float) -> tuple:
     """A box of height 1, whose overlaps are those of spans."""
     return (start, 0, end, 1)
 
 
-G1, G2, P1, P2 = (
-    wide(0, 10),
-    wide(5, 14),
-    wide(2, 12),
-    wide(0, 5),
-)  # G1 P1: 8/12   G2 P1: 7/12   G1 P2: 5/10   G2 P2: 0
+# IoU of G1 P1: 8/12   G2 P1: 7/12   G1 P2: 5/10   G2 P2: 0
+G1 = wide(0, 10)
+G2 = wide(5, 14)
+P1 = wide(2, 12)
+P2 = wide(0, 5)
 
 
 @pytest.mark.parametrize(
-    ("category", "gold", "said", "expected"),
+    ("category", "gold", "predicted", "expected"),
     [  # expected: the square of the score
         ("event", [(0, 2), (4, 6)], [(1, 3), (4, 6)], (1 / 3 + 1) / 2),
         ("event", [(0, 2), (4, 6)], [(0, 2)], 1 / 2 * (1 - 1 / 2)),
@@ -237,16 +234,16 @@ G1, G2, P1, P2 = (
         ("object", [(0, (1, 1, 1, 1))], [(0, (1, 1, 1, 1))], 0),
     ],
 )
-def test_one_cluster_by_hand(category, gold, said, expected):
+def test_one_cluster_by_hand(category, gold, predicted, expected):
     assert (
-        pair_score(category, gold, said)
-        == cluster_score(category, [gold], [said])
+        pair_score(category, gold, predicted)
+        == cluster_score(category, [gold], [predicted])
         == pytest.approx(math.sqrt(expected))
     )
 
 
 @pytest.mark.parametrize(
-    ("gold", "said", "expected"),
+    ("gold", "predicted", "expected"),
     [
         (
             [G1, G2],
@@ -259,9 +256,9 @@ def test_one_cluster_by_hand(category, gold, said, expected):
         ([G1, G2, wide(50, 60)], [P2, P1], (math.sqrt(5 / 10) + math.sqrt(7 / 12)) / 3),
     ],
 )
-def test_attributes_are_assigned_at_best(gold, said, expected):
+def test_attributes_are_assigned_at_best(gold, predicted, expected):
     assert cluster_score(
-        "attribute", [[(0, box)] for box in gold], [[(0, box)] for box in said]
+        "attribute", [[(0, box)] for box in gold], [[(0, box)] for box in predicted]
     ) == pytest.approx(expected)
 
 
@@ -269,28 +266,32 @@ def test_attributes_are_assigned_at_best(gold, said, expected):
 def test_the_assignment_against_all_permutations(seed):
     draw = random.Random(seed)
 
-    def clusters(n: int) -> list:
-        starts = [
-            [(draw.randrange(2), draw.uniform(0, 8)) for _ in range(draw.randint(1, 3))]
-            for _ in range(n)
-        ]
-        return [
-            [(frame, wide(s, s + draw.uniform(2, 9))) for frame, s in members] for members in starts
-        ]
+    def random_clusters() -> list:
+        clusters = []
+        for _ in range(draw.randint(1, 4)):
+            cluster = []
+            for _ in range(draw.randint(1, 3)):
+                frame, start = draw.randrange(2), draw.uniform(0, 8)
+                cluster.append((frame, wide(start, start + draw.uniform(2, 9))))
+            clusters.append(cluster)
+        return clusters
 
-    gold, said = clusters(draw.randint(1, 4)), clusters(draw.randint(1, 4))
-    short, long = sorted((range(len(gold)), range(len(said))), key=len)
-    swap = len(gold) > len(said)
-    pairs = [
-        list(zip(p, short, strict=True)) if swap else list(zip(short, p, strict=True))
-        for p in itertools.permutations(long, len(short))
-    ]
-    best = max(sum(pair_score("attribute", gold[g], said[s]) for g, s in some) for some in pairs)
-    assert cluster_score("attribute", gold, said) == pytest.approx(best / len(gold))
+    gold, predicted = random_clusters(), random_clusters()
+    totals = []
+    if len(gold) <= len(predicted):
+        for chosen in itertools.permutations(predicted, len(gold)):
+            pairs = zip(gold, chosen, strict=True)
+            totals.append(sum(pair_score("attribute", g, p) for g, p in pairs))
+    else:
+        for chosen in itertools.permutations(gold, len(predicted)):
+            pairs = zip(chosen, predicted, strict=True)
+            totals.append(sum(pair_score("attribute", g, p) for g, p in pairs))
+    score = cluster_score("attribute", gold, predicted)
+    assert score == pytest.approx(max(totals) / len(gold))
 
 
 @pytest.mark.parametrize(
-    ("kind", "answer", "options", "said"),
+    ("kind", "answer", "options", "reason"),
     [
         ("yes/no", "maybe", [], "is neither yes nor no"),
         ("yes/no", "Yes.", [], ""),
@@ -300,7 +301,7 @@ def test_the_assignment_against_all_permutations(seed):
         ("multi-label", "A, B", ["A. x", "B. y"], ""),
     ],
 )
-def test_an_item_whose_gold_answer_cannot_be_met_is_left_out(kind, answer, options, said):
+def test_an_item_whose_gold_answer_cannot_be_met_is_left_out(kind, answer, options, reason):
     """An empty reply says neither yes nor no: beside such a gold answer it would count as right."""
     broken = new_item("a", "Is it?", answer, options, kind).broken
-    assert said in broken and bool(said) == bool(broken)
+    assert reason in broken and bool(reason) == bool(broken)
