@@ -1,52 +1,69 @@
-"""formats/files.py: files of records: read in any container, written whole."""
+"""formats/files.py: files of records: read as JSON or JSONL, written whole."""
 
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from formats.sample import DataError
 
 
-def read_records(path: Path) -> list[tuple[str, object]]:
-    """(place, parsed record) of every record of a JSON list ("x.json[17]") or a JSONL ("x.jsonl:18"), whatever the suffix says.
+class RawRecord(NamedTuple):
+    """A record as it stands in a file."""
 
-    For a broken line of JSONL the record is the DataError, not raised, so that the other lines can still be read."""
+    where: str  # "x.json[17]" or "x.jsonl:18"
+    content: object  # the parsed JSON, or the DataError that says why it could not be parsed
+    media_root: Path  # the folder that its media paths are relative to
+    root_name: str = ""  # that folder as a YAML writes it: part of the record's id
+
+
+def read_records(path: Path) -> list[tuple[str, object]]:
+    """(where, parsed record) of every record of a JSON list or a JSONL, whatever the suffix says.
+
+    `where` is "x.json[17]" (counted from 0) or "x.jsonl:18" (a line). For a broken line of JSONL
+    the record is the DataError, not raised, so that the other lines can still be read.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
         if text.lstrip()[:1] == "[":
             return [(f"{path}[{i}]", record) for i, record in enumerate(json.loads(text))]
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); records are JSON or JSONL, or a YAML that names such files"
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); records are JSON or "
+            "JSONL, or a YAML that names such files"
         ) from None
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}: not a JSON list ({error}); download the file again, or mend that place"
         ) from None
+
+    # subtle: splitlines would also cut at U+2028 and the like, which may stand inside of a text.
     records: list[tuple[str, object]] = []
-    for n, line in enumerate(
-        text.split("\n"), 1
-    ):  # subtle: not splitlines, which also cuts at U+2028 and the like inside a text
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            try:
-                records.append((f"{path}:{n}", json.loads(line)))
-            except json.JSONDecodeError as error:
-                records.append(
-                    (
-                        f"{path}:{n}",
-                        DataError(
-                            f"{path}:{n}: not a JSON object on one line ({error}); mend or remove the line"
-                        ),
-                    )
-                )
+            where = f"{path}:{number}"
+            records.append((where, parse_line(line, where)))
     return records
 
 
+def parse_line(line: str, where: str) -> object:
+    """The JSON of a line, or the DataError that says why there is none."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        return DataError(
+            f"{where}: not a JSON object on one line ({error}); mend or remove the line"
+        )
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that is whole or absent at any moment: under a name of this process's own, synced to the disk, then renamed."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
+    """Write a file that is whole or absent at any moment.
+
+    It is written under a name of this process's own, synced to the disk, then renamed.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with partial.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
-    part.rename(path)
+    partial.rename(path)

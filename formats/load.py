@@ -1,16 +1,17 @@
-"""records.py: what a data set's files say -> Samples. One typed record for every format, read here and nowhere else.
+"""formats/load.py: what a data set's files say -> Samples.
 
-The format is told by each record's fields, the container by its first character (a JSON list, or JSONL) or the suffix .yaml / .yml:
-    ours                          id, question, problem_type, answer; see class Sample                                      own_record
-    Video-R1-260k, -COT-165k      problem, path, data_type, solution (CoT: process)                                         problem_record
-    EchoInk AVQA-R1               the same, path = {"image": .., "audio": ..}                                               problem_record
-    HumanOmniV2 IntentTrain       the same, in the files that a YAML's `datasets:` names                                    read_yaml
-    AVATAR / ms-swift GRPO        messages, videos / audios / images, solution, hint, audio_cues                            messages_record
+A record's fields tell its form; the file's first character tells a JSON list from a JSONL; the
+suffix .yaml or .yml tells a list of files:
 
-Media stand where the question says `<video>`, `<image>` or `<audio>`; those that it does not mention come first. A downloaded record's id is its
-problem_id, if any, and 16 hex digits of the SHA-256 of all that makes the prompt and its target (`downloaded_id`): the same wherever the files lie,
-never shared by two prompts, and shared only by exact repeats, of which the first is kept.
-This module opens no media and imports only `problems` (for the names of problem types).
+    form                      fields                                              read by
+    ours                      id, question, problem_type, answer                  own.py
+    Video-R1-260k, -COT-165k  problem, path, data_type, solution (COT: process)   video_r1.py
+    EchoInk AVQA-R1           the same, path = {"image": .., "audio": ..}         video_r1.py
+    HumanOmniV2 IntentTrain   the same, in the files that a YAML names            intent_train.py
+    AVATAR, ms-swift GRPO     messages, videos / audios / images, solution, hint  messages.py
+
+To add a form: a file with a function (record, where) -> Sample's arguments, and a branch in
+make_sample. Nothing here opens media; `problems` is imported for the names of problem types.
 """
 
 import functools
@@ -21,83 +22,17 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from formats.files import read_records
+from formats.files import RawRecord, read_records
 from formats.intent_train import read_yaml
 from formats.messages import messages_record
-from formats.own import own_record
-from formats.sample import KINDS, REQUIRED, DataError, Sample, check_placeholders, file_of
+from formats.own import REQUIRED_FIELDS, own_record
+from formats.sample import MEDIA_KINDS, DataError, Sample, check_placeholders, file_of
 from formats.video_r1 import problem_record
 from problems import problem_type
 
 
-def downloaded_id(made: dict, name: object, root: str) -> str:
-    """`name` (problem_id or None) and 16 hex digits of what makes the prompt and its target: text, type, answer, trace, media as written and, from
-    a YAML, their root as written. Hint and caption are left out, so that adding them keeps the id."""
-    told = [
-        root,
-        made["question"],
-        made["options"],
-        made["problem_type"],
-        made["answer"],
-        made["trace"],
-        made["videos"],
-        made["images"],
-        made["audios"],
-        made.get("soundtrack"),
-    ]
-    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-    return digest if name is None else f"{name}-{digest}"
-
-
-def make_sample(record, where: str, root_name: str) -> tuple[Sample, bool]:
-    """A parsed record -> its Sample, media paths as they are written, and whether it is of a downloaded format."""
-    if isinstance(record, DataError):
-        raise record
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: expected a JSON object, got {type(record).__name__}")
-    if downloaded := "messages" in record or "problem" in record:
-        made = (
-            messages_record(record, where)
-            if "messages" in record
-            else problem_record(record, where)
-        )
-        made["id"] = downloaded_id(made, record.get("problem_id"), root_name)
-    elif "id" in record or "problem_type" in record:
-        made = own_record(record, where)
-    else:
-        raise DataError(
-            f"{where}: a record of no known format, with the fields {', '.join(record) or '(none)'}; known are ours ({', '.join(REQUIRED)}), "
-            "Video-R1, EchoInk and IntentTrain (problem, path, solution), AVATAR / ms-swift (messages, solution)"
-        )
-    sample = Sample(**made, where=where)
-    try:
-        sample.problem_type = problem_type(sample.problem_type).name
-    except ValueError as error:
-        raise DataError(f"{where}: field 'problem_type' of record '{sample.id}': {error}") from None
-    check_placeholders(sample)
-    return sample, downloaded
-
-
-def check_inside(sample: Sample, root: str, real: Callable[[str], str]) -> None:
-    """Raises DataError where a media path of a sample leads out of its root, by "..", as an absolute path or by a symbolic link. real: os.path.realpath
-    that remembers folders."""
-    inside = real(root).rstrip(os.sep) + os.sep
-    named = [(kind, path) for kind in KINDS for path in sample.paths(kind)] + [
-        ("soundtrack", sample.soundtrack)
-    ] * bool(sample.soundtrack)
-    for name, path in named:
-        file = file_of(path)
-        folder, last = os.path.split(file)
-        target = (
-            os.path.realpath(file)
-            if last in ("", ".", "..") or os.path.islink(file)
-            else os.path.join(real(folder), last)
-        )
-        if not target.startswith(inside):
-            raise DataError(
-                f"{sample.where}: field '{name}' of record '{sample.id}': {path} lies outside of the media folder {root}; pass --media_root with "
-                "the folder that holds all of them, or --allow_outside if you trust this data set to name any file of this machine"
-            )
+class RepeatedRecord(DataError):
+    """A downloaded record that says the same as an earlier one: left out, which does no harm."""
 
 
 def load_samples(
@@ -105,67 +40,170 @@ def load_samples(
     media_root: str | Path | None = None,
     stage: int | None = None,
     problems: list[str] | None = None,
-    allow_outside: bool = False,
 ) -> list[Sample]:
-    """Read a file of records, ours or as downloaded, into Samples; keep those of `stage` (records without a stage fit all).
+    """Read a file of records, ours or as downloaded, into Samples.
 
-    Media paths are joined to `media_root`, or else to the YAML's data_root or the file's folder, and must stay inside of it unless `allow_outside`;
-    whether they exist is not looked at. An exact repeat of a downloaded record is dropped with a warning; in our own schema a doubled id is an error.
-    Raises DataError for a missing or unreadable file, and for a bad record: broken JSON, an unknown format, a missing or unknown field, an unknown
-    problem type, a doubled id, a path outside of its folder. With a list `problems`, bad and repeated records are skipped and their sentences
-    put there instead.
+    media_root: the folder that media paths are relative to; None: the YAML's data_root, or the
+    file's own folder. All paths must stay inside of it; whether they exist is not looked at.
+    stage: keep the records of this stage, and those without one; None: all.
+    problems: a list to which the sentences on records that cannot be used are added, in place of an
+    error for the first of them.
+
+    An exact repeat of a downloaded record is dropped with a warning; in our own schema a repeated
+    id is an error. Raises DataError for a file that cannot be read and, without `problems`, for a
+    bad record: broken JSON, an unknown form, a missing or unknown field, an unknown problem type,
+    a repeated id, a path outside of the media folder.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such data file; pass --data FILE.jsonl")
-    is_yaml = path.suffix.lower() in (".yaml", ".yml")
-    records = (
-        read_yaml(path)
-        if is_yaml
-        else [(where, record, path.parent, "") for where, record in read_records(path)]
-    )
-    samples, said, seen = [], [], {}
-    override, real = (
-        Path(media_root) if media_root else None,
-        functools.cache(os.path.realpath),
-    )  # few folders hold many files
-    for where, record, root, root_name in records:
+
+    samples: list[Sample] = []
+    left_out: list[str] = []
+    first_use: dict[str, str] = {}  # where each id was met first
+    realpath = functools.cache(os.path.realpath)  # few folders hold many files
+    for raw in read_file(path):
         try:
-            sample, downloaded = make_sample(record, where, root_name)
-            if sample.id in seen and not downloaded:
-                raise DataError(
-                    f"{where}: id '{sample.id}' was used at {seen[sample.id]}; ids must name one question about one clip"
-                )
+            sample = make_sample(raw)
+            check_id(sample, is_downloaded(raw), first_use)
+            if stage is not None and sample.stage not in (None, stage):
+                continue
+            join_media(sample, Path(media_root or raw.media_root), realpath)
+        except RepeatedRecord as error:
+            left_out.append(str(error))
         except DataError as error:
             if problems is None:
                 raise
-            said.append(str(error))
-            continue
-        if sample.id in seen:
-            said.append(f"{where}: repeats the record at {seen[sample.id]}; dropped")
-            continue
-        seen[sample.id] = where
-        if stage is not None and sample.stage not in (None, stage):
-            continue
-        root = override or root
-        for paths in (sample.videos, sample.images, sample.audios):
-            paths[:] = [str(root / p) for p in paths]
-        sample.soundtrack = sample.soundtrack and str(root / sample.soundtrack)
-        try:
-            if not allow_outside:
-                check_inside(sample, str(root), real)
-        except DataError as error:
-            if problems is None:
-                raise
-            said.append(str(error))
-            continue
-        samples.append(sample)
+            left_out.append(str(error))
+        else:
+            samples.append(sample)
+
     if problems is not None:
-        problems += said
-    elif said:  # repeats only: anything worse was raised
+        problems += left_out
+    elif left_out:  # repeats only: anything worse was raised
         warnings.warn(
-            f"{path}: dropped {len(said)} repeated record(s), the first: {said[0]}", stacklevel=2
+            f"{path}: dropped {len(left_out)} repeated record(s), the first: {left_out[0]}",
+            stacklevel=2,
         )
-    if not samples and not said:
-        raise DataError(f"{path}: no record" + (f" of stage {stage}" if stage is not None else ""))
+    if not samples and not left_out:
+        of_stage = "" if stage is None else f" of stage {stage}"
+        raise DataError(f"{path}: no record{of_stage}")
     return samples
+
+
+def read_file(path: Path) -> list[RawRecord]:
+    """The records of a file, or of the files that a YAML names."""
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return read_yaml(path)
+    return [RawRecord(where, content, path.parent) for where, content in read_records(path)]
+
+
+def is_downloaded(raw: RawRecord) -> bool:
+    """Is the record of a downloaded form, and not of ours?"""
+    return "messages" in raw.content or "problem" in raw.content
+
+
+def make_sample(raw: RawRecord) -> Sample:
+    """A record -> its Sample, with media paths as they are written."""
+    record = raw.content
+    if isinstance(record, DataError):
+        raise record
+    if not isinstance(record, dict):
+        raise DataError(f"{raw.where}: expected a JSON object, got {type(record).__name__}")
+
+    if "messages" in record:
+        fields = messages_record(record, raw.where)
+    elif "problem" in record:
+        fields = problem_record(record, raw.where)
+    elif "id" in record or "problem_type" in record:
+        fields = own_record(record, raw.where)
+    else:
+        raise DataError(
+            f"{raw.where}: a record of no known format, with the fields "
+            f"{', '.join(record) or '(none)'}; known are ours ({', '.join(REQUIRED_FIELDS)}), "
+            "Video-R1, EchoInk and IntentTrain (problem, path, solution), "
+            "AVATAR / ms-swift (messages, solution)"
+        )
+    if is_downloaded(raw):
+        fields["id"] = downloaded_id(fields, record.get("problem_id"), raw.root_name)
+
+    sample = Sample(**fields, where=raw.where)
+    try:
+        sample.problem_type = problem_type(sample.problem_type).name
+    except ValueError as error:
+        raise DataError(
+            f"{raw.where}: field 'problem_type' of record '{sample.id}': {error}"
+        ) from None
+    check_placeholders(sample)
+    return sample
+
+
+def downloaded_id(fields: dict, problem_id: object, root_name: str) -> str:
+    """An id for a record that has none of its own: `problem_id`, if any, and 16 hex digits of the
+    SHA-256 of what makes the prompt and its target.
+
+    That is text, type, answer, trace, media as written and, from a YAML, their root as written. So
+    the id is the same wherever the files lie, never shared by two prompts, and shared by exact
+    repeats. Hint and caption are left out, so that adding them keeps the id.
+    """
+    content = [
+        root_name,
+        fields["question"],
+        fields["options"],
+        fields["problem_type"],
+        fields["answer"],
+        fields["trace"],
+        fields["videos"],
+        fields["images"],
+        fields["audios"],
+        fields.get("soundtrack"),
+    ]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return digest if problem_id is None else f"{problem_id}-{digest}"
+
+
+def check_id(sample: Sample, downloaded: bool, first_use: dict[str, str]) -> None:
+    """Note where an id was met first. Raises DataError for one that was met before."""
+    if sample.id not in first_use:
+        first_use[sample.id] = sample.where
+    elif downloaded:
+        raise RepeatedRecord(
+            f"{sample.where}: repeats the record at {first_use[sample.id]}; dropped"
+        )
+    else:
+        raise DataError(
+            f"{sample.where}: id '{sample.id}' was used at {first_use[sample.id]}; "
+            "ids must name one question about one clip"
+        )
+
+
+def join_media(sample: Sample, root: Path, realpath: Callable[[str], str]) -> None:
+    """Join the media paths of a sample to their folder, in place.
+
+    Raises DataError for a path that leads out of the folder: by "..", as an absolute path or by a
+    symbolic link. A downloaded data set must not make a run open any file of this machine.
+    realpath: os.path.realpath, which may remember the folders it was asked for.
+    """
+    for paths in (sample.videos, sample.images, sample.audios):
+        paths[:] = [str(root / path) for path in paths]
+    if sample.soundtrack:
+        sample.soundtrack = str(root / sample.soundtrack)
+
+    named = [(kind, path) for kind in MEDIA_KINDS for path in sample.paths(kind)]
+    if sample.soundtrack:
+        named.append(("soundtrack", sample.soundtrack))
+    real_root = realpath(str(root)).rstrip(os.sep) + os.sep
+    for field, path in named:
+        if not real_file(file_of(path), realpath).startswith(real_root):
+            raise DataError(
+                f"{sample.where}: field '{field}' of record '{sample.id}': {path} lies outside of "
+                f"the media folder {root}; pass --media_root with the folder that holds all of them"
+            )
+
+
+def real_file(file: str, realpath: Callable[[str], str]) -> str:
+    """os.path.realpath of a file, at the cost of one look at it where its folder is known."""
+    folder, name = os.path.split(file)
+    if name in ("", ".", "..") or os.path.islink(file):
+        return os.path.realpath(file)
+    return os.path.join(realpath(folder), name)

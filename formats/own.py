@@ -1,51 +1,77 @@
-"""formats/own.py: this project's own JSONL."""
+"""formats/own.py: this project's own JSONL, one record a line.
+
+    {"id": "clip7-0", "question": "How many times does it knock?", "problem_type": "numeric",
+     "answer": "3", "video": "clips/7.mp4", "hint": "Listen first, then count."}
+
+Sample explains the fields (formats/sample.py). `video`, `image` and `audio` are a path or a list of
+paths. A sound beside one video that the text does not mention is the video's sound track.
+"""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
-from formats.fields import gold_answer, list_of, take_soundtrack, text_of
+from formats.fields import assign_soundtrack, gold_answer, list_field, text_field
 from formats.files import write_whole
-from formats.sample import KINDS, OWN_FIELDS, OWN_TEXTS, REQUIRED, DataError, Sample
+from formats.sample import MEDIA_KINDS, DataError, Sample
+
+REQUIRED_FIELDS = ("id", "question", "problem_type", "answer")
+
+OPTIONAL_FIELDS = (
+    "options",
+    "hint",
+    "audio_caption",
+    "stage",
+    "kind",
+    "trace",
+    "plan",
+    "scene",
+)
+
+OWN_FIELDS = (*REQUIRED_FIELDS, *OPTIONAL_FIELDS, *MEDIA_KINDS, "soundtrack")
+
+TEXT_FIELDS = ("question", "problem_type", "hint", "audio_caption", "kind", "trace", "plan")
 
 
 def own_record(record: dict, where: str) -> dict:
-    """A record of this project's schema -> Sample's arguments. `video`, `image`, `audio` are a path or a list of paths. A sound beside one video
-    that the text does not mention is its sound track."""
-    missing = [name for name in REQUIRED if record.get(name) in (None, "")]
+    """A record of this project's schema -> Sample's arguments."""
+    missing = [name for name in REQUIRED_FIELDS if record.get(name) in (None, "")]
     if missing:
         raise DataError(
-            f"{where}: field '{missing[0]}' is missing or empty; every record needs {', '.join(REQUIRED)}"
+            f"{where}: field '{missing[0]}' is missing or empty; "
+            f"every record needs {', '.join(REQUIRED_FIELDS)}"
         )
-    if unknown := sorted(set(record) - OWN_FIELDS):
+    unknown = sorted(set(record) - set(OWN_FIELDS))
+    if unknown:
         raise DataError(
             f"{where}: unknown field '{unknown[0]}'; known fields: {', '.join(sorted(OWN_FIELDS))}"
         )
-    made = {k: v for k, v in record.items() if k not in KINDS} | {
-        name: text_of(record, name, where, needed=False) for name in OWN_TEXTS
-    }
-    made |= {f"{kind}s": list_of(record.get(kind), kind, where) for kind in KINDS} | {
-        "options": list_of(record.get("options"), "options", where)
-    }
-    made |= {
-        "id": str(record["id"]),
-        "answer": str(record["answer"]),
-        "soundtrack": text_of(record, "soundtrack", where, needed=False) or None,
-    }
-    if "<answer>" in made["answer"]:
-        made["answer"] = gold_answer(made["answer"], "answer", where)
-    return take_soundtrack(made)
+
+    fields = {name: value for name, value in record.items() if name not in MEDIA_KINDS}
+    for name in TEXT_FIELDS:
+        fields[name] = text_field(record, name, where, required=False)
+    for kind in MEDIA_KINDS:
+        fields[f"{kind}s"] = list_field(record.get(kind), kind, where)
+    fields["id"] = str(record["id"])
+    fields["options"] = list_field(record.get("options"), "options", where)
+    fields["soundtrack"] = text_field(record, "soundtrack", where, required=False) or None
+
+    # An answer may stand in its tags, as in the downloaded forms; an answer of 0 is one, too.
+    fields["answer"] = str(record["answer"])
+    if "<answer>" in fields["answer"]:
+        fields["answer"] = gold_answer(fields["answer"], "answer", where)
+    return assign_soundtrack(fields)
 
 
 def save_samples(path: Path, samples: list[Sample]) -> None:
-    """Write Samples as JSONL, leaving out `where`; written to a temporary name first. load_samples reads the same Samples back."""
+    """Write Samples as JSONL; load_samples reads the same Samples back (but for `where`)."""
     lines = []
-    for s in samples:
-        record = {k: v for k, v in asdict(s).items() if k in OWN_FIELDS - {"soundtrack"}}
-        for kind in KINDS:
-            if paths := s.paths(kind):
+    for sample in samples:
+        record = {name: vars(sample)[name] for name in (*REQUIRED_FIELDS, *OPTIONAL_FIELDS)}
+        for kind in MEDIA_KINDS:
+            paths = sample.paths(kind)
+            if paths:
                 record[kind] = paths[0] if len(paths) == 1 else paths
-        if s.soundtrack:
-            record["soundtrack"] = s.soundtrack
-        lines.append(json.dumps(record))
-    write_whole(path, "".join(line + "\n" for line in lines))
+        if sample.soundtrack:
+            record["soundtrack"] = sample.soundtrack
+        lines.append(json.dumps(record) + "\n")
+    write_whole(path, "".join(lines))

@@ -1,9 +1,9 @@
-"""formats/sample.py: one typed record of a data set, for every format."""
+"""formats/sample.py: Sample, the one typed record that every form of data set is read into."""
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-KINDS = ("video", "image", "audio")
+MEDIA_KINDS = ("video", "image", "audio")
 
 PLACEHOLDER = re.compile(r"<(video|image|audio)>")
 
@@ -14,59 +14,90 @@ class DataError(ValueError):
 
 @dataclass
 class Sample:
-    """One dataset item. Media paths are absolute, or relative to the working folder.
+    """One question about some media, with its answer.
 
-    `id` names the question AND its media: replay statistics are kept per id. `question` and `options` may hold placeholders `<video>`, `<image>`,
-    `<audio>`, each for the next path of its list. `soundtrack` is a sound file that takes the place of the only video's own track.
-    `span` is the part of its videos, in seconds, that is shown; `frame_rate` that of videos which are folders of numbered pictures (0: files).
-    `instruction` stands below the question in place of the think / answer instruction, `system` is a system turn in place of the chat template's own.
-    `trace` is the target of stage 0, `hint` a strategy shown when a prompt is stuck (stage 0 shows it whenever present), `scene` the toy's truth
-    (read by the oracle judge only).
+    Media paths are absolute, or relative to the working folder. `question` and `options` may hold
+    placeholders `<video>`, `<image>`, `<audio>`, each for the next path of its list.
     """
 
+    # Names the question AND its media: replay statistics are kept per id.
     id: str
+    # The text of the user turn, without options and instruction.
     question: str
+    # The type's canonical name (problems.py): how the answer is asked for and scored.
     problem_type: str
+    # The gold answer, as the problem type reads it.
     answer: str
+
+    # Media by kind. An image may be a moment of a video: "clip.mp4#t=12.5".
     videos: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     audios: list[str] = field(default_factory=list)
+    # A sound file that takes the place of the only video's own sound track.
     soundtrack: str | None = None
+    # The stretch of its videos, in seconds, that is shown; None: all of them. Set by benchmarks.
     span: tuple[float, float] | None = None
+    # Pictures per second, where videos are folders of numbered pictures. Set by benchmarks.
     frame_rate: float = 0.0
+
+    # The choices, with their letters: ["A. red", "B. blue"].
     options: list[str] = field(default_factory=list)
+    # Stands below the question in place of the think / answer instruction. Set by benchmarks.
     instruction: str | None = None
+    # A system turn in place of the chat template's own. Set by benchmarks.
     system: str = ""
+    # A strategy, shown when the prompt is stuck (replay.py); stage 0 shows it always.
     hint: str = ""
+    # What is heard, in words; shown below the question with --audio_caption.
     audio_caption: str = ""
+    # The stage that the record belongs to; None: any.
     stage: int | None = None
+    # The form of the question; evaluation reports accuracy by it.
     kind: str = ""
+    # The target of stage 0: the text of a completion.
     trace: str = ""
+    # The strategy of the toy's trace (toy.py).
     plan: str = ""
+    # The toy's truth, which only its oracle judge reads.
     scene: dict | None = None
-    where: str = ""  # "file.jsonl:12", filled in by load_samples for error messages
+    # "file.jsonl:12", filled in by load_samples for error messages.
+    where: str = ""
 
     def paths(self, kind: str) -> list[str]:
+        """The media paths of one kind."""
         return {"video": self.videos, "image": self.images, "audio": self.audios}[kind]
 
-    def segments(self) -> list[tuple[str, str]]:
-        """Question and options in reading order as (kind, path) of media and ("text", text) between them; media without a placeholder come first.
+    @property
+    def text(self) -> str:
+        """Question and options, one a line, placeholders included."""
+        return "\n".join([self.question, *self.options])
 
-        >>> Sample("a", "Is <image> louder than <image>?", "yes/no", "no", images=["x.png", "y.png"], audios=["z.wav"]).segments()
-        [('audio', 'z.wav'), ('text', 'Is '), ('image', 'x.png'), ('text', ' louder than '), ('image', 'y.png'), ('text', '?')]
+    def segments(self) -> list[tuple[str, str]]:
+        """The text in reading order: (kind, path) of media and ("text", text) between them.
+
+        Media without a placeholder come first.
+
+        >>> pictures = ["x.png", "y.png"]
+        >>> Sample("a", "Is <image> like <image>?", "yes/no", "no", images=pictures).segments()
+        [('text', 'Is '), ('image', 'x.png'), ('text', ' like '), ('image', 'y.png'), ('text', '?')]
+        >>> Sample("a", "What is in it?", "ocr", "no", images=["x.png"]).segments()
+        [('image', 'x.png'), ('text', 'What is in it?')]
         """
-        pieces = PLACEHOLDER.split(
-            "\n".join([self.question, *self.options])
-        )  # text, kind, text, kind, .., text
-        extra = {kind: len(self.paths(kind)) - pieces[1::2].count(kind) for kind in KINDS}
-        left = {kind: iter(self.paths(kind)) for kind in KINDS}
-        front = [(kind, next(left[kind])) for kind in KINDS for _ in range(extra[kind])]
-        inside = [
-            (piece, next(left[piece])) if i % 2 else ("text", piece)
-            for i, piece in enumerate(pieces)
-            if i % 2 or piece
-        ]
-        return front + inside
+        # split gives text, kind, text, kind, .., text
+        pieces = PLACEHOLDER.split(self.text)
+        named = pieces[1::2]
+        paths = {kind: iter(self.paths(kind)) for kind in MEDIA_KINDS}
+
+        segments = []
+        for kind in MEDIA_KINDS:
+            for _ in range(len(self.paths(kind)) - named.count(kind)):
+                segments.append((kind, next(paths[kind])))
+        for i, piece in enumerate(pieces):
+            if i % 2:
+                segments.append((piece, next(paths[piece])))
+            elif piece:
+                segments.append(("text", piece))
+        return segments
 
     @property
     def media(self) -> list[tuple[str, str]]:
@@ -75,45 +106,31 @@ class Sample:
 
     @property
     def media_key(self) -> str:
-        """What tells two sets of media apart (the clip, not the question): decoded media and features are shared by it."""
-        shown = [
-            (name, value)
-            for name, value in (("soundtrack", self.soundtrack), ("span", self.span))
-            if value
-        ]
-        return "|".join(f"{kind}:{path}" for kind, path in [*self.media, *shown])
-
-
-REQUIRED = ("id", "question", "problem_type", "answer")
-
-ASKING = {
-    "span",
-    "frame_rate",
-    "instruction",
-    "system",
-}  # set by benchmarks.py, not by training records
-
-OWN_FIELDS = {f.name for f in fields(Sample)} - {
-    "videos",
-    "images",
-    "audios",
-    "where",
-} - ASKING | set(KINDS)
-
-OWN_TEXTS = ("question", "problem_type", "hint", "audio_caption", "kind", "trace", "plan")
+        """What tells two sets of media apart (the clip, not the question): decoded media and
+        features are shared by it."""
+        items = list(self.media)
+        if self.soundtrack:
+            items.append(("soundtrack", self.soundtrack))
+        if self.span:
+            items.append(("span", str(self.span)))
+        return "|".join(f"{name}:{value}" for name, value in items)
 
 
 def check_placeholders(sample: Sample) -> None:
     """Raises DataError where the text holds more placeholders than there are files."""
-    found = PLACEHOLDER.findall("\n".join([sample.question, *sample.options]))
-    for kind in dict.fromkeys(found):
-        if found.count(kind) > len(sample.paths(kind)):
+    named = PLACEHOLDER.findall(sample.text)
+    for kind in dict.fromkeys(named):
+        n_placeholders = named.count(kind)
+        n_files = len(sample.paths(kind))
+        if n_placeholders > n_files:
             raise DataError(
-                f"{sample.where}: the text of record '{sample.id}' holds {found.count(kind)} <{kind}> for {len(sample.paths(kind))} file(s) in "
-                f"'{kind}'; name as many files, or write the word without < >"
+                f"{sample.where}: the text of record '{sample.id}' holds {n_placeholders} <{kind}> "
+                f"for {n_files} file(s) in '{kind}'; name as many files, "
+                "or write the word without < >"
             )
 
 
 def file_of(path: str) -> str:
-    """The file of a media path: without the moment of "clip.mp4#t=12.5", the picture of a video at 12.5 s (W3C media fragments)."""
+    """The file of a media path: "clip.mp4" of "clip.mp4#t=12.5", which means the picture at 12.5 s
+    (W3C media fragments)."""
     return path.partition("#t=")[0]

@@ -165,9 +165,7 @@ def gold_phrases(sample: Sample) -> list[str]:
 def read_own_records(data: str, media_root: str) -> tuple[list[dict], dict[str, Sample]]:
     """The records of a JSONL in this project's own format as they stand there, and as Samples by
     id. Raises DataError for another format, whose records could not be written back."""
-    samples = {
-        s.id: s for s in load_samples(data, media_root or None, allow_outside=bool(media_root))
-    }
+    samples = {s.id: s for s in load_samples(data, media_root)}
     records = []
     if Path(data).suffix not in (".yaml", ".yml"):
         records = [record for _, record in read_records(Path(data))]

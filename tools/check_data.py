@@ -1,91 +1,158 @@
-"""tools/check_data.py: walk a data set: what is there, what is broken, what would be dropped."""
+"""tools/check_data.py: walk a data set as training would, and say what is there and what is broken.
+
+    python -m tools.check_data DATA                       # what would be dropped, and why
+    python -m tools.check_data DATA --show 2              # the first prompts, as the model reads
+    python -m tools.check_data DATA --convert OURS.jsonl  # write the records in our own form
+
+DATA is a file of any form that formats/load.py reads.
+"""
 
 import argparse
 import os
 import sys
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from data import Prompt, PromptBuilder, TooLong, question_text
+from engine.families import DEFAULT_MODEL, load_tokenizer_and_config, prompt_format
 from formats.load import load_samples
 from formats.own import save_samples
 from formats.sample import DataError, Sample
 from media.decode import MediaSettings
 
 
-def check(
-    samples: list[Sample],
-    builder: PromptBuilder,
-    problems: list[str],
-    batch: int = 64,
-    show: int = 20,
-) -> str:
-    """A report on a data set: records by type, media by kind, prompt lengths in tokens, and what would be dropped and why. problems: sentences on
-    records that could not be read (load_samples). Every medium is decoded, as training would."""
-    lengths, dropped = [], {"record cannot be read": list(problems)}
+@dataclass
+class Findings:
+    """What a walk over a data set brought up."""
+
+    lengths: list[int] = field(default_factory=list)  # tokens of every prompt that can be used
+    unreadable: list[str] = field(default_factory=list)  # sentences on records, as below
+    bad_media: list[str] = field(default_factory=list)
+    too_long: list[str] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)  # paths of videos without a sound track
+
+
+def walk(
+    samples: list[Sample], builder: PromptBuilder, problems: list[str], batch: int = 64
+) -> Findings:
+    """Build the prompt of every sample. Each medium is decoded, as training would.
+
+    problems: sentences on records that could not be read (load_samples).
+    """
+    findings = Findings(unreadable=list(problems))
     for i in tqdm(range(0, len(samples), batch), desc="decoding", unit_scale=batch):
+        # Two batches ahead, so that workers decode the next one while this one is built.
         builder.prefetch(samples[i : i + 2 * batch])
         for prompt in builder.build(samples[i : i + batch]):
             if isinstance(prompt, Prompt):
-                lengths.append(len(prompt.ids))
+                findings.lengths.append(len(prompt.ids))
+            elif isinstance(prompt, TooLong):
+                findings.too_long.append(str(prompt))
             else:
-                dropped.setdefault(
-                    "prompt too long"
-                    if isinstance(prompt, TooLong)
-                    else "media missing or unusable",
-                    [],
-                ).append(str(prompt))
-    lines = [f"{len(samples) + len(problems):,} records, {len(lengths):,} of them usable"]
-    for title, names in (
-        ("by problem type", [s.problem_type for s in samples]),
-        ("by media", [" + ".join(k for k, _ in s.media) or "text" for s in samples]),
-        ("by stage", [str(s.stage) for s in samples if s.stage is not None]),
-        ("with a hint", ["yes" for s in samples if s.hint]),
-        ("with a trace for stage 0", ["yes" for s in samples if s.trace]),
-    ):
-        if names:
-            lines.append(
-                f"{title}: "
-                + ", ".join(f"{name} {n:,}" for name, n in Counter(names).most_common())
-            )
-    if lengths:
-        low, middle, high, top = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
+                findings.bad_media.append(str(prompt))
+    findings.silent = sorted(builder.silent)
+    return findings
+
+
+def report(samples: list[Sample], findings: Findings, most: int = 20) -> str:
+    """The findings in words: records by type, media by kind, prompt lengths in tokens, and what
+    would be dropped and why. most: sentences that are written out per reason."""
+    n_records = len(samples) + len(findings.unreadable)
+    lines = [f"{n_records:,} records, {len(findings.lengths):,} of them usable"]
+
+    # What is there.
+    counts = {
+        "by problem type": Counter(s.problem_type for s in samples),
+        "by media": Counter(media_kinds(s) for s in samples),
+        "by stage": Counter(str(s.stage) for s in samples if s.stage is not None),
+        "with a hint": Counter("yes" for s in samples if s.hint),
+        "with a trace for stage 0": Counter("yes" for s in samples if s.trace),
+    }
+    for title, counter in counts.items():
+        if counter:
+            items = [f"{name} {n:,}" for name, n in counter.most_common()]
+            lines.append(f"{title}: {', '.join(items)}")
+
+    # How long the prompts are.
+    if findings.lengths:
+        least, median, p95, most_tokens = np.percentile(findings.lengths, [0, 50, 95, 100])
         lines.append(
-            f"tokens per prompt: least {low:,}, median {middle:,}, 95 % below {high:,}, most {top:,}; {sum(lengths):,} in all"
+            f"tokens per prompt: least {int(least):,}, median {int(median):,}, "
+            f"95 % below {int(p95):,}, most {int(most_tokens):,}; {sum(findings.lengths):,} in all"
         )
-    if builder.silent:
+    if findings.silent:
         lines.append(
-            f"videos without a sound track, asked without sound: {len(builder.silent):,}, e.g. {min(builder.silent)}"
+            "videos without a sound track, asked without sound: "
+            f"{len(findings.silent):,}, e.g. {findings.silent[0]}"
         )
-    for reason, sentences in dropped.items():
+
+    # What would be dropped.
+    reasons = {
+        "record cannot be read": findings.unreadable,
+        "media missing or unusable": findings.bad_media,
+        "prompt too long": findings.too_long,
+    }
+    for reason, sentences in reasons.items():
         if sentences:
             lines.append(f"dropped, {reason}: {len(sentences):,}")
-            lines += [f"  {sentence}" for sentence in sentences[:show]] + (
-                [f"  .. and {len(sentences) - show:,} more"] if len(sentences) > show else []
-            )
+            lines += [f"  {sentence}" for sentence in sentences[:most]]
+        if len(sentences) > most:
+            lines.append(f"  .. and {len(sentences) - most:,} more")
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> None:
-    from engine.families import DEFAULT_MODEL, load_tokenizer_and_config, prompt_format
+def media_kinds(sample: Sample) -> str:
+    """The kinds of a sample's media in reading order: "video + audio"."""
+    return " + ".join(kind for kind, _ in sample.media) or "text"
 
+
+def show(samples: list[Sample], builder: PromptBuilder) -> None:
+    """Print prompts: their text, their tokens, and how their media are cut up."""
+    for sample in samples:
+        prompt = builder(sample)
+        mel_frames = [mel.shape[1] for mel in prompt.mels]
+        print(
+            f"--- {sample.id}: {len(prompt.ids)} tokens, grids {prompt.grids}, "
+            f"mel frames {mel_frames}, last position {prompt.next_position - 1}, "
+            f"gold {sample.answer!r}"
+        )
+        print(question_text(sample))
+
+
+def convert(data: str, out: Path, media_root: str) -> None:
+    """Write the records in this project's own form, media paths in full."""
+    samples = load_samples(data, Path(media_root).absolute() if media_root else None)
+    for sample in samples:
+        for paths in (sample.videos, sample.images, sample.audios):
+            paths[:] = [os.path.abspath(path) for path in paths]
+        if sample.soundtrack:
+            sample.soundtrack = os.path.abspath(sample.soundtrack)
+    save_samples(out, samples)
+    print(f"{out}: {len(samples):,} records")
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Look at a data set as the model will.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("data", help="records of any format of records.py")
+    parser.add_argument("data", help="records of any form that formats/load.py reads")
     parser.add_argument(
-        "--check",
-        action="store_true",
-        help="walk the whole data set and report; without: print the first prompts",
+        "--show",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print the first N prompts in place of the report",
     )
     parser.add_argument(
         "--convert",
         default="",
-        help="write the records to this file in this project's own JSONL, media paths in full",
+        metavar="FILE",
+        help="write the records to FILE in our own form, media paths in full, and stop",
     )
     parser.add_argument(
         "--model",
@@ -95,62 +162,41 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--media_root",
         default="",
-        help="folder that media paths are relative to; empty: the data file's own folder",
+        help="folder that media paths are relative to and stay in; empty: the data file's own",
     )
-    parser.add_argument(
-        "--allow_outside",
-        action="store_true",
-        help="trust the data set to name files outside of its media folder",
-    )
-    parser.add_argument("-n", type=int, default=2, help="how many prompts to print")
     parser.add_argument("--fps", type=float, default=2.0)
     parser.add_argument("--max_frames", type=int, default=16)
     parser.add_argument("--max_pixels", type=int, default=50_176)
     parser.add_argument("--max_prompt_tokens", type=int, default=16_384)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes that decode; 0: this one does, without a time limit",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    args = arguments(argv)
     if args.convert:
-        samples = load_samples(
-            args.data,
-            Path(args.media_root).absolute() if args.media_root else None,
-            allow_outside=args.allow_outside,
-        )
-        for s in samples:
-            for paths in (s.videos, s.images, s.audios):
-                paths[:] = [os.path.abspath(p) for p in paths]
-            s.soundtrack = s.soundtrack and os.path.abspath(s.soundtrack)
-        save_samples(Path(args.convert), samples)
-        print(f"{args.convert}: {len(samples):,} records")
+        convert(args.data, Path(args.convert), args.media_root)
         return
+
     tokenizer, config = load_tokenizer_and_config(args.model)
     builder = PromptBuilder(
         tokenizer,
         prompt_format(config),
         MediaSettings(fps=args.fps, max_frames=args.max_frames, max_pixels=args.max_pixels),
         max_prompt_tokens=args.max_prompt_tokens,
-        workers=args.workers if args.check else 0,
+        workers=0 if args.show else args.workers,
     )
-    if args.check:
-        problems: list[str] = []
-        print(
-            check(
-                load_samples(
-                    args.data, args.media_root, problems=problems, allow_outside=args.allow_outside
-                ),
-                builder,
-                problems,
-            )
-        )
+    if args.show:
+        show(load_samples(args.data, args.media_root)[: args.show], builder)
         return
-    for sample in load_samples(args.data, args.media_root, allow_outside=args.allow_outside)[
-        : args.n
-    ]:
-        made = builder(sample)
-        print(
-            f"--- {sample.id}: {len(made.ids)} tokens, grids {made.grids}, mel frames {[m.shape[1] for m in made.mels]}, "
-            f"last position {made.next_position - 1}, gold {sample.answer!r}"
-        )
-        print(question_text(sample))
+    problems: list[str] = []
+    samples = load_samples(args.data, args.media_root, problems=problems)
+    print(report(samples, walk(samples, builder, problems)))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def records(tmp_path, samples):
 
 
 def load(path):
-    return load_samples(path, ROOT, allow_outside=True)
+    return load_samples(path, ROOT)
 
 
 def test_hints_are_written_checked_and_continued(records, tmp_path):

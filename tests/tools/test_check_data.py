@@ -1,0 +1,171 @@
+"""tools/check_data.py: the report on a data set with one of everything, and the command's uses."""
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import PromptBuilder
+from engine.families import DEFAULT_MODEL
+from formats.load import load_samples
+from media.decode import MediaSettings
+from tools.check_data import main, report, walk
+
+GOOD = {"id": "a", "question": "q", "problem_type": "numeric", "answer": "1"}
+SETTINGS = MediaSettings(fps=2.0, max_frames=16, max_pixels=84 * 28)
+
+
+def write_lines(path, *records):
+    lines = [r if isinstance(r, str) else json.dumps(r) for r in records]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def write_silent_video(path):
+    with av.open(str(path), "w") as box:
+        video = box.add_stream("libx264", rate=8)
+        video.height, video.width, video.pix_fmt = 56, 84, "yuv420p"
+        for level in range(0, 160, 10):
+            frame = np.full((56, 84, 3), level, np.uint8)
+            box.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        box.mux(video.encode())
+
+
+@pytest.fixture(scope="module")
+def mess(tmp_path_factory, samples):
+    """A data set with one of everything, two records about the same broken file."""
+    folder = tmp_path_factory.mktemp("mess")
+    shutil.copy(samples[0].videos[0], folder / "good.mp4")
+    write_silent_video(folder / "silent.mp4")
+    Image.new("RGB", (56, 56)).save(folder / "p.png")
+    Image.new("RGB", (84, 28)).save(folder / "long.png")
+    (folder / "broken.mp4").write_bytes(b"not a media file at all")
+    long = {"question": "so long " * 200, "image": "long.png", "problem_type": "free-form"}
+    return write_lines(
+        folder / "d.jsonl",
+        GOOD | {"id": "good", "video": "good.mp4", "stage": 2, "hint": "Look."},
+        GOOD | {"id": "silent", "video": "silent.mp4"},
+        GOOD | {"id": "broken", "video": "broken.mp4"},
+        GOOD | {"id": "again", "video": "broken.mp4"},
+        GOOD | {"id": "gone", "image": "none.png"},
+        GOOD | {"id": "long"} | long,
+        "{ no record",
+        GOOD | {"id": "token", "question": "<|IMAGE|>?", "image": "p.png"},
+        GOOD | {"id": "both", "image": ["p.png", "long.png"], "trace": "<think>"},
+    )
+
+
+@pytest.fixture(scope="module")
+def walked(mess, policy):
+    """The samples of the mess, and what a walk over them found."""
+    builder = PromptBuilder(policy.tokenizer, policy.form, SETTINGS, max_prompt_tokens=400)
+    problems = []
+    samples = load_samples(mess, problems=problems)
+    return samples, walk(samples, builder, problems, batch=2)
+
+
+def test_the_report_counts_what_is_there(walked, builder, mess):
+    """Lengths are those of the three prompts that can be used."""
+    samples, findings = walked
+    usable = [s for s in samples if s.id in ("good", "silent", "both")]
+    lengths = sorted(len(builder(s).ids) for s in usable)
+    p95 = int(np.percentile(lengths, 95))
+    assert report(samples, findings).split("\n")[:8] == [
+        "9 records, 3 of them usable",
+        "by problem type: numeric 7, free-form 1",
+        "by media: video 4, image 3, image + image 1",
+        "by stage: 2 1",
+        "with a hint: yes 1",
+        "with a trace for stage 0: yes 1",
+        f"tokens per prompt: least {lengths[0]:,}, median {lengths[1]:,}, 95 % below {p95:,}, "
+        f"most {lengths[2]:,}; {sum(lengths):,} in all",
+        f"videos without a sound track, asked without sound: 1, e.g. {mess.parent / 'silent.mp4'}",
+    ]
+
+
+def test_the_report_names_what_would_be_dropped(walked, mess):
+    """Every sentence is there once, under its reason."""
+    lines = report(*walked).split("\n")[8:]
+    starts = [
+        "dropped, record cannot be read: 1",
+        f"  {mess}:7: not a JSON object",
+        "dropped, media missing or unusable: 4",
+        f"  {mess}:3 ('broken'): field 'video': cannot read",
+        f"  {mess}:4 ('again'): field 'video': cannot read",
+        f"  {mess}:5 ('gone'): field 'image': {mess.parent / 'none.png'} does not exist",
+        f"  {mess}:8 ('token'): its text holds a media token",
+        "dropped, prompt too long: 1",
+        f"  {mess}:6 ('long'): its prompt has ",
+    ]
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(start)
+    before, _ = lines[-1].split(" tokens, more than --max_prompt_tokens 400")
+    assert before.rsplit(" ", 1)[1].replace(",", "").isdigit()
+
+
+def test_the_report_writes_out_at_most_so_many(walked):
+    text = report(*walked, most=1)
+    assert "dropped, media missing or unusable: 4\n" in text
+    assert "\n  .. and 3 more" in text
+
+
+def command(monkeypatch, *flags):
+    """python -m tools.check_data, in this process."""
+    monkeypatch.setattr(sys, "argv", ["check_data", *map(str, flags)])
+    monkeypatch.delitem(sys.modules, "tools.check_data")
+    runpy.run_module("tools.check_data", run_name="__main__")
+
+
+def test_the_command_checks(mess, monkeypatch, capsys):
+    limits = ["--max_prompt_tokens", "400", "--max_pixels", "2352"]
+    command(monkeypatch, mess, "--workers", "0", *limits)
+    out = capsys.readouterr().out
+    assert out.startswith("9 records, 3 of them usable\n")
+    assert "\ndropped, prompt too long: 1\n" in out
+
+
+def test_the_command_shows_prompts(mess, capsys):
+    first = write_lines(mess.parent / "first.jsonl", mess.read_text().split("\n")[0])
+    main([str(first), "--show", "1", "--model", str(DEFAULT_MODEL)])
+    out = capsys.readouterr().out
+    assert out.startswith("--- good: ")
+    assert "mel frames [" in out
+    assert "gold '1'" in out
+
+
+def test_a_missing_file_is_one_sentence(mess, monkeypatch):
+    with pytest.raises(SystemExit, match=r"^error: .*none.jsonl: no such data file"):
+        command(monkeypatch, mess.parent / "none.jsonl", "--workers", "0")
+
+
+def test_converting_writes_our_own_records_with_full_paths(tmp_path, monkeypatch, capsys):
+    """A dialogue of AVATAR's form, read from another folder: the same question, media, answer."""
+    (tmp_path / "d").mkdir()
+    turn = {"role": "user", "content": "<video>\nIs it louder than <audio>?"}
+    record = {
+        "messages": [turn],
+        "videos": ["v.mp4"],
+        "audios": ["a.wav"],
+        "problem_type": "numeric",
+        "solution": "<answer>1</answer>",
+        "hint": "Listen.",
+    }
+    write_lines(tmp_path / "d" / "d.jsonl", record)
+    monkeypatch.chdir(tmp_path)
+    main(["d/d.jsonl", "--convert", "ours.jsonl"])
+    assert capsys.readouterr().out == "ours.jsonl: 1 records\n"
+
+    [before] = load_samples("d/d.jsonl")
+    [after] = load_samples("ours.jsonl")
+    assert json.loads(Path("ours.jsonl").read_text())["id"] == before.id == after.id
+    assert (after.question, after.answer, after.hint) == (before.question, "1", "Listen.")
+    assert after.media == [
+        ("video", str(tmp_path / "d" / "v.mp4")),
+        ("audio", str(tmp_path / "d" / "a.wav")),
+    ]
