@@ -19,8 +19,8 @@ All of it is tested equal to transformers' own processors. How this differs from
     sound is as long as it is, and a prompt that gets too long by it is left out (`TooLong`).
 
 A record that cannot be used never ends a run: `PromptBuilder.build` returns its error in place of
-its prompt. `python -m tools.check_data FILE` shows the first prompts of a data set, and with
---check what is wrong with it.
+its prompt. `python -m tools.check_data` walks a data set in the same way and says what it holds,
+what is broken and what would be left out.
 
 Dimensions: P prompt tokens, N patches, M mel bins, L mel frames (10 ms each), T frames.
 """
@@ -61,33 +61,38 @@ class Prompt:
 
     sample: Sample
     hinted: bool
-    ids: torch.Tensor  # (P,) int64
-    positions: torch.Tensor  # (3, P) int64: temporal, height, width
-    patches: torch.Tensor | None = (
-        None  # (N, 1176) of all pictures and videos; None: there are none
-    )
-    grids: list[tuple[int, int, int]] = field(default_factory=list)  # (t, h, w) of each, in patches
-    mels: list[torch.Tensor] = field(default_factory=list)  # (M, L) of each sound
-    sound: str = (
-        "off"  # "heard", "cut" (up to max_sound), "silent" (a video without), "off" (not asked for)
-    )
+
+    # (P,) int64, and (3, P) int64: temporal, height and width
+    ids: torch.Tensor
+    positions: torch.Tensor
+
+    # (N, 3 * 2 * 14 * 14) of all pictures and videos, None without any; (t, h, w) of each, in
+    # patches; (M, L) of each sound
+    patches: torch.Tensor | None = None
+    grids: list[tuple[int, int, int]] = field(default_factory=list)
+    mels: list[torch.Tensor] = field(default_factory=list)
+
+    # what became of the sound: "heard"; "cut", heard up to max_sound; "silent", a video that has
+    # none; "off", none asked for. For the results of an evaluation.
+    sound: str = "off"
 
     @property
     def next_position(self) -> int:
-        """The position of the first completion token, on all three axes: one past the largest in
-        the prompt."""
+        """Of the first completion token, on all three axes: one past the largest in the prompt."""
         return int(self.positions.max()) + 1
 
 
 # ------------------------------------------------------------------ text
 def instructions(sample: Sample, hinted: bool = False, audio_caption: bool = False) -> str:
-    """What stands below the question and its options: the sample's own instruction, or the think /
-    answer one.
+    """What stands below the question and its options.
 
-    A hint is added here, and nowhere else.
+    The sample's own instruction, or the one to think and answer in tags. A hint is added here, and
+    nowhere else.
     """
     if sample.instruction is not None:
         return sample.instruction
+
+    # the caption of the sound, the hint, and how to answer a question of this type
     lines = []
     if audio_caption and sample.audio_caption:
         lines.append(f"Sound: {sample.audio_caption}")
@@ -148,9 +153,9 @@ def build_prompt(
         )
     if vision is None:
         vision = vision_input(media, form)
-    text = chat_text(sample, tokenizer, hinted, audio_caption)
 
-    # what each placeholder stands for: one medium, or with timestamps one frame group
+    # text, and what each of its placeholders stands for: one medium, in Qwen3-VL one frame group
+    text = chat_text(sample, tokenizer, hinted, audio_caption)
     placed = media
     placed_grids = vision.grids
     if form.timestamps:
@@ -158,15 +163,16 @@ def build_prompt(
         text = write_timestamps(text, video_token, media, vision.grids)
         placed, placed_grids = split_frame_groups(media, vision.grids)
 
-    placeholder_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    check_placeholders(placeholder_ids, placed, sample, tokenizer, form)
-    ids, positions = lay_out(placeholder_ids, form, placed, placed_grids)
+    # token ids, in which each placeholder becomes all the tokens of its medium
+    text_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    check_placeholders(text_ids, placed, sample, tokenizer, form)
+    ids, positions = lay_out(text_ids, form, placed, placed_grids)  # (P,), (3, P)
     return Prompt(
         sample=sample,
         hinted=hinted,
         ids=torch.from_numpy(ids).long(),  # (P,)
         positions=torch.from_numpy(positions).long(),  # (3, P)
-        patches=vision.patches,  # (N, 1176)
+        patches=vision.patches,  # (N, 3 * 2 * 14 * 14)
         grids=vision.grids,
         mels=[torch.as_tensor(medium.mel) for medium in media if medium.mel is not None],
     )
@@ -188,13 +194,11 @@ def check_placeholders(
         )
 
 
-# Qwen3-VL: in place of one placeholder per video, "<0.5 seconds>" and a placeholder for each of its
-# frame groups
 def split_frame_groups(
     media: list[Media], grids: list[tuple[int, int, int]]
 ) -> tuple[list[Media], list[tuple[int, int, int]]]:
-    """The medium and the grid (t = 1) that each placeholder stands for, where frame groups are
-    pictures of their own."""
+    """The medium and the grid (t = 1) that each placeholder stands for in Qwen3-VL, where every
+    frame group of a video is a picture of its own."""
     placed = []
     placed_grids = []
     left = iter(grids)
@@ -211,22 +215,21 @@ def split_frame_groups(
 def write_timestamps(
     text: str, video_token: str, media: list[Media], grids: list[tuple[int, int, int]]
 ) -> str:
-    """Qwen3-VL's form of videos: the mean time of a group's two frames in words, then a placeholder
-    for the group.
+    """Qwen3-VL's form of videos: before each frame group, the mean time of its frames in words.
 
-    "[video]" becomes "<0.2 seconds>[video]<1.2 seconds>[video]..", where [video] is the
-    placeholder between <|vision_start|> and <|vision_end|>.
+    "[video]" becomes "<0.2 seconds>[video]<1.2 seconds>[video]..", where [video] stands for
+    <|vision_start|><|video_pad|><|vision_end|>. grids: of the pictures and videos.
     """
-    shown = [medium for medium in media if medium.frames is not None]
-    videos = []
-    for medium, (t, _, _) in zip(shown, grids, strict=True):
+    times_of_videos = []
+    pictured = [medium for medium in media if medium.frames is not None]
+    for medium, (t, _, _) in zip(pictured, grids, strict=True):
         if medium.kind == "video":
-            videos.append(group_times(medium, t))
-    left = iter(videos)
+            times_of_videos.append(group_times(medium, t))
+    remaining = iter(times_of_videos)
 
     def expand(placeholder: re.Match) -> str:
         # a question may hold a media token of its own: it stays, and check_placeholders refuses it
-        times = next(left, None)
+        times = next(remaining, None)
         if times is None:
             return placeholder[0]
         return "".join(f"<{time:.1f} seconds>{placeholder[0]}" for time in times)
@@ -240,25 +243,25 @@ def group_times(video: Media, groups: int) -> np.ndarray:
     times = video.times
     if times is None:
         times = np.arange(len(video.frames)) * (video.seconds_per_group / TEMPORAL_PATCH)  # (T,)
-    frames = np.arange(groups * TEMPORAL_PATCH)
+    frames = np.arange(groups * TEMPORAL_PATCH)  # (2 t,)
     frames = np.minimum(frames, len(times) - 1)  # an odd number repeats the last, as in patchify
-    return times[frames].reshape(groups, TEMPORAL_PATCH).mean(axis=1)
+    return times[frames].reshape(groups, TEMPORAL_PATCH).mean(axis=1)  # (t,)
 
 
 # ------------------------------------------------------------------ shared prefixes
 class SharedPrefix(NamedTuple):
-    """Prompts that begin alike: the tokens that they share, and what follows in each."""
+    """Prompts that begin with the same tokens: those tokens, and what follows in each."""
 
     prefix: Prompt
     suffixes: list[list[int]]  # token ids, one list per prompt
 
 
 def share_prefixes(prompts: list[Prompt], form: PromptFormat) -> list[SharedPrefix]:
-    """Neighbouring prompts about the same media begin alike (system turn, media), so that one
-    prefill serves all.
+    """Prompts with a common prefix, so that one prefill of it serves them all.
 
-    In the order of the prompts. A prompt without such a neighbour, or with media behind the first
-    difference, stands alone: its suffix is empty.
+    Neighbouring prompts about the same media begin with the same system turn and the same media,
+    and only then differ. The result is in the order of the prompts. A prompt without such a
+    neighbour, or with media behind the first difference, stands alone: its suffix is empty.
     """
     shared = []
     for group in groups_of_same_media(prompts):
@@ -285,7 +288,8 @@ def groups_of_same_media(prompts: list[Prompt]) -> Iterator[list[Prompt]]:
 
 
 def same_media(a: Prompt, b: Prompt) -> bool:
-    """By content: a copy of a prompt with masked media still names the same files."""
+    """Do two prompts show the same media? By content, since a copy of a prompt with masked media
+    still names the same files."""
     if a.sample.media_key != b.sample.media_key or a.grids != b.grids or len(a.mels) != len(b.mels):
         return False
     tensors = list(zip(a.mels, b.mels, strict=True))
@@ -295,7 +299,7 @@ def same_media(a: Prompt, b: Prompt) -> bool:
 
 
 def common_length(rows: list[list[int]]) -> int:
-    """How many items all rows begin with alike.
+    """The number of leading items that all rows have in common.
 
     >>> common_length([[1, 2, 3, 4], [1, 2, 9]])
     2
@@ -321,11 +325,10 @@ class PromptBuilder:
     """Samples -> prompts of one model. A record that cannot be used becomes its error, and the
     others go on.
 
-    form: the model's way of reading media. settings: how media are decoded; `use_audio` and `patch`
-    follow the model. max_prompt_tokens: longer prompts are refused, never cut; 0: none is.
-    audio_caption: show the record's caption of its sound. cache, workers: see MediaLoader. silent:
-    paths of the videos met so far that have no sound track although sound is asked for; they are
-    asked without.
+    form: how the model reads media. settings: how media are decoded; `patch` follows the model, and
+    `use_audio` is off for a model that hears nothing. max_prompt_tokens: longer prompts are
+    refused, never cut; 0: none is. audio_caption: show the record's caption of its sound. cache,
+    workers: those of MediaLoader.
     """
 
     def __init__(
@@ -345,6 +348,8 @@ class PromptBuilder:
         hears = settings.use_audio and form.n_mels is not None
         self.settings = replace(settings, use_audio=hears, patch=form.patch)
         self.loader = MediaLoader(self.settings, form.n_mels, cache, workers)
+
+        # paths of the videos met so far that have no sound track, and are shown without sound
         self.silent: set[str] = set()
 
     def prefetch(self, samples: list[Sample]) -> None:
@@ -356,21 +361,20 @@ class PromptBuilder:
     ) -> list[Prompt | MediaError | TooLong]:
         """For every sample its prompt, or the error that says why there is none."""
         hinted = hinted or [False] * len(samples)
-        visions: dict[
-            str, VisionInput
-        ] = {}  # by media_key: questions about one clip share its patches
-        built: list[Prompt | MediaError | TooLong] = []
-        for sample, media, with_hint in zip(
-            samples, self.loader.load(samples), hinted, strict=True
-        ):
+        loaded = self.loader.load(samples)
+
+        # by media_key: the patches of a clip are made once for all questions about it
+        visions: dict[str, VisionInput] = {}
+        results: list[Prompt | MediaError | TooLong] = []
+        for sample, media, with_hint in zip(samples, loaded, hinted, strict=True):
             if isinstance(media, MediaError):
-                built.append(media)
+                results.append(media)
                 continue
             key = sample.media_key
             if key not in visions:
                 visions[key] = vision_input(media, self.form)
-            built.append(self._build_one(sample, media, with_hint, visions[key]))
-        return built
+            results.append(self._build_one(sample, media, with_hint, visions[key]))
+        return results
 
     def _build_one(
         self, sample: Sample, media: list[Media], hinted: bool, vision: VisionInput
@@ -381,6 +385,7 @@ class PromptBuilder:
             if self.settings.use_audio and kind == "video" and medium.mel is None:
                 silent.append(path)
         self.silent.update(silent)
+
         try:
             prompt = build_prompt(
                 sample, media, self.tokenizer, self.form, hinted, self.audio_caption, vision
@@ -407,11 +412,11 @@ class PromptBuilder:
         self, samples: list[Sample], hinted: list[bool] | None = None
     ) -> list[Prompt]:
         """The prompts of a batch. Raises the first error."""
-        built = self.build(samples, hinted)
-        for prompt in built:
-            if isinstance(prompt, DataError):
-                raise prompt
-        return built
+        results = self.build(samples, hinted)
+        for result in results:
+            if isinstance(result, DataError):
+                raise result
+        return results
 
     def __call__(self, sample: Sample, hinted: bool = False) -> Prompt:
         """The prompt of one sample. Raises its error."""

@@ -25,8 +25,7 @@ STORED_FIELDS = ("kind", "frames", "sound", "seconds_per_group", "times", "cut")
 
 
 class MediaCache:
-    """A folder of decoded media, one file each, at most `max_bytes`; the files written first go
-    first.
+    """A folder of decoded media, one file each, of at most `max_bytes`; old files go first.
 
     Frames and sound are kept as they were decoded, so that a hit and a miss give the same bits.
     Several processes may use one folder: a file is written under the name of a .part, and gets its
@@ -40,8 +39,10 @@ class MediaCache:
         self.files()  # removes what killed processes have left
 
     def files(self) -> list[tuple[int, int, Path]]:
-        """(time of change in ns, bytes, path) of each file, the oldest first. Removes abandoned
-        .part files."""
+        """(time of change in ns, bytes, path) of each file, the oldest first.
+
+        Removes the .part files that killed processes have left.
+        """
         files = []
         for path in [*self.folder.glob("*.npz"), *self.folder.glob("*.part")]:
             # other processes may be trimming the folder at the same time
@@ -59,15 +60,19 @@ class MediaCache:
         The name is a digest of everything that decoding depends on: path, size and time of change
         of each file, the settings, and the fields of the record that `load_medium` reads.
         """
-        key = asdict(settings) | {"kind": kind}  # an .mp4 may be a video here and a sound there
-        files = [file_of(path)]
-        key["at"] = path[len(files[0]) :]  # "#t=12.5" of a picture of a moment
+        file = file_of(path)
+        files = [file]
+        key = asdict(settings)
+        key["kind"] = kind  # an .mp4 may be a video here and a sound there
+        key["at"] = path[len(file) :]  # "#t=12.5" of the picture of a moment
         if kind == "video":
-            key |= {"span": sample.span, "frame_rate": sample.frame_rate}
+            key["span"] = sample.span
+            key["frame_rate"] = sample.frame_rate
             if sample.soundtrack:
                 files.append(file_of(sample.soundtrack))
         if not all(os.path.isfile(file) for file in files):
             return None
+
         stats = []
         for file in files:
             stat = os.stat(file)
@@ -76,8 +81,8 @@ class MediaCache:
         return self.folder / f"{digest.hexdigest()[:32]}.npz"
 
     def load(self, path: Path) -> Media | None:
-        """The medium of a file of this cache; None when it is not there, or damaged (with a
-        warning)."""
+        """The medium that was saved there; None when there is none, or with a warning a damaged
+        one."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 return Media(

@@ -26,8 +26,7 @@ MIN_SOUND = SAMPLE_RATE // 10  # shorter sound is padded with silence: the tower
 
 @dataclass(frozen=True)
 class MediaSettings:
-    """How media are decoded. Every field is part of the key of the cache on disk
-    (`MediaCache.path`)."""
+    """How media are decoded. Every field is part of the key of the cache (`MediaCache.path`)."""
 
     fps: float  # frames per second, at most; math.inf: as many as max_frames allows
     max_frames: int  # of one video
@@ -68,7 +67,7 @@ def load_medium(kind: str, path: str, sample: Sample, settings: MediaSettings) -
         add_sound(media, read_sound(path, False, where), None, settings.max_sound)
         return media
 
-    # pictures: a still one has no times, and its one frame stands for both of its temporal patch
+    # frames; a picture has one, which fills both places of its temporal patch, and no times
     if kind == "image":
         sampled = SampledFrames(read_picture(path, where)[None], 1.0 / TEMPORAL_PATCH, None)
     else:
@@ -88,8 +87,7 @@ def load_medium(kind: str, path: str, sample: Sample, settings: MediaSettings) -
     seconds_per_group = sampled.seconds_per_frame * TEMPORAL_PATCH
     media = Media(kind, frames, None, seconds_per_group, times=sampled.times)
 
-    # sound of a video: a file of its own, or the video's track, which a folder of pictures cannot
-    # have
+    # sound of a video: a file of its own, or the video's track; a folder of pictures has no track
     if kind == "video" and settings.use_audio:
         if sample.soundtrack:
             sound = read_sound(sample.soundtrack, False, where)
@@ -102,25 +100,27 @@ def load_medium(kind: str, path: str, sample: Sample, settings: MediaSettings) -
 
 
 def check_files(kind: str, path: str, sample: Sample) -> None:
-    """Raises MediaError unless a medium's files are there. Nothing but files is opened: a named
-    pipe waits for ever, a device has no end."""
-    is_folder = kind == "video" and sample.frame_rate
-    exists = os.path.isdir(path) if is_folder else os.path.isfile(file_of(path))
-    missing = None
-    if not exists:
-        missing = (kind, path)
-    elif kind == "video" and sample.soundtrack and not os.path.isfile(sample.soundtrack):
-        missing = ("soundtrack", sample.soundtrack)
-    if missing is None:
-        return
-    field, file = missing
-    what = "folder of frames" if is_folder and field == "video" else "file"
-    raise MediaError(
-        record_name(sample),
-        f"field '{field}': {file} does not exist or is not a {what}; "
-        "paths are relative to the data file, or to --media_root",
-        file,
-    )
+    """Raises MediaError unless the files of a medium are there, and are files.
+
+    Nothing else may be opened: a named pipe waits for ever, a device has no end.
+    """
+    paths = {kind: path}
+    if kind == "video" and sample.soundtrack:
+        paths["soundtrack"] = sample.soundtrack
+    for field, file in paths.items():
+        if field == "video" and sample.frame_rate:
+            expected = "folder of frames"
+            exists = os.path.isdir(file)
+        else:
+            expected = "file"
+            exists = os.path.isfile(file_of(file))
+        if not exists:
+            raise MediaError(
+                record_name(sample),
+                f"field '{field}': {file} does not exist or is not a {expected}; "
+                "paths are relative to the data file, or to --media_root",
+                file,
+            )
 
 
 def add_sound(
@@ -128,7 +128,7 @@ def add_sound(
 ) -> None:
     """Put the sound (n,) of a span of seconds into media, at most max_sound seconds of it (0: all).
 
-    Media whose span holds no sound have none.
+    Media have no sound where the span holds none.
     """
     if sound is not None and span is not None:
         start = round(span[0] * SAMPLE_RATE)
@@ -136,6 +136,7 @@ def add_sound(
         sound = sound[start:end]
     if sound is None or len(sound) == 0:
         return
+
     limit = round(max_sound * SAMPLE_RATE) or len(sound)
     media.cut = len(sound) > limit
     sound = sound[:limit]
@@ -143,9 +144,11 @@ def add_sound(
 
 
 def check_media(samples: list[Sample], source: str, advice: str, look: int = 256) -> None:
-    """Raises DataError when of about `look` media files from all over the data none exists: then it
-    is the folder that is wrong, not the files. source: the data set, advice: what to do, both for
-    the message."""
+    """Raises DataError when of about `look` media files from all over the data none exists.
+
+    Then not the files are wrong, but the folder. source: the data set, and advice: what to do about
+    it, both for the message.
+    """
     every = max(1, len(samples) // look)
     paths = [file_of(path) for sample in samples[::every] for _, path in sample.media]
     if paths and not any(os.path.exists(path) for path in paths):

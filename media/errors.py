@@ -22,8 +22,10 @@ class MediaError(DataError):
 
     @property
     def path(self) -> str:
-        """The bad file; all files of the record, joined by commas, where it is not known which
-        one it is; "" when the error is not about a file."""
+        """The bad file; "" when the error is not about a file.
+
+        All files of the record, joined by commas, where it is not known which one is bad.
+        """
         return self.args[2] if len(self.args) > 2 else ""
 
 

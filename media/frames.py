@@ -113,11 +113,11 @@ def frames_in_span(
 
 
 def frame_times(reader) -> np.ndarray | None:
-    """When each frame of a decord reader appears, in seconds after the first one, and when the last
-    one ends: (n + 1,).
+    """(n + 1,) seconds at which the n frames of a decord reader appear, and at which the last ends.
 
-    None where a frame's number tells its time: frame i appears at i / average rate, to within one
-    frame, which is so for most files. None also where the file holds no times that can be believed.
+    Counted from the first frame. None where a frame's number tells its time: frame i appears at i /
+    average rate, to within one frame, which is so for most files. None also where the file holds no
+    times that can be believed.
     """
     rate = reader.get_avg_fps()  # of a Matroska file of varying rate, this is a guess
     n = len(reader)
@@ -129,6 +129,7 @@ def frame_times(reader) -> np.ndarray | None:
     end = max(stamps[-1, 1], starts[-1])
     times = np.append(starts, end) - starts[0]  # (n + 1,)
 
+    # a constant rate, by far the most common
     if rate > 0 and np.abs(times[:-1] * rate - np.arange(n)).max() <= 1:
         return None
 
@@ -137,7 +138,7 @@ def frame_times(reader) -> np.ndarray | None:
     return times if in_order and 0 < times[-1] < LONGEST else None
 
 
-# ------------------------------------------------------------------ reading them
+# ------------------------------------------------------------------ reading
 def read_frames(
     path: str,
     fps: float,
@@ -177,8 +178,7 @@ def read_frames(
 def sample_constant_rate(
     reader, rate: float, fps: float, max_frames: int, span: tuple[float, float] | None
 ) -> SampledFrames:
-    """Frames of a decord reader at `rate` frames per second, by number: number / rate is the
-    time."""
+    """Frames of a decord reader by number: at a constant rate, number / rate is the time."""
     n = len(reader)
     if not (rate > 0 and n / rate < LONGEST):
         raise ValueError(f"its header speaks of {n:,} frames, {rate:g} per second")
@@ -196,15 +196,13 @@ def sample_varying_rate(
     first, total = frames_in_span(span, round(times[-1] * TICKS), TICKS)
     ticks, seconds_per_frame = frame_indices(total, TICKS, fps, max_frames)  # (T,)
 
-    # each moment shows the last frame that has appeared by then; half a tick later, against
-    # rounding
+    # each moment shows the last frame that has appeared by then (half a tick: against rounding)
     moments = (first + ticks + 0.5) / TICKS  # (T,) seconds
     shown = np.searchsorted(times[:-1], moments, side="right") - 1  # (T,) frame numbers
     pixels = reader.get_batch(shown.tolist()).asnumpy()  # (T, H, W, 3)
 
-    # The time of a frame is when it appears. Where one stays on (a slide) and is sampled again, it
-    # is the moment at which it was looked at: else all of a slide's samples would stand at the same
-    # time.
+    # The time of a frame is when it appears. Where it stays on (a slide) and is sampled again, it
+    # is the moment of the sample: else all samples of a slide would stand at one time.
     appears = np.maximum(times[shown] - first / TICKS, 0.0)  # (T,)
     stays = np.diff(shown, prepend=-1) == 0  # (T,)
     return SampledFrames(pixels, seconds_per_frame, np.where(stays, ticks / TICKS, appears))
@@ -218,8 +216,7 @@ def read_frame_folder(
     span: tuple[float, float] | None,
     frame_rate: float,
 ) -> SampledFrames:
-    """Frames of a folder of numbered pictures, in the order of their names, `frame_rate` of them a
-    second."""
+    """Frames of a folder of pictures in the order of their names, `frame_rate` of them a second."""
     files = sorted(f for f in Path(path).iterdir() if f.suffix.lower() in PICTURES)
     if not files:
         raise MediaError(

@@ -25,11 +25,10 @@ from media.prompt_format import MERGE, PromptFormat
 def vision_positions(
     grid: tuple[int, int, int], seconds_per_group: float, per_second: float
 ) -> np.ndarray:
-    """(3, t * h/2 * w/2) int positions of a picture or video, counted from 0; one token per 2 x 2
-    patches.
+    """(3, V) int positions of a picture or video, from 0 on, with V = t * h/2 * w/2 tokens.
 
-    temporal = floor(group * seconds_per_group * per_second), height = row and width = column of the
-    merged patch.
+    A token is a merged patch, 2 x 2 patches of one frame group. Its temporal position is
+    floor(group * seconds_per_group * per_second), its height its row and its width its column.
     """
     t = grid[0]
     h = grid[1] // MERGE
@@ -47,8 +46,8 @@ def equal_positions(start: int, n: int) -> np.ndarray:
 
 
 def chunks_by_time(temporal: np.ndarray, per_chunk: int) -> list[np.ndarray]:
-    """Split token indices by their temporal position into chunks of `per_chunk`, as transformers
-    and vLLM do.
+    """Split tokens by their temporal positions into chunks of `per_chunk` positions, as
+    transformers and vLLM do. Returns the indices of the tokens of each chunk.
 
     >>> chunks_by_time(np.array([0, 0, 25, 50, 75]), 50)
     [array([0, 1, 2]), array([3, 4])]
@@ -84,8 +83,8 @@ class TokenLayout:
     def last_position(self) -> int:
         """The largest position, on any axis, of the last piece; -1 before the first one.
 
-        trap: transformers looks at the last piece only, too. Behind a chunk of sound, the larger
-        height or width position of a frame before it does not count.
+        trap: of the last piece only, as in transformers. Behind a chunk of sound it does not count
+        that a frame before it may have reached a larger height or width position.
         """
         return int(self.positions[-1].max()) if self.positions else -1
 
@@ -120,41 +119,51 @@ def lay_out(
     [0 0 1 1 2 1 3 4 4 5]
     """
     layout = TokenLayout()
-    tokens, left, sizes = iter(ids), iter(media), iter(grids)
+    tokens = iter(ids)
+    next_media = iter(media)
+    next_grids = iter(grids)
     for token in tokens:
         start = layout.last_position + 1
+
+        # text
         if token not in form.placeholders:
             layout.add(token, equal_positions(start, 1))
             continue
 
-        medium = next(left)
+        # a sound
+        medium = next(next_media)
         n_sound = 0 if medium.mel is None else audio_tokens(medium.mel.shape[1])
         if token == form.audio:
             layout.add(token, equal_positions(start, n_sound))
             continue
 
-        picture = vision_positions(next(sizes), medium.seconds_per_group, form.per_second)  # (3, V)
+        # a picture or a silent video
+        grid = next(next_grids)
+        picture = vision_positions(grid, medium.seconds_per_group, form.per_second)  # (3, V)
         if n_sound == 0:
             layout.add(token, start + picture)
-        else:
-            add_video_with_sound(layout, form, picture, n_sound)
-            # the token that closes the video, <|vision_eos|>, shares the position of <|audio_eos|>
-            layout.add(next(tokens), equal_positions(layout.last_position, 1))
+            continue
+
+        # a video with sound; <|vision_eos|>, which closes it, shares the position of <|audio_eos|>
+        add_video_with_sound(layout, form, picture, n_sound)
+        layout.add(next(tokens), equal_positions(layout.last_position, 1))
     return np.concatenate(layout.ids), np.concatenate(layout.positions, axis=1)
 
 
 def add_video_with_sound(
     layout: TokenLayout, form: PromptFormat, picture: np.ndarray, n_sound: int
 ) -> None:
-    """<|audio_bos|> [video 0-2 s] [audio 0-2 s] [video 2-4 s] .. <|audio_eos|>, behind
-    <|vision_bos|>.
+    """What stands between <|vision_bos|> and <|vision_eos|>: picture and sound, interleaved.
+
+        <|audio_bos|> [video 0-2 s] [audio 0-2 s] [video 2-4 s] [audio 2-4 s] .. <|audio_eos|>
 
     picture: (3, V) positions from 0 on, of `vision_positions`. n_sound: tokens of the sound.
     """
     # <|vision_bos|> and <|audio_bos|> share one position
     layout.add(form.audio_start, equal_positions(layout.last_position, 1))
-    start = layout.last_position + 1
 
+    # both count from the next position, so that what happens at one time stands at one time
+    start = layout.last_position + 1
     sound = equal_positions(0, n_sound)  # (3, n_sound)
     picture_chunks = chunks_by_time(picture[0], form.chunk)
     sound_chunks = chunks_by_time(sound[0], form.chunk)

@@ -35,21 +35,19 @@ from media.features import with_mel
 
 MEDIA_TIMEOUT = 120.0  # seconds that decoding one record's media may take
 
-START_TIMEOUT = (
-    600.0  # seconds in which a process must start; on a busy file system imports take long
-)
+# Seconds in which a process must start: on a busy file system its imports take long.
+START_TIMEOUT = 600.0
 
-TIMER_MARGIN = (
-    5.0  # seconds behind the deadline after which the system ends a process without a supervisor
-)
+# Seconds behind the deadline after which the system itself ends a process: that is one whose
+# program has been killed, so that nobody else watches it.
+TIMER_MARGIN = 5.0
 
 
 # ------------------------------------------------------------------ in the decoder process
 def try_load_media(
     sample: Sample, settings: MediaSettings, cache: MediaCache | None
 ) -> list[Media] | MediaError:
-    """load_media, with an error as its result: a broken file concerns its own record, not the
-    batch."""
+    """load_media with the error as its result: a broken file concerns its record, not the batch."""
     try:
         return load_media(sample, settings, cache)
     except MediaError as error:
@@ -202,12 +200,14 @@ def end_processes(tasks: queue.SimpleQueue, supervisors: list[Supervisor]) -> No
             supervisor.closing = True
             if supervisor.process:
                 supervisor.process.kill()
+
+    # what waits is cancelled, and then each thread finds the None that ends it
     while not tasks.empty():
         if task := tasks.get():
             future, _ = task
             future.cancel()
     for _ in supervisors:
-        tasks.put(None)  # ends one thread
+        tasks.put(None)
 
 
 class Decoders:

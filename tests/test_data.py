@@ -126,10 +126,10 @@ def test_vision_token_ids_and_timestamps_equal_transformers(
 ):
     """A picture, a video from a file, and a picture behind it.
 
-    Qwen3-VL's times are those of transformers' own frames, written by Qwen3VLProcessor's own method.
-    They replace <|vision_start|><|video_pad|><|vision_end|> as the processor did when the model came
-    out, and as vLLM does; the processor of transformers 5.17 to 5.23 leaves a second pair of bounds
-    around the video.
+    Qwen3-VL's times are those of transformers' own frames, written by Qwen3VLProcessor's own
+    method. They replace <|vision_start|><|video_pad|><|vision_end|> as the processor did when the
+    model came out, and as vLLM does; the processor of transformers 5.17 to 5.23 leaves a second
+    pair of bounds around the video.
     """
     policy = families[name]
     side = policy.form.patch * 2

@@ -1,7 +1,7 @@
 """transformers' own rules for frames, placeholders, positions and timestamps.
 
-Its processors need torchvision as a whole, and their methods that only write text or count frames do
-not: those are called here on stand-ins.
+Its processors need torchvision as a whole, and their methods that only write text or count frames
+do not: those are called here on stand-ins.
 """
 
 import ast

@@ -115,7 +115,8 @@ def test_the_cache_is_bounded_and_drops_the_oldest(tmp_path):
 
 
 def test_leftovers_of_killed_processes_are_removed_and_counted(tmp_path):
-    """A .part of more than an hour ago goes when the cache is opened; a new one stays, and counts."""
+    """A .part of more than an hour ago goes when the cache is opened; a new one stays, and
+    counts."""
     for name, age in (("old.1.2.part", 3700), ("new.1.2.part", 60)):
         (tmp_path / name).write_bytes(bytes(2000))
         os.utime(tmp_path / name, (time.time() - age,) * 2)

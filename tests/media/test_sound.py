@@ -53,7 +53,8 @@ def test_a_soundtrack_takes_the_place_of_the_videos_own(tmp_path):
     ("name", "codec"), [("a.m4a", "aac"), ("a.mp3", "libmp3lame"), ("a.opus", "libopus")]
 )
 def test_sound_files_that_soundfile_does_not_know(tmp_path, name, codec):
-    """Half a second of 500 Hz at 48 kHz in files of other kinds: as long, and with its power at 500 Hz."""
+    """Half a second of 500 Hz at 48 kHz in files of other kinds: as long, and with its power at 500
+    Hz."""
     wave = (0.5 * np.sin(2 * np.pi * 500 * np.arange(24_000) / 48_000)).astype(np.float32)
     with av.open(str(tmp_path / name), "w") as box:
         stream = box.add_stream(codec, rate=48_000, layout="mono")

@@ -133,8 +133,8 @@ def test_folders_that_cannot_be_read_are_named(folder, tmp_path):
     ],
 )
 def test_sound_of_a_span_up_to_a_limit(folder, span, limit, start, stop, cut):
-    """Sample n of the sound is n / 32000; what is shorter than a tenth of a second is filled up with
-    silence."""
+    """Sample n of the sound is n / 32000; what is shorter than a tenth of a second is filled up
+    with silence."""
     sample = video(folder, soundtrack=str(folder / "ramp.wav"), span=span)
     (media,) = load_media(sample, replace(SETTINGS, max_sound=limit))
     n = stop - start

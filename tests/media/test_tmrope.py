@@ -38,8 +38,8 @@ def test_positions_equal_transformers_rope_index(policy, sample, media):
     """Of one medium and of several in mixed order, also a video with sound beside sounds of their
     own.
 
-    get_rope_index has one flag use_audio_in_video for all videos of a prompt, so it cannot place one
-    with sound beside a silent one (it takes the silent one's tokens for text, or fails). Such
+    get_rope_index has one flag use_audio_in_video for all videos of a prompt, so it cannot place
+    one with sound beside a silent one (it takes the silent one's tokens for text, or fails). Such
     prompts are compared medium by medium, each from the text before it to its end, one after the
     other; where the whole prompt can be compared, both are.
     """
@@ -83,11 +83,11 @@ def test_qwen2_5_vl_positions_equal_transformers_rope_index(families, letters):
     """Each medium with the text before it, one after the other; the token behind a medium is
     expected one past its last position.
 
-    That is what the docstring of transformers' get_rope_index says, what its code did when the model
-    was trained, and what vLLM does. transformers 5.17 to 5.23 let the text behind a VIDEO start at
-    max(h, w) of its frames instead, which may lie before the video's last time position; so there
-    only the positions up to the video's end are compared with its code. 5.17 also cuts the seconds
-    per frame group to a whole number.
+    That is what the docstring of transformers' get_rope_index says, what its code did when the
+    model was trained, and what vLLM does. transformers 5.17 to 5.23 let the text behind a VIDEO
+    start at max(h, w) of its frames instead, which may lie before the video's last time position;
+    so there only the positions up to the video's end are compared with its code. 5.17 also cuts the
+    seconds per frame group to a whole number.
     """
     policy = families["qwen2_5_vl"]
     sample, media = mixture(letters)

@@ -55,8 +55,8 @@ def wait_until(condition, seconds=20.0) -> bool:
 
 # ------------------------------------------------------------------ the corpus
 def test_a_corpus_of_bad_media(tmp_path, policy, monkeypatch):
-    """200 files: none ends or stops the run, each bad one is one sentence with its path, each usable
-    one a prompt, and processes that die are replaced."""
+    """200 files: none ends or stops the run, each bad one is one sentence with its path, each
+    usable one a prompt, and processes that die are replaced."""
     monkeypatch.setattr("media.loader.MEDIA_TIMEOUT", 15.0)
     corpus = make_corpus(tmp_path)
     asked = [sample_of_file(path, kind, f"n{i}") for i, (path, kind, _) in enumerate(corpus)]
@@ -115,8 +115,8 @@ def check_error(error, sample: Sample, path: str, category: str) -> None:
 # ------------------------------------------------------------------ processes that are stuck or die
 def test_stuck_and_crashed_processes_are_replaced_while_others_go_on(tmp_path):
     """One process in native code that never returns and holds the GIL, one that segfaults, one that
-    eats memory: each is one sentence, the stuck one after the deadline, and the 30 good tasks behind
-    them are done by the other process meanwhile and by the new ones after it."""
+    eats memory: each is one sentence, the stuck one after the deadline, and the 30 good tasks
+    behind them are done by the other process meanwhile and by the new ones after it."""
     mark = tmp_path / "mark"  # each task writes "pid name" here
     with decoders(2, 4.0, misbehave) as pool:
         warm = [pool.submit(task(f"warm{i}")) for i in range(2)]
