@@ -13,7 +13,7 @@ A completion's positions restart after the prompt, so log-probs and gradients ar
 once: G (P + R) tokens become P + G R. Nothing carries on from a prompt but its keys and values and its last token's state, which
 predicts every first completion token; so the last layer runs its queries and its MLP for that token and the completions only.
 
-All contact with transformers' internals is in `FAMILIES`, `parts`, `prompt_format`, `block` and `_run_towers`: it moved them between 5.17 and
+All contact with transformers' internals is in `FAMILIES`, `parts`, `prompt_format`, `block` and `run_towers`: it moved them between 5.17 and
 5.23, and both work. What another family needs beyond a line in FAMILIES: Qwen2.5-VL its rate of positions; Qwen3-VL the norms of queries and keys (`block`),
 the tower features added after the first layers (`deepstack`), and times in words (data.py).
 Dimensions: B prompts, P prompt tokens, N completions in all, R completion tokens, T tokens of a stream, V vocabulary, D width,
@@ -55,9 +55,11 @@ from engine.families import (
 from engine.kv_cache import Prefill
 from engine.logprobs import TokenLogprobs, fp32_logits
 from formats.sample import DataError
+from media.digest import media_digest
 from media.features import audio_tokens
 from media.prompt_format import MEAN, MERGE, PATCH, SAMPLE_RATE, STD, TEMPORAL_PATCH
 
+FEATURE_CACHE_BYTES = 4 * 2**30  # host memory for the outputs of frozen towers
 LORA_ALPHA = 32  # the product of two adapters is scaled by alpha / rank
 
 
@@ -99,24 +101,28 @@ def load_policy(
 
 
 class FeatureCache:
-    """Tower outputs by media key in the host's memory, oldest out first, at most `max_bytes`. Only valid while the towers are frozen."""
+    """Tower outputs by the digest of their media, in the host's memory: at most `max_bytes`, the least recently used
+    out first. Only valid while the towers are frozen."""
 
     def __init__(self, max_bytes: int):
-        self.max_bytes, self.bytes, self.store = max_bytes, 0, OrderedDict()
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.outputs: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
 
-    def get(self, key: str) -> dict[str, Tensor] | None:
-        if key in self.store:
-            self.store.move_to_end(key)
-        return self.store.get(key)
+    def get(self, digest: str) -> dict[str, Tensor] | None:
+        if digest in self.outputs:
+            self.outputs.move_to_end(digest)
+        return self.outputs.get(digest)
 
-    def put(self, key: str, value: dict[str, Tensor]) -> None:
-        size = sum(t.nbytes for t in value.values())
-        if key in self.store or size > self.max_bytes:
+    def put(self, digest: str, output: dict[str, Tensor]) -> None:
+        size = sum(tensor.nbytes for tensor in output.values())
+        if digest in self.outputs or size > self.max_bytes:
             return
-        self.store[key] = {name: t.detach().cpu() for name, t in value.items()}
+        self.outputs[digest] = {name: tensor.detach().cpu() for name, tensor in output.items()}
         self.bytes += size
         while self.bytes > self.max_bytes:
-            self.bytes -= sum(t.nbytes for t in self.store.popitem(last=False)[1].values())
+            _, oldest = self.outputs.popitem(last=False)
+            self.bytes -= sum(tensor.nbytes for tensor in oldest.values())
 
 
 class Policy:
@@ -155,8 +161,10 @@ class Policy:
         banned[self.eos_ids] = False
         self.device = self.head.weight.device
         self.banned = banned.to(self.device)
-        self.cache = FeatureCache(2**30)
-        self.checkpoint_layers = False  # keep each layer's input instead of its activations: less memory, a third more arithmetic
+        self.cache = FeatureCache(FEATURE_CACHE_BYTES)
+        self.checkpoint_layers = (
+            self.device.type == "cuda"
+        )  # keep each layer's input instead of its activations: less memory, a third more arithmetic
         self.max_tokens, self.max_cache_tokens = (
             16_384,
             2**18,
@@ -283,48 +291,11 @@ class Policy:
     def trains_towers(self) -> bool:
         return any(p.requires_grad for p in self.towers())
 
-    def features(
-        self, prompts: list[Prompt], seen: dict[str, dict[str, Tensor]] | None = None
-    ) -> list[dict[str, Tensor]]:
-        """Tower outputs of each prompt: {"vision": (n, D), "audio": (m, D)}, run once per distinct media.
+    def features(self, prompts: list[Prompt]) -> list[dict[str, Tensor]]:
+        """Features of one batch. (Use `Features` where several batches share media.)"""
+        return Features(self).of(prompts)
 
-        seen: what this step has already run, by media key; looked up, and added to. With frozen towers there is no gradient, and results are
-        cached across steps, too.
-        """
-        frozen, seen = not self.trains_towers, {} if seen is None else seen
-        fresh: dict[str, Prompt] = {}
-        for p in prompts:
-            key = p.sample.media_key
-            if key not in seen and frozen and (hit := self.cache.get(key)) is not None:
-                seen[key] = {name: t.to(self.device) for name, t in hit.items()}
-            elif key not in seen:
-                fresh[key] = p
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            for part in split_by_tokens(
-                list(fresh), [len(p.ids) for p in fresh.values()], self.max_tokens
-            ):
-                for key, value in zip(
-                    part, self._run_towers([fresh[key] for key in part]), strict=True
-                ):
-                    seen[key] = value
-                    if frozen:
-                        self.cache.put(key, value)
-        return [seen[p.sample.media_key] for p in prompts]
-
-    def towers_backward(self, prompts: list[Prompt], leaves: dict[str, dict[str, Tensor]]) -> None:
-        """Carry gradients on into trained towers: from `leaves`, by media key the features that a step was computed from, once they hold
-        gradients. One prompt's towers run again at a time, as under checkpointing, so that a step keeps no activations of theirs."""
-        for key, prompt in {p.sample.media_key: p for p in prompts}.items():
-            some = {
-                name: leaf.grad
-                for name, leaf in leaves.get(key, {}).items()
-                if leaf.grad is not None
-            }
-            if some:
-                again = self._run_towers([prompt])[0]
-                torch.autograd.backward([again[name] for name in some], list(some.values()))
-
-    def _run_towers(self, prompts: list[Prompt]) -> list[dict[str, Tensor]]:
+    def run_towers(self, prompts: list[Prompt]) -> list[dict[str, Tensor]]:
         """One call of each tower for all prompts: patches and mel frames are concatenated, as the towers expect."""
         out: list[dict[str, Tensor]] = [{} for _ in prompts]
         seen, heard = (
@@ -701,30 +672,83 @@ class Policy:
         }
 
 
+class Features:
+    """The towers' outputs for the prompts of one step. Each distinct content passes the towers once.
+
+        features = Features(policy)
+        generate(policy, prompts, features.of(prompts), ..)               # the rollout runs the towers
+        policy.completion_logps(prompts, features.of(prompts), ..)        # the update does not run them again
+        features.backward()                                               # after the last micro-batch
+
+    Contents are told apart by `media_digest`, never by paths: a prompt whose patches or mels were masked, shuffled or
+    edited in place (also a copy by `dataclasses.replace`) has features of its own.
+
+    Frozen towers: outputs carry no gradient, and stay in `policy.cache` for later steps. Trained towers: the outputs
+    are leaves, in which the gradients of all micro-batches add up until `backward`.
+    """
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+        self.outputs: dict[str, dict[str, Tensor]] = {}  # by digest
+        self.prompts: dict[str, Prompt] = {}  # by digest: what `backward` runs through the towers
+
+    def of(self, prompts: list[Prompt]) -> list[dict[str, Tensor]]:
+        """Features of each prompt: {"vision": (n, D), "audio": (m, D)}, of Qwen3-VL "deepstack0" .. (n, D), too."""
+        digests = [media_digest(prompt) for prompt in prompts]
+        missing: dict[str, Prompt] = {}
+        for digest, prompt in zip(digests, prompts, strict=True):
+            if digest not in self.outputs and not self._from_cache(digest):
+                missing.setdefault(digest, prompt)
+        self._run(missing)
+        return [self.outputs[digest] for digest in digests]
+
+    def _from_cache(self, digest: str) -> bool:
+        """Take what an earlier step has left in the policy's cache. Returns whether there was anything."""
+        if self.policy.trains_towers:  # the towers have changed since
+            return False
+        cached = self.policy.cache.get(digest)
+        if cached is None:
+            return False
+        self.outputs[digest] = {name: t.to(self.policy.device) for name, t in cached.items()}
+        return True
+
+    def _run(self, prompts: dict[str, Prompt]) -> None:
+        """Run the towers without gradients, in passes of at most `policy.max_tokens`."""
+        trained = self.policy.trains_towers
+        lengths = [len(prompt.ids) for prompt in prompts.values()]
+        for batch in split_by_tokens(list(prompts), lengths, self.policy.max_tokens):
+            with torch.no_grad():
+                outputs = self.policy.run_towers([prompts[digest] for digest in batch])
+            for digest, output in zip(batch, outputs, strict=True):
+                self.outputs[digest] = output
+                if trained:
+                    self.prompts[digest] = prompts[digest]
+                    for leaf in output.values():
+                        leaf.requires_grad_()
+                else:
+                    self.policy.cache.put(digest, output)
+
+    def backward(self) -> None:
+        """Carry the gradients that the features hold into trained towers. With frozen towers there is nothing to do.
+
+        The towers run again, one prompt at a time, as under checkpointing: a step keeps none of their activations. The
+        outputs are forgotten, because the optimiser is about to change the towers: the next `of` runs them anew.
+        """
+        for digest, prompt in self.prompts.items():
+            grads = {
+                name: leaf.grad
+                for name, leaf in self.outputs[digest].items()
+                if leaf.grad is not None
+            }
+            if grads:
+                outputs = self.policy.run_towers([prompt])[0]
+                torch.autograd.backward([outputs[name] for name in grads], list(grads.values()))
+        if self.prompts:
+            self.outputs.clear()
+            self.prompts.clear()
+
+
 def bound_memory(cfg, policy: Policy) -> None:
     """Give a policy the flags that say how much it may hold at a time."""
-    policy.max_tokens, policy.max_cache_tokens = cfg.max_tokens, cfg.max_cache_tokens
-    policy.cache.max_bytes = int(cfg.feature_cache_gb * 2**30)
-
-
-class Features:
-    """Tower outputs of one step (temporary)."""
-
-    def __init__(self, policy):
-        self.policy, self.outputs, self.leaves, self.prompts = policy, {}, {}, {}
-
-    def of(self, prompts):
-        with torch.no_grad():
-            outputs = self.policy.features(prompts, self.outputs)
-        if not (self.policy.trains_towers and torch.is_grad_enabled()):
-            return outputs
-        for prompt, output in zip(prompts, outputs, strict=True):
-            key = prompt.sample.media_key
-            if key not in self.leaves:
-                self.leaves[key] = {n: t.detach().requires_grad_() for n, t in output.items()}
-                self.prompts[key] = prompt
-        return [self.leaves[p.sample.media_key] for p in prompts]
-
-    def backward(self):
-        if self.policy.trains_towers:
-            self.policy.towers_backward(list(self.prompts.values()), self.leaves)
+    policy.max_tokens = cfg.max_tokens
+    policy.max_cache_tokens = cfg.max_cache_tokens

@@ -39,7 +39,7 @@ from engine.families import block
 from engine.kv_cache import Prefill, PrefixKV, SuffixKV
 from formats.sample import DataError, Sample
 from media.prompt_format import PromptFormat
-from model import Policy
+from model import Features, Policy
 
 MAX_CACHE_TOKENS = 2**18  # tokens whose keys and values are held at a time (7B: 57 kB each)
 COMPACT_EVERY = 8  # decode steps between two looks at which completions have ended
@@ -117,7 +117,7 @@ def sample_answers(
         return [(error, None) for error in built]
 
     with torch.no_grad():
-        features = policy.features(prompts)
+        features = Features(policy).of(prompts)
     groups = iter(generate(policy, prompts, features, 1, sampling, share_prefill=True))
 
     answers: list[tuple[Prompt | DataError, Completion | None]] = []

@@ -27,7 +27,7 @@ from engine.optim import Optimizer
 from formats.sample import Sample
 from media.decode import Media
 from media.features import log_mel
-from model import FeatureCache, bound_memory, load_policy
+from model import FeatureCache, Features, bound_memory, load_policy
 from replay import ReplayBuffer
 from rollout import Completion
 from run.stream import load_data
@@ -199,16 +199,16 @@ def main() -> None:
 def forget(policy, maker) -> None:
     """The feature cache as before the step: it holds the clips of earlier steps, not those of fresh prompts."""
     policy.cache = FeatureCache(policy.cache.max_bytes)
-    policy.features(list(maker.kept.values()))
+    Features(policy).of(list(maker.kept.values()))
 
 
 def ours(cfg, policy, reference, optimizer, buffer, maker, samples, by_id, phases):
     """One step by train.py's own functions. Returns its fresh groups and their log-probs (not timed)."""
-    seen = {}
+    features = Features(policy)
     with contextlib.ExitStack() as patches:
         for owner, name, phase in (
             (maker, "many", "media"),
-            (policy, "features", "towers"),
+            (features, "of", "towers"),
             (train, "generate", "rollout"),
             (reference, "completion_logps", "reference"),
         ):
@@ -223,7 +223,7 @@ def ours(cfg, policy, reference, optimizer, buffer, maker, samples, by_id, phase
             maker.build_or_raise(samples),
             1,
             torch.Generator(policy.device).manual_seed(1),
-            seen=seen,
+            features=features,
         )
         groups = fresh + (
             train.replay_step(cfg, maker, buffer, by_id, len(samples), 1) if cfg.replayed else []
@@ -231,15 +231,13 @@ def ours(cfg, policy, reference, optimizer, buffer, maker, samples, by_id, phase
         for g in groups:  # random completions earn alike: keep every group in the update
             g.advantages = torch.linspace(-1, 1, len(g.tokens))
         phases.next("policy forward, backward")
-        train.update_step(cfg, policy, reference, groups, 1, seen)
+        train.update_step(cfg, policy, reference, groups, 1, features)
         phases.next("optimiser")
         optimizer.step(0.0, 1.0)
         phases.next(None)
     with torch.no_grad():
         prompts = [g.prompt for g in fresh]
-        logps, _ = policy.completion_logps(
-            prompts, policy.features(prompts, seen), [g.tokens for g in fresh]
-        )
+        logps, _ = policy.completion_logps(prompts, features.of(prompts), [g.tokens for g in fresh])
     return fresh, logps
 
 

@@ -22,6 +22,8 @@ from common import (
     timed,
 )
 
+from model import Features
+
 SIDES = {"ours": "packed row, chunked logits", "theirs": "repeated rows, full fp32 logits"}
 
 
@@ -69,9 +71,9 @@ def measure(args) -> dict:
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def ours():
-        return policy.completion_logps([prompt], policy.features([prompt]), [completions.tolist()])[
-            0
-        ]
+        return policy.completion_logps(
+            [prompt], Features(policy).of([prompt]), [completions.tolist()]
+        )[0]
 
     def theirs():
         ids = torch.cat([prompt.ids.expand(args.group, -1), completions], dim=1).to(

@@ -17,7 +17,7 @@ from data import build_prompt, prompt_builder
 from engine.families import DEFAULT_MODEL, FAMILIES, parameter_counts, parts
 from formats.sample import DataError, Sample
 from media.decode import Media
-from model import load_policy
+from model import Features, load_policy
 from rollout import Sampling, generate
 from tests.families import tiny_family
 from tests.reference import hf_inputs, random_completions
@@ -76,9 +76,11 @@ def test_log_probs_and_gradients_equal_transformers(folders, name):
     completions = [
         random_completions(policy, lengths, i) for i, lengths in enumerate(([5, 1, 9], [7], [3, 4]))
     ]
-    logp, mask = policy.completion_logps(prompts, policy.features(prompts), completions)
+    features = Features(policy)
+    logp, mask = policy.completion_logps(prompts, features.of(prompts), completions)
     weights = torch.randn(logp.shape, generator=torch.Generator().manual_seed(1))
     (logp * weights)[mask].sum().backward()
+    features.backward()
     ours = {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
     policy.model.zero_grad()
     rows = [(prompt, c) for prompt, group in zip(prompts, completions, strict=True) for c in group]
@@ -98,7 +100,9 @@ def test_greedy_rollout_equals_transformers_generate(folders, name):
     policy.eos_ids, policy.banned[:] = [], False
     prompts = prompts_of(policy)
     with torch.no_grad():
-        done = generate(policy, prompts, policy.features(prompts), 1, Sampling(8, temperature=0))
+        done = generate(
+            policy, prompts, Features(policy).of(prompts), 1, Sampling(8, temperature=0)
+        )
         for prompt, (ours,) in zip(prompts, done, strict=True):
             tokens = []
             for _ in range(8):
@@ -331,7 +335,7 @@ def test_adapters_sit_on_all_linear_layers_and_start_at_nothing(fresh_policy, pr
     completions = [random_completions(fresh_policy, [4])] * 4
     with torch.no_grad():
         before, _ = fresh_policy.completion_logps(
-            prompts, fresh_policy.features(prompts), completions
+            prompts, Features(fresh_policy).of(prompts), completions
         )
         linear = sum(
             isinstance(m, torch.nn.Linear)
@@ -341,7 +345,7 @@ def test_adapters_sit_on_all_linear_layers_and_start_at_nothing(fresh_policy, pr
         inside = sum(isinstance(m, torch.nn.Linear) for m in fresh_policy.text.modules())
         fresh_policy.add_adapters(8, towers)
         after, _ = fresh_policy.completion_logps(
-            prompts, fresh_policy.features(prompts), completions
+            prompts, Features(fresh_policy).of(prompts), completions
         )
     assert torch.equal(before, after) and inside == 7 * 4
     decoder, tower = fresh_policy.named_trained()
@@ -364,7 +368,7 @@ def test_adapters_add_their_scaled_product_and_the_reference_is_without(
 ):
     """Log-probs with adapters are those of weights W + (alpha / r) B A; the reference's are those of W, in value and without touching gradients."""
     completions = [random_completions(fresh_policy, [6, 3], i) for i in range(4)]
-    features = fresh_policy.features(prompts)
+    features = Features(fresh_policy).of(prompts)
     with torch.no_grad():
         plain, _ = fresh_policy.completion_logps(prompts, features, completions)
     fresh_policy.add_adapters(4, towers=False)

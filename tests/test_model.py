@@ -1,6 +1,7 @@
 """model.py against transformers' own forward on repeated rows, and the checkpoint in Hugging Face form."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from engine.batching import split_by_tokens
 from engine.families import DEFAULT_MODEL, parts
 from engine.logprobs import TokenLogprobs, fp32_logits
 from formats.sample import DataError
-from model import FeatureCache, Policy, load_policy
+from media.digest import media_digest
+from model import FeatureCache, Features, Policy, load_policy
 from tests.random_media import media_of, sample_of
 from tests.reference import hf_inputs, hf_logps, random_completions
 from tools.tiny_model import MEDIA_TOKENS, make_tiny_policy
@@ -33,7 +35,7 @@ def test_shared_prefix_logps_equal_transformers_on_repeated_rows(policy, prompts
     completions = [random_completions(policy, lengths, i) for i, lengths in enumerate(GROUPS)]
     with torch.no_grad():
         logp, mask = policy.completion_logps(
-            prompts, policy.features(prompts), completions, temperature=0.7
+            prompts, Features(policy).of(prompts), completions, temperature=0.7
         )
         row = 0
         for prompt, group in zip(prompts, completions, strict=True):
@@ -58,7 +60,7 @@ def test_every_kind_of_prompt_equals_transformers(policy, kind):
     prompt = build_prompt(sample_of(kind), media_of(kind), policy.tokenizer, policy.form)
     completion = random_completions(policy, [6])[0]
     with torch.no_grad():
-        ours, _ = policy.completion_logps([prompt], policy.features([prompt]), [[completion]])
+        ours, _ = policy.completion_logps([prompt], Features(policy).of([prompt]), [[completion]])
         torch.testing.assert_close(
             ours[0], hf_logps(policy, prompt, completion), atol=1e-5, rtol=1e-6
         )
@@ -90,11 +92,13 @@ def test_packed_rows_give_the_gradients_of_repeated_rows(
         monkeypatch.setattr(attention_module, "attend", attend_by_hand)
         monkeypatch.setattr(attention_module, "attend_backward", attend_by_hand_backward)
     completions = [random_completions(policy, lengths, i) for i, lengths in enumerate(mix)]
+    features = Features(policy)
     logp, mask = policy.completion_logps(
-        prompts, policy.features(prompts), completions, temperature=0.8
+        prompts, features.of(prompts), completions, temperature=0.8
     )
     weights = torch.randn(logp.shape, generator=torch.Generator().manual_seed(1))
     (logp * weights)[mask].sum().backward()
+    features.backward()
     ours, row = gradients(policy), 0
     for prompt, group in zip(prompts, completions, strict=True):
         for completion in group:
@@ -134,7 +138,7 @@ def test_the_prompt_is_computed_once_and_its_last_layer_hardly_at_all(policy, pr
     ]
     completions = [random_completions(policy, lengths) for lengths in GROUPS]
     with torch.no_grad():
-        policy.completion_logps(prompts, policy.features(prompts), completions)
+        policy.completion_logps(prompts, Features(policy).of(prompts), completions)
     for hook in hooks:
         hook.remove()
     own = sum(n - 1 for lengths in GROUPS for n in lengths)
@@ -256,7 +260,8 @@ def test_bf16_weights_keep_an_fp32_head(prompts):
     completions = [[c] for c in random_completions(exact, [8, 8, 8, 8])]
     with torch.no_grad():
         a, b = (
-            p.completion_logps(prompts, p.features(prompts), completions)[0] for p in (exact, half)
+            p.completion_logps(prompts, Features(p).of(prompts), completions)[0]
+            for p in (exact, half)
         )
         state = torch.randn(3, 128, dtype=torch.bfloat16)
         torch.testing.assert_close(half.log_distribution(state).exp().sum(-1), torch.ones(3))
@@ -281,9 +286,9 @@ def test_long_batches_are_split_by_tokens(fresh_policy, prompts):
     fresh_policy.text.layers[0].mlp.register_forward_hook(
         lambda m, args, out: passes.append(len(args[0]))
     )
-    whole = fresh_policy.prefill(prompts, fresh_policy.features(prompts))
+    whole = fresh_policy.prefill(prompts, Features(fresh_policy).of(prompts))
     fresh_policy.max_tokens, fresh_policy.cache = 1, FeatureCache(0)
-    single = fresh_policy.prefill(prompts, fresh_policy.features(prompts))
+    single = fresh_policy.prefill(prompts, Features(fresh_policy).of(prompts))
     assert passes == [sum(whole.lengths), *whole.lengths] and whole.keys[0].shape == (
         4,
         2,
@@ -293,7 +298,7 @@ def test_long_batches_are_split_by_tokens(fresh_policy, prompts):
     for name in ("keys", "values"):
         for a, b in zip(getattr(whole, name), getattr(single, name), strict=True):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(whole.last, single.last, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(whole.hidden, single.hidden, atol=1e-4, rtol=1e-4)
 
 
 def test_log_prob_passes_change_no_input(policy, prompts):
@@ -303,7 +308,7 @@ def test_log_prob_passes_change_no_input(policy, prompts):
     weights = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
     completions = [random_completions(policy, [4, 2]) for _ in prompts]
     copy = json.loads(json.dumps(completions))
-    features = policy.features(prompts)
+    features = Features(policy).of(prompts)
     kept = [{k: v.clone() for k, v in f.items()} for f in features]
     first, _ = policy.completion_logps(prompts, features, completions)
     second, _ = policy.completion_logps(prompts, features, completions)
@@ -320,7 +325,7 @@ def test_log_prob_passes_change_no_input(policy, prompts):
 
 
 def test_empty_completions_give_no_nan(fresh_policy, prompts):
-    features = fresh_policy.features(prompts[:2])
+    features = Features(fresh_policy).of(prompts[:2])
     logp, mask = fresh_policy.completion_logps(prompts[:2], features, [[[], [5, 6]], [[]]])
     assert mask.sum(1).tolist() == [0, 2, 0] and torch.isfinite(logp).all()
     logp.sum().backward()
@@ -334,7 +339,7 @@ def test_empty_completions_give_no_nan(fresh_policy, prompts):
 def test_ids_a_completion_may_not_hold_have_no_probability(policy, prompts):
     tok = policy.tokenizer
     with torch.no_grad():
-        last = policy.prefill(prompts[:1], policy.features(prompts[:1])).last
+        last = policy.prefill(prompts[:1], Features(policy).of(prompts[:1])).hidden
         p = policy.log_distribution(last).exp()[0]
     for token in (
         "<|AUDIO|>",
@@ -399,51 +404,150 @@ def test_bundled_model_is_small_and_documented():
     assert {"command", "seed", "heldout_accuracy", "minutes"} <= set(facts)
 
 
-def test_towers_run_once_per_clip_and_step_and_once_for_all_while_frozen(fresh_policy, prompts):
-    calls = []
-    fresh_policy.visual.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
+@pytest.fixture
+def tower_passes(fresh_policy):
+    """Patches in each pass of fresh_policy's vision tower, in order."""
+    passes = []
+    fresh_policy.visual.register_forward_hook(lambda m, args, out: passes.append(len(args[0])))
+    return passes
+
+
+def test_towers_run_once_per_clip_and_step_and_once_for_all_while_frozen(
+    fresh_policy, prompts, tower_passes
+):
     clips = {p.sample.media_key: len(p.patches) for p in prompts}
     assert len(clips) < len(prompts)  # two questions about each clip
-    seen = {}
-    a = fresh_policy.features(prompts, seen)
-    assert calls == [sum(clips.values())] and set(seen) == set(clips)
-    assert (
-        all(x is y for x, y in zip(a, fresh_policy.features(prompts, seen), strict=True))
-        and len(calls) == 1
-    )
-    fresh_policy.features(prompts, {})
-    assert len(calls) == 2  # trained towers: once per step
+    digests = {media_digest(p) for p in prompts}
+    assert len(digests) == len(clips)
+
+    # Trained towers: once per step.
+    features = Features(fresh_policy)
+    trained = features.of(prompts)
+    assert tower_passes == [sum(clips.values())]
+    assert set(features.outputs) == digests
+    assert all(x is y for x, y in zip(trained, features.of(prompts), strict=True))
+    assert len(tower_passes) == 1
+    Features(fresh_policy).of(prompts)
+    assert len(tower_passes) == 2
+
+    # Frozen towers: once for all steps.
     fresh_policy.freeze_towers()
-    b, c = fresh_policy.features(prompts, {}), fresh_policy.features(prompts, {})
-    assert len(calls) == 3 and set(fresh_policy.cache.store) == set(clips)
-    assert all(
-        torch.equal(x[k], y[k]) and torch.equal(x[k], z[k])
-        for x, y, z in zip(a, b, c, strict=True)
-        for k in x
+    frozen = Features(fresh_policy).of(prompts)
+    cached = Features(fresh_policy).of(prompts)
+    assert len(tower_passes) == 3
+    assert set(fresh_policy.cache.outputs) == digests
+    for x, y, z in zip(trained, frozen, cached, strict=True):
+        for name in x:
+            assert torch.equal(x[name], y[name])
+            assert torch.equal(x[name], z[name])
+    assert trained[0]["vision"].requires_grad
+    assert not frozen[0]["vision"].requires_grad
+
+
+def altered(prompt, change: str):
+    """A copy of a prompt with other media under the same id and the same paths."""
+    if change == "masked patches":
+        return replace(prompt, patches=torch.zeros_like(prompt.patches))
+    if change == "shuffled patches":
+        return replace(prompt, patches=prompt.patches.flip(0))
+    if change == "masked mel":
+        return replace(prompt, mels=[torch.zeros_like(mel) for mel in prompt.mels])
+    return replace(prompt, mels=[mel.flip(1) for mel in prompt.mels])
+
+
+@pytest.mark.parametrize(
+    "change", ["masked patches", "shuffled patches", "masked mel", "shuffled mel"]
+)
+@pytest.mark.parametrize("towers", ["trained", "frozen"])
+@pytest.mark.parametrize("first", ["true", "altered"])
+def test_altered_media_have_features_of_their_own(fresh_policy, prompts, change, towers, first):
+    """Whichever comes first, within a step and in the cache across steps: each prompt gets what its own media make."""
+    if towers == "frozen":
+        fresh_policy.freeze_towers()
+    true = prompts[0]
+    other = altered(true, change)
+    assert other.sample.media_key == true.sample.media_key
+    pair = [true, other] if first == "true" else [other, true]
+    kind = "vision" if "patches" in change else "audio"
+    with torch.no_grad():
+        direct = [fresh_policy.run_towers([prompt])[0] for prompt in pair]
+    assert not torch.allclose(direct[0][kind], direct[1][kind], atol=1e-3)
+
+    one_step = Features(fresh_policy)
+    one_by_one = [one_step.of([prompt])[0] for prompt in pair]
+    together = Features(fresh_policy).of(pair)
+    next_step = [Features(fresh_policy).of([prompt])[0] for prompt in pair]
+    for found in (one_by_one, together, next_step):
+        for ours, expected in zip(found, direct, strict=True):
+            assert ours.keys() == expected.keys()
+            for name in expected:
+                torch.testing.assert_close(ours[name].detach(), expected[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("towers", ["trained", "frozen"])
+def test_media_edited_in_place_have_new_features(fresh_policy, prompts, tower_passes, towers):
+    if towers == "frozen":
+        fresh_policy.freeze_towers()
+    prompt = replace(prompts[0], patches=prompts[0].patches.clone())
+    features = Features(fresh_policy)
+    before = features.of([prompt])[0]["vision"].detach().clone()
+    prompt.patches[: len(prompt.patches) // 2] = 0.0
+    edited = features.of([prompt])[0]["vision"].detach()
+    assert len(tower_passes) == 2
+    assert not torch.allclose(before, edited, atol=1e-3)
+    assert torch.equal(edited, Features(fresh_policy).of([prompt])[0]["vision"])
+
+
+def test_the_same_media_under_two_paths_pass_the_towers_once(fresh_policy, prompts, tower_passes):
+    sample = replace(prompts[0].sample, id="copy", videos=["a copy of the clip.mp4"])
+    copy = replace(
+        prompts[0],
+        sample=sample,
+        patches=prompts[0].patches.clone(),
+        mels=[mel.clone() for mel in prompts[0].mels],
     )
-    assert a[0]["vision"].requires_grad and not b[0]["vision"].requires_grad
+    assert copy.sample.media_key != prompts[0].sample.media_key
+    one, other = Features(fresh_policy).of([prompts[0], copy])
+    assert tower_passes == [len(copy.patches)]
+    assert one is other
 
 
 def test_gradients_reach_the_towers_through_features_of_the_rollout(fresh_policy, prompts):
     """Features computed without gradients, gradients collected in them, towers run once more: the same as one graph through all."""
     completions = [random_completions(fresh_policy, [4, 2]) for _ in prompts]
-    fresh_policy.completion_logps(prompts, fresh_policy.features(prompts), completions)[
-        0
-    ].sum().backward()
+    logp, _ = fresh_policy.completion_logps(prompts, fresh_policy.run_towers(prompts), completions)
+    logp.sum().backward()
     direct = gradients(fresh_policy)
+    features = Features(fresh_policy)
     with torch.no_grad():
-        seen = {}
-        fresh_policy.features(prompts, seen)
-    leaves = {
-        key: {name: t.requires_grad_() for name, t in value.items()} for key, value in seen.items()
-    }
+        features.of(prompts)
     for i in range(4):  # in four micro-batches
-        fresh_policy.completion_logps(
-            [prompts[i]], fresh_policy.features([prompts[i]], leaves), [completions[i]]
-        )[0].sum().backward()
-    fresh_policy.towers_backward(prompts, leaves)
-    for name, grad in gradients(fresh_policy).items():
+        logp, _ = fresh_policy.completion_logps(
+            [prompts[i]], features.of([prompts[i]]), [completions[i]]
+        )
+        logp.sum().backward()
+    features.backward()
+    ours = gradients(fresh_policy)
+    assert ours.keys() == direct.keys()
+    for name, grad in ours.items():
         assert (grad - direct[name]).norm() <= 1e-4 * direct[name].norm() + 1e-5, name
+
+
+def test_features_are_made_anew_after_the_towers_have_changed(fresh_policy, prompts, tower_passes):
+    """A second update of a step must not be computed from the outputs of the towers before the first one."""
+    features = Features(fresh_policy)
+    before = features.of(prompts[:1])[0]["vision"]
+    before.sum().backward()
+    features.backward()
+    with torch.no_grad():
+        fresh_policy.visual.merger.ln_q.weight.mul_(1.5)
+    after = features.of(prompts[:1])[0]["vision"]
+    assert len(tower_passes) == 3
+    assert not torch.allclose(before, after, atol=1e-3)
+    fresh_policy.model.zero_grad()
+    features.backward()  # no gradient has come in since: nothing happens
+    assert len(tower_passes) == 3
+    assert all(p.grad is None for p in fresh_policy.towers())
 
 
 def test_feature_cache_is_bounded():
@@ -451,13 +555,13 @@ def test_feature_cache_is_bounded():
     for i in range(10):
         cache.put(str(i), {"vision": torch.zeros(10)})  # 40 bytes each
     cache.put("large", {"vision": torch.zeros(30)})  # would push out all others and still not fit
-    assert list(cache.store) == ["8", "9"] and cache.bytes == 80 and cache.get("0") is None
+    assert list(cache.outputs) == ["8", "9"] and cache.bytes == 80 and cache.get("0") is None
 
 
 def test_reference_is_frozen_and_stays(fresh_policy, prompts):
     fresh_policy.freeze_towers()
     reference, completions = fresh_policy.reference(), [random_completions(fresh_policy, [5])]
-    features = fresh_policy.features(prompts[:1])
+    features = Features(fresh_policy).of(prompts[:1])
     before, _ = reference.completion_logps(prompts[:1], features, completions)
     assert not before.requires_grad
     with torch.no_grad():

@@ -13,7 +13,7 @@ from engine import kv_cache
 from engine.families import DEFAULT_MODEL
 from formats.load import load_samples
 from formats.sample import DataError
-from model import load_policy
+from model import Features, load_policy
 from rollout import Decoding, Sampling, decode, draw, generate
 from tests.reference import hf_inputs
 
@@ -36,7 +36,7 @@ def all_tokens(groups):
 
 @pytest.fixture(scope="module")
 def features(policy, prompts):
-    return policy.features(prompts)
+    return Features(policy).of(prompts)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_greedy_equals_transformers_generate_on_fifty_prompts(policy, builder, t
     lengths, compactions, prompts that drop out."""
     toy.build(tmp_path, 2, "train", 25, progress=False)
     prompts = builder.build_or_raise(load_samples(next(tmp_path.glob("*/stage2_train_25x2.jsonl"))))
-    ours = generate(policy, prompts, policy.features(prompts), 1, greedy(60))
+    ours = generate(policy, prompts, Features(policy).of(prompts), 1, greedy(60))
     assert len(prompts) == 50
     assert len({len(p.ids) for p in prompts}) > 1
     for prompt, (completion,) in zip(prompts, ours, strict=True):
@@ -182,7 +182,7 @@ def test_questions_about_one_clip_share_its_prefill(policy, builder, samples, to
     the same batch; the decoder passes each clip once."""
     lone = replace(samples[6], question="Look: <video> What is there?")
     prompts = builder.build_or_raise([*samples[:6], samples[5], lone, samples[7]])
-    features = policy.features(prompts)
+    features = Features(policy).of(prompts)
     alone = generate(policy, prompts, features, 2, greedy(60))
     tokens_per_pass.clear()
     shared = generate(policy, prompts, features, 2, greedy(60), share_prefill=True)
@@ -210,7 +210,7 @@ def test_a_recorded_step_of_shared_prefills_replays_like_a_fresh_one(
     rows = share_prefixes(prompts, policy.form)
     prefixes = [prefix for prefix, _ in rows]
     prefill = policy.prefill(
-        prefixes, policy.features(prefixes), [questions for _, questions in rows]
+        prefixes, Features(policy).of(prefixes), [questions for _, questions in rows]
     )
     run, _ = decode_recorded(monkeypatch, policy, prefill, 1, greedy(60))
     for tokens, (completion, _) in zip(run.tokens, plain, strict=True):
@@ -220,7 +220,7 @@ def test_a_recorded_step_of_shared_prefills_replays_like_a_fresh_one(
 def test_an_optimiser_step_is_in_the_next_rollout(fresh_policy, prompts):
     """Nothing to sync: after the weights have moved, sampler and trainer still agree on them."""
     fresh_policy.freeze_towers()
-    features = fresh_policy.features(prompts)
+    features = Features(fresh_policy).of(prompts)
     with torch.no_grad():
         for p in fresh_policy.text.parameters():
             p.add_(0.02 * torch.randn(p.shape, generator=seeded(0)))
@@ -253,7 +253,7 @@ def test_bf16_sampler_drifts_little_from_the_bf16_trainer(
     hundredths, and the ratio starts near 1."""
     monkeypatch.setitem(kv_cache.ONE_PREFIX_AT_A_TIME, "cpu", one_at_a_time)
     prompts = prompts[:2]  # bf16 is slow on a CPU
-    features = bf16_policy.features(prompts)
+    features = Features(bf16_policy).of(prompts)
     groups = generate(bf16_policy, prompts, features, 2, Sampling(12, generator=seeded(0)))
     logp, mask = bf16_policy.completion_logps(prompts, features, all_tokens(groups))
     drift = (logp[mask] - all_logps(groups)).abs()

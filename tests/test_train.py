@@ -21,6 +21,7 @@ from engine.optim import Optimizer
 from formats.load import load_samples
 from formats.sample import DataError
 from groups import Group
+from model import Features
 from replay import VCRS_WINDOW, Entry, ReplayBuffer
 from rewards import accuracy_reward, split_completion
 from rollout import Sampling, generate
@@ -585,7 +586,7 @@ def test_media_pass_the_towers_once_per_step(cfg, fresh_policy, builder, samples
     )
     calls = []
     fresh_policy.visual.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
-    seen = {}
+    features = Features(fresh_policy)
     groups, _ = train.rollout_step(
         cfg,
         fresh_policy,
@@ -593,12 +594,12 @@ def test_media_pass_the_towers_once_per_step(cfg, fresh_policy, builder, samples
         builder.build_or_raise(samples[4:8]),
         1,
         torch.Generator().manual_seed(1),
-        seen=seen,
+        features=features,
     )
     groups += train.replay_step(cfg, builder, buffer, {s.id: s for s in samples}, 4, step=1)
     for g in groups:
         g.advantages = torch.linspace(-1, 1, len(g.tokens))
-    train.update_step(cfg, fresh_policy, reference, groups, 1, seen)
+    train.update_step(cfg, fresh_policy, reference, groups, 1, features)
     clip = len(groups[0].prompt.patches)
     fresh_clips, all_clips = (
         len({g.prompt.sample.media_key for g in some}) for some in (groups[:4], groups)
@@ -769,7 +770,7 @@ def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, builder, 
     done = generate(
         fresh_policy,
         [prompt],
-        fresh_policy.features([prompt]),
+        Features(fresh_policy).of([prompt]),
         8,
         Sampling(60, generator=torch.Generator().manual_seed(0)),
     )[0]
@@ -790,7 +791,7 @@ def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, builder, 
         optimizer.step(1e-4, max_grad_norm=1.0)
     with torch.no_grad():
         logp, _ = fresh_policy.completion_logps(
-            [prompt], fresh_policy.features([prompt]), [group.tokens]
+            [prompt], Features(fresh_policy).of([prompt]), [group.tokens]
         )
     assert logp[0].sum() > sum(good.logps) and logp[1].sum() < sum(bad.logps)
 
@@ -812,10 +813,12 @@ def test_cold_start_on_shared_prefixes_equals_separate_prompts(policy, builder, 
         prefixes = [p for p, _ in shared]
         logps, _ = policy.completion_logps(
             prefixes,
-            policy.features(prefixes),
+            Features(policy).of(prefixes),
             [[r + next(left) for r in rests] for _, rests in shared],
         )
-        alone, _ = policy.completion_logps(prompts, policy.features(prompts), [[t] for t in traces])
+        alone, _ = policy.completion_logps(
+            prompts, Features(policy).of(prompts), [[t] for t in traces]
+        )
     for row, skip, expected, trace in zip(logps, skips, alone, traces, strict=True):
         torch.testing.assert_close(
             row[skip : skip + len(trace)], expected[: len(trace)], atol=1e-5, rtol=0

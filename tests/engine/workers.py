@@ -32,7 +32,7 @@ from formats.load import load_samples
 from groups import Group
 from media.decode import MediaSettings
 from media.prompt_format import MIN_PIXELS
-from model import load_policy
+from model import Features, load_policy
 from rollout import Sampling, generate
 from run.session import ends_in_a_sentence
 from run.stream import owner
@@ -50,7 +50,7 @@ def global_batch(policy, data: str) -> list[Group]:
         policy.form,
         MediaSettings(fps=2.0, max_frames=8, max_pixels=MIN_PIXELS),
     ).build_or_raise(samples)
-    written = generate(policy, prompts, policy.features(prompts), 4, Sampling(30, generator=g))
+    written = generate(policy, prompts, Features(policy).of(prompts), 4, Sampling(30, generator=g))
     groups = []
     for prompt, lengths, replayed in (
         (0, [5, 9], False),
@@ -142,7 +142,7 @@ def one_step(kind: str, data: str, towers: bool, saved_state: dict | None = None
 
     optimizer = Optimizer(*learner.named_trained(), cfg.lr)
     gradients = record_gradients(optimizer)
-    log = train.update_step(cfg, policy, reference, groups, 1, {}, learner)
+    log = train.update_step(cfg, policy, reference, groups, 1, Features(policy), learner)
     loss = torch.tensor(sum(log["loss"]), dtype=torch.float64)
     if dist.is_initialized():
         dist.all_reduce(loss)
@@ -159,7 +159,7 @@ def one_step(kind: str, data: str, towers: bool, saved_state: dict | None = None
     }
 
     # the last process alone finds a gradient that is no number
-    train.update_step(cfg, policy, reference, groups, 2, {}, learner)
+    train.update_step(cfg, policy, reference, groups, 2, Features(policy), learner)
     rank, world = rank_and_world()
     if rank == world - 1:
         grads = [local(p.grad) for p in optimizer.params.values() if p.grad is not None]
@@ -191,7 +191,7 @@ def half_precision(data: str) -> dict:
     learner, reference = train.prepare(cfg, policy)
     optimizer = Optimizer(*learner.named_trained(), cfg.lr)
     for step in (5, 6):
-        train.update_step(cfg, policy, reference, groups, step, {}, learner)
+        train.update_step(cfg, policy, reference, groups, step, Features(policy), learner)
         train.take_step(cfg, policy, learner, optimizer, step, 100)
     state = optimizer.state_dict()
     return {

@@ -8,7 +8,7 @@ import train
 from config import parse
 from engine.families import DEFAULT_MODEL, load_config, parameter_counts
 from engine.optim import Optimizer
-from model import load_policy
+from model import Features, load_policy
 from run import memory
 from tests.reference import random_completions
 
@@ -22,7 +22,7 @@ def test_computed_bytes_are_the_tensors_of_a_real_step(prompts, kind):
     learner, reference = train.prepare(cfg, policy)
     optimizer = Optimizer(*learner.named_trained(), 1e-3)
     completions = [random_completions(policy, [4, 2]) for _ in prompts]
-    logps, _ = policy.completion_logps(prompts, policy.features(prompts), completions)
+    logps, _ = policy.completion_logps(prompts, Features(policy).of(prompts), completions)
     logps.sum().backward()
     counted = {
         "weights": sum(p.nbytes for p in policy.model.parameters()),
