@@ -41,9 +41,7 @@ from media.features import VisionInput, vision_input
 from media.loader import MediaLoader
 from media.prompt_format import MERGE, TEMPORAL_PATCH, PromptFormat
 from media.tmrope import lay_out
-from problems import problem_type
-
-INSTRUCTION = "Think inside <think> </think>, then answer inside <answer> </answer>."
+from problems import INSTRUCTION, problem_type
 
 
 class TooLong(DataError):

@@ -166,8 +166,6 @@ class Config:
     )
 
     # Constants that the machine still reads from here
-    device = ""
-    timeout = 86_400
     max_cache_tokens = 2**18
     feature_cache_gb = 1.0
     media_cache_gb = 20.0
@@ -178,6 +176,9 @@ DEFAULTS = {
     "real": {"max_frames": 64, "max_pixels": 100_352, "max_completion_tokens": 2048},
     "tiny": {"max_frames": 16, "max_pixels": 84 * 28, "max_completion_tokens": 112},
 }
+
+# A process that is done waits for the others, which may have long videos left: a day
+TIMEOUT_SECONDS = 86_400
 
 # Flags that change no completion: a run may go on with other values
 NOT_SETTINGS = {
@@ -246,7 +247,7 @@ def run(cfg: Config) -> None:
         check_endpoint(cfg.judge_endpoint)
     if cfg.workers is None:
         cfg.workers = 4 if torch.cuda.is_available() else int(cfg.benchmark != "toy")
-    rank, world, device = start_processes()
+    rank, world, device = start_processes(TIMEOUT_SECONDS)
     with only_run(Path(cfg.out), rank):
         run_benchmark(cfg, rank, world, device)
 

@@ -38,6 +38,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# What every prompt asks for, before the instruction of its problem type; rewards.py checks it
+INSTRUCTION = "Think inside <think> </think>, then answer inside <answer> </answer>."
+
 
 @dataclass(frozen=True)
 class ProblemType:

@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 from benchmarks.answers import choice_in, labels_in, yes_or_no
 from benchmarks.numbers import number_in
-from data import INSTRUCTION
 from formats.sample import DataError, Sample, check_placeholders
-from problems import f1, labels_of, problem_type, yes_no
+from problems import INSTRUCTION, f1, labels_of, problem_type, yes_no
 from rewards import accuracy_reward, final_answer
 
 # Values of --prompt: think asks for reasoning and then <answer>, as in training; direct asks for no

@@ -225,11 +225,10 @@ def ask_judge(
     """{id: verdict} of open answers. What cannot be read is asked for once more, and then None."""
     if not results:
         return {}
-    make_question, read_verdict = benchmark.judge
     item_of = {item.sample.id: item for item in items}
     questions = {}
     for result in results:
-        question = make_question(item_of[result["id"]], result["answer"])
+        question = benchmark.judge.question(item_of[result["id"]], result["answer"])
         questions[result["id"]] = Request(question)
 
     verdicts: dict[str, float | None] = dict.fromkeys(questions)
@@ -238,5 +237,5 @@ def ask_judge(
         if unread:
             replies = judge.ask([questions[name] for name in unread])
             for name, reply in zip(unread, replies, strict=True):
-                verdicts[name] = read_verdict(reply)
+                verdicts[name] = benchmark.judge.verdict(reply)
     return verdicts

@@ -31,7 +31,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 TIMEOUT_SECONDS = 1800  # a process that waits longer than this for another one ends the run
 
 
-def start_processes() -> tuple[int, int, torch.device]:
+def start_processes(timeout_seconds: int = TIMEOUT_SECONDS) -> tuple[int, int, torch.device]:
     """(rank, world size, device). Under torchrun every process joins the group; alone it is rank 0
     of 1.
 
@@ -52,7 +52,7 @@ def start_processes() -> tuple[int, int, torch.device]:
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid: costs 5 %
 
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        timeout = timedelta(seconds=TIMEOUT_SECONDS)
+        timeout = timedelta(seconds=timeout_seconds)
         dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
     elif not gpu and not dist.is_initialized() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores())
