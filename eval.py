@@ -38,8 +38,8 @@ from pathlib import Path
 
 import numpy as np
 
-# torch and transformers take seconds to import, and --help, a mistyped flag and --compare need
-# neither. What needs them is therefore imported inside `run`, and at the end of this file.
+# torch and transformers take seconds to import, and --help must answer at once. What needs them is
+# therefore imported inside `run`, and at the end of this file.
 from benchmarks.base import STYLES, Item
 from benchmarks.compare import compare_scores, load_runs, other_settings
 from benchmarks.report import (
@@ -69,13 +69,10 @@ from run.flags import fill, flag, is_tiny, read_flags
 
 # ------------------------------------------------------------------------------ flags
 @dataclass
-class Config:
-    """Every flag of eval.py. A default of None is filled in from the benchmark, from DEFAULTS (by
-    model) or from the device.
-    """
+class What:
+    """What to run"""
 
-    # What to run
-    benchmark: str = flag("toy", f"what to run: {', '.join(BENCHMARKS)}", choices=tuple(BENCHMARKS))
+    benchmark: str = flag("toy", f"one of {', '.join(BENCHMARKS)}", choices=tuple(BENCHMARKS))
     model: str = flag("", "model folder or hub name; empty: the bundled tiny model")
     root: str = flag(
         "",
@@ -98,17 +95,12 @@ class Config:
         False, "ask again, in a run that goes on, the items whose media were missing or unusable"
     )
 
-    # Judge of open answers
-    judge: str = flag(
-        "",
-        "the model that judges open answers (MMVU, Video-TT); empty: they are left out and counted",
-    )
-    judge_endpoint: str = flag(
-        "", "an OpenAI-compatible server that runs the --judge; empty: load it here"
-    )
 
-    # Sampling
-    temperature: float = flag(0.0, "sampling temperature; 0 = greedy", 0)
+@dataclass
+class Sampling:
+    """Sampling"""
+
+    temperature: float = flag(0.0, "0 = greedy", 0)
     seed: int = flag(0, "seed of sampling")
     max_completion_tokens: int | None = flag(
         None,
@@ -116,7 +108,23 @@ class Config:
         1,
     )
 
-    # Media
+
+@dataclass
+class Judging:
+    """Judge of open answers (MMVU, Video-TT)"""
+
+    judge: str = flag(
+        "", "model folder or hub name; empty: open answers are not scored, but counted"
+    )
+    judge_endpoint: str = flag(
+        "", "an OpenAI-compatible server that runs the --judge; empty: load it here"
+    )
+
+
+@dataclass
+class Media:
+    """Media"""
+
     fps: float = flag(2.0, "video frames sampled per second", 1e-3)
     max_frames: int | None = flag(None, "most frames per video (empty: 64, tiny model 16)", 2)
     max_pixels: int | None = flag(
@@ -133,22 +141,27 @@ class Config:
     )
     media_cache: str = flag("media_cache", "folder for decoded frames and sound; empty = off")
     workers: int | None = flag(
-        None,
-        "processes that decode ahead, each under a deadline; 0 = threads without (empty: 4 with a "
-        "GPU, else 1, toy 0)",
-        0,
+        None, "processes that decode ahead; 0 = threads (empty: 4 with a GPU, else 1, toy 0)", 0
     )
 
-    # Memory
-    max_prompt_tokens: int = flag(
-        32_768, "longer prompts count as wrong, by reason; 0 = no limit", 0
-    )
+
+@dataclass
+class Memory:
+    """Memory"""
+
     batch: int = flag(32, "items that decode together; another number rounds differently", 1)
     max_tokens: int = flag(
         16_384, "prompt tokens per forward pass: lower it when memory runs out", 1
     )
+    max_prompt_tokens: int = flag(
+        32_768, "longer prompts count as wrong, by reason; 0 = no limit", 0
+    )
 
-    # Scores and comparison
+
+@dataclass
+class Comparison:
+    """Intervals and comparison"""
+
     resamples: int = flag(10_000, "resamples of the bootstrap", 100)
     compare: tuple[str, ...] = flag(
         (),
@@ -165,11 +178,10 @@ class Config:
         "200,400,600", "with --by_length: where its groups of lengths end, in tokens"
     )
 
-    # Constants that the machine still reads from here
-    max_cache_tokens = 2**18
-    feature_cache_gb = 1.0
-    media_cache_gb = 20.0
-    media_timeout = 120.0
+
+@dataclass
+class Config(What, Sampling, Judging, Media, Memory, Comparison):
+    """Every flag of eval.py. None is filled in from the benchmark, DEFAULTS or the device."""
 
 
 DEFAULTS = {
@@ -405,15 +417,19 @@ def compare(cfg: Config) -> None:
     print(f"see {out}/{', '.join(files)}")
 
 
-def main(argv: list[str]) -> None:
-    cfg = parse(argv)
+def evaluate(cfg: Config) -> None:
     if cfg.compare:
         compare(cfg)
     else:
         run(cfg)
 
 
-if __name__ == "__main__":
-    from run.session import ends_in_a_sentence
+def main(argv: list[str]) -> None:
+    evaluate(parse(argv))
 
-    ends_in_a_sentence(main, sys.argv[1:])
+
+if __name__ == "__main__":
+    cfg = parse(sys.argv[1:])
+    from run.session import ends_in_a_sentence  # after --help and mistyped flags: it imports torch
+
+    ends_in_a_sentence(evaluate, cfg)

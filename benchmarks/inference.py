@@ -30,7 +30,7 @@ from data import Prompt, PromptBuilder, TooLong, prompt_builder, question_text
 from engine.distributed import weight_dtype
 from engine.families import DEFAULT_MODEL, load_config, prompt_format
 from formats.sample import DataError, Sample
-from model import Policy, bound_memory, load_policy
+from model import Policy, load_policy
 from rewards import split_completion
 from rollout import Completion, Sampling, sample_answers
 from tools.chat import Endpoint, LocalModel, Request
@@ -87,7 +87,7 @@ def answer_batches(
     benchmark = BENCHMARKS[cfg.benchmark]
     policy = load_policy(cfg.model or DEFAULT_MODEL, device, weight_dtype(device))
     policy.freeze_towers()
-    bound_memory(cfg, policy)
+    policy.max_tokens = cfg.max_tokens
     builder = prompt_builder(cfg, policy, max_sound=cfg.max_sound)
 
     total = sum(len(items) for _, items in todo)
