@@ -11,21 +11,23 @@ read once for all of its completions; only the tokens sampled so far, the suffix
 own. engine/kv_cache.py draws this memory.
 
 The step works on fixed buffers, counts in a tensor and reads no value back to the CPU, so on a GPU
-it is captured as a CUDA graph and replayed. The weights are the trainer's own tensors: there is no
-second copy of the model to keep in step.
+it runs as a CUDA graph (engine/cuda_graph.py). The weights are the trainer's own tensors: there is
+no second copy of the model to keep in step.
 
 The log-prob of every sampled token is recorded while sampling, in fp32, over the same ids and at
 the same temperature as in training. These are the behaviour log-probs of the importance ratio; no
 second pass computes them. There is no top-k or top-p: either would change the distribution that is
 sampled but not the one that is trained, and the ratio would compare two different things.
 
-Dimensions: B prompts, G completions of each, N running completions, P prompt tokens, Q question
-tokens, R = max_new_tokens, W suffix tokens in use (a multiple of the device's window), V
-vocabulary, D width, H query heads, K key-value heads, d head width.
+Several questions about one clip may share its prefill. Then the prefix is what their prompts begin
+with, and each question's own tokens stand in front of its suffix. Otherwise a question is a prompt.
+
+Dimensions: M questions, G completions of each, N running completions, B prefixes (B = M where none
+is shared), P prefix tokens, Q question tokens behind a shared prefix, R = max_new_tokens, W suffix
+places in use, V vocabulary, D width, H query heads, K key-value heads, d head width.
 """
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,6 +37,7 @@ from torch import Tensor
 from data import Prompt, PromptBuilder, share_prefixes
 from engine.attention import join
 from engine.batching import split_by_tokens
+from engine.cuda_graph import CUDA_GRAPH, Replayed
 from engine.families import block
 from engine.kv_cache import Prefill, PrefixKV, SuffixKV
 from formats.sample import DataError, Sample
@@ -44,17 +47,17 @@ from model import Features, Policy
 MAX_CACHE_TOKENS = 2**18  # tokens whose keys and values are held at a time (7B: 57 kB each)
 COMPACT_EVERY = 8  # decode steps between two looks at which completions have ended
 
-
-# A suffix is read up to a multiple of this. Each multiple is a shape, and on a GPU a CUDA graph.
+# By the type of device: a suffix is read up to a multiple of this. A long window makes few shapes,
+# and so few CUDA graphs; a short one reads little that is not needed.
 WINDOW = {"cpu": 32, "cuda": 256}
-CUDA_GRAPH = {"cpu": False, "cuda": True}
 
 
 @dataclass
 class Sampling:
-    """How to sample. temperature 0 is greedy; the log-probs are then those at temperature 1.
+    """How to sample.
 
-    generator: the random stream; None is torch's own.
+    max_new_tokens: the longest completion, EOS included. temperature: 0 is greedy, and the recorded
+    log-probs are then those at temperature 1. generator: the random stream; None is torch's own.
     """
 
     max_new_tokens: int
@@ -86,10 +89,10 @@ def generate(
     sampling: Sampling,
     share_prefill: bool = False,
 ) -> list[list[Completion]]:
-    """n completions of each prompt: one list per prompt, in the order of the prompts.
+    """n completions of each prompt, a list per prompt, in the order of the prompts.
 
     features: what the towers made of each prompt's media. share_prefill: neighbouring prompts about
-    the same media read them once (`data.share_prefixes`).
+    the same media read them once (`data.share_prefixes`); log-probs then differ by rounding.
 
     As many prompts decode together as MAX_CACHE_TOKENS allows. Raises DataError when GPU memory
     runs out for a batch, and for the halves of that batch, too.
@@ -165,7 +168,9 @@ def decode_or_halve(
 ) -> list[list[Completion]]:
     """`decode_batch`; where GPU memory runs out, one half of the rows after the other.
 
-    The second try starts from the same random state, so no random number is used twice.
+    How much memory a batch needs is known only when it runs: a full GPU is a matter of the longest
+    prompt and completion in it. The second try starts from the same random state as the first, so
+    a run that is repeated on a larger GPU draws the same numbers up to here.
     """
     generator = sampling.generator
     random_state = generator.get_state() if generator else None
@@ -175,11 +180,11 @@ def decode_or_halve(
         completions: list[list[Completion]] = []
         with contextlib.suppress(torch.OutOfMemoryError):
             for piece in pieces:
-                if piece:
+                if piece:  # of one row, a half is empty
                     completions += decode_batch(policy, piece, n, sampling)
             return completions
 
-        # Here and not in an `except` block, where the error's traceback still holds the tensors.
+        # Here and not in an `except` block, where the traceback still holds the failed tensors.
         torch.cuda.empty_cache()
         if generator:
             generator.set_state(random_state)
@@ -259,11 +264,13 @@ class Decoding:
         device = policy.device
         r = sampling.max_new_tokens
 
+        # Keys and values of both parts
         questions = torch.arange(len(prefill.prompt_of), device=device)  # (M,)
         question_of = questions.repeat_interleave(n)  # (M * n,)
         self.prefix = PrefixKV(prefill, question_of)
         self.suffix = SuffixKV(prefill, question_of, r)
 
+        # State of the running completions: all of them, at first
         self.completion = torch.arange(len(question_of), device=device)  # (N,)
         self.token = torch.zeros_like(self.completion)  # (N,)
         self.position = prefill.position[question_of]  # (N,)
@@ -271,11 +278,13 @@ class Decoding:
         self.alive = torch.ones_like(self.completion, dtype=torch.bool)  # (N,)
         self.t = torch.zeros(1, dtype=torch.long, device=device)
 
+        # The result
         self.tokens = self.completion.new_zeros(len(question_of), r)  # (M * n, R)
         self.logps = torch.zeros(len(question_of), r, device=device)  # (M * n, R)
         self.eos = torch.tensor(policy.eos_ids, device=device)
 
-        # Sampled tokens are text: the same position in time, height and width.
+        # Rotary angles by position. Sampled tokens are text, whose three positions (time, height,
+        # width) are equal.
         positions = torch.arange(int(self.position.max()) + r, device=device)  # (P + Q + R,)
         self.cos, self.sin = policy.rotary(positions.expand(3, -1))  # (P + Q + R, 1, d)
 
@@ -295,21 +304,25 @@ class Decoding:
         self.alive &= (token[:, None] != self.eos).all(1)
 
     def step(self, width: int) -> None:
-        """Run the decoder on token t, then sample token t + 1. width: W, the places of the suffix
-        to look at.
+        """Run the decoder on token t, then sample token t + 1. width: W, how many places of the
+        suffix are read.
 
-        A CUDA graph binds this method: all shapes are static, every result is written into a
-        buffer that is there already, and nothing here may wait for a value of the GPU.
+        CUDA graphs bind this method and all that it calls (engine/cuda_graph.py): no shape may
+        depend on a value, nothing may be read back to the CPU, and what the next step reads must
+        be written in place.
         """
+        # Input: token t, and where it stands
         text = self.policy.text
         x = text.embed_tokens(self.token)  # (N, D)
         rotary = (self.cos[self.position], self.sin[self.position])  # (N, 1, d) each
         place = self.t + self.suffix.question_tokens  # (1,)
         bias = self.suffix.bias(place, width, x.dtype)  # (N or 1, 1, 1, W)
 
+        # All layers, once over all running completions
         for i, layer in enumerate(text.layers):
             x = block(layer, x, rotary, partial(self._attention, i, place, bias))  # (N, D)
 
+        # Output: in place, and the next token
         self.hidden.copy_(text.norm(x))
         self.position += 1
         self.t += 1
@@ -328,16 +341,27 @@ class Decoding:
 
 def decode(run: Decoding) -> None:
     """Run all completions to their end: fills run.tokens and run.logps."""
-    step = Stepper(run)
+    graphs = CUDA_GRAPH[run.t.device.type]
+    replayed = Replayed(run.step, run.sampling.generator)
+
     run.sample()  # token 0, from the states that the prefill left
     for t in range(1, run.sampling.max_new_tokens):
+        # Compaction. With graphs a new number of completions costs a new recording, so it waits
+        # until half of them have ended.
         if t % COMPACT_EVERY == 0:
             running = run.alive.nonzero().squeeze(-1)  # (n,); waits for the GPU
+            n = len(run.completion)
             if not len(running):
                 break
-            if step.worth_compacting(len(running)):
+            if len(running) <= (n // 2 if graphs else n - 1):
                 run.keep(running)
-        step(suffix_width(run, t))
+
+        # Write token t - 1 into the suffix, sample token t
+        width = suffix_width(run, t)
+        if graphs:
+            replayed(len(run.completion), width)
+        else:
+            run.step(width)
 
 
 def suffix_width(run: Decoding, t: int) -> int:
@@ -347,45 +371,3 @@ def suffix_width(run: Decoding, t: int) -> int:
     window = WINDOW[run.t.device.type]
     rounded = -(-used // window) * window
     return min(rounded, run.suffix.question_tokens + run.sampling.max_new_tokens)
-
-
-class Stepper:
-    """Runs `Decoding.step`, as a CUDA graph where the device has them.
-
-    A graph replays the kernels of one recorded step on the same addresses, so it holds for one
-    shape: the number of completions and the width. The first step of a shape runs as written,
-    which loads every kernel (a graph cannot); the second is recorded; all later ones are replayed.
-    """
-
-    def __init__(self, run: Decoding):
-        self.run = run
-        self.cuda_graph = CUDA_GRAPH[run.t.device.type]
-        self.shape = None
-        self.replay = None
-
-    def __call__(self, width: int) -> None:
-        shape = (len(self.run.completion), width)
-        if not self.cuda_graph or shape != self.shape:
-            self.run.step(width)
-            self.shape, self.replay = shape, None
-            return
-        if self.replay is None:
-            self.replay = record(partial(self.run.step, width), self.run.sampling.generator)
-        self.replay()
-
-    def worth_compacting(self, running: int) -> bool:
-        """Is it time to take the ended completions out? With graphs the new shape costs a new
-        recording, so not before half of them have ended."""
-        if self.cuda_graph:
-            return running <= len(self.run.completion) // 2
-        return running < len(self.run.completion)
-
-
-def record(step: Callable[[], None], generator: torch.Generator | None) -> Callable[[], None]:
-    """Record step() as a CUDA graph, without running it. Returns what runs it."""
-    graph = torch.cuda.CUDAGraph()
-    if generator is not None:
-        graph.register_generator_state(generator)  # or each replay would draw the same numbers
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay

@@ -16,6 +16,7 @@ import torch
 from common import arguments, clock, device, make_policy, report, text_prompt, timed
 
 import rollout
+from engine.cuda_graph import CUDA_GRAPH
 
 
 def main() -> None:
@@ -28,9 +29,9 @@ def main() -> None:
     theirs = partial(run_transformers, policy, prompts, args)
     rows = [measure("ours", ours, args)]
     if device().type == "cuda":
-        rollout.CUDA_GRAPH["cuda"] = False
+        CUDA_GRAPH["cuda"] = False
         rows.append(measure("ours, no CUDA graph", ours, args))
-        rollout.CUDA_GRAPH["cuda"] = True
+        CUDA_GRAPH["cuda"] = True
     rows.append(measure("generate, dynamic cache", partial(theirs, None), args))
     rows.append(measure("generate, static cache", partial(theirs, "static"), args))
     for row in rows:

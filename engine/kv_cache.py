@@ -18,8 +18,12 @@ One softmax runs over both sets of keys: each `attend` returns its log-sum-exps,
 engine/attention.py puts the two together. A CUDA graph may hold `bias`, `append` and `attend`,
 which write in place and read no value back; `keep` changes shapes and stays outside.
 
-Dimensions: B prompts, N running completions, P prompt tokens, Q question tokens, R tokens to be
-sampled, W suffix places in use, H query heads, K key-value heads, d head width.
+"Prompt" here is what is prefilled once: a question's prompt, or the beginning that the prompts of
+several questions about one clip share.
+
+Dimensions: B prompts, M questions, N running completions, P prompt tokens, Q question tokens, R
+tokens to be sampled, W suffix places in use, D width, H query heads, K key-value heads, d head
+width.
 """
 
 from dataclasses import dataclass
@@ -36,25 +40,21 @@ ONE_PREFIX_AT_A_TIME = {"cpu": False, "cuda": True}
 
 @dataclass
 class Prefill:
-    """What one pass over B prompts and M questions leaves behind for decoding.
+    """What one pass over B prompts and M questions leaves behind for decoding. Lists of tensors
+    have one per layer."""
 
-    lengths: tokens of each prompt. keys, values: per layer (B, K, P, d), right-padded.
+    # Of each prompt
+    lengths: list[int]  # tokens
+    keys: list[Tensor]  # (B, K, P, d), right-padded
+    values: list[Tensor]  # (B, K, P, d)
 
-    A prompt is what one question, or several about one clip, begin with. What a question has for
-    itself, maybe nothing: prompt_of (M,) its prompt; question_lengths (M,); question_keys,
-    question_values per layer (M, K, Q, d), left-padded; hidden (M, D) the last token's state;
-    position (M,) where its completions start.
-    """
-
-    lengths: list[int]
-    keys: list[Tensor]
-    values: list[Tensor]
-    prompt_of: Tensor
-    question_lengths: Tensor
-    question_keys: list[Tensor]
-    question_values: list[Tensor]
-    hidden: Tensor
-    position: Tensor
+    # Of each question; its own tokens are those behind a shared prompt, none elsewhere
+    prompt_of: Tensor  # (M,) its prompt
+    question_lengths: Tensor  # (M,) its own tokens
+    question_keys: list[Tensor]  # (M, K, Q, d), left-padded
+    question_values: list[Tensor]  # (M, K, Q, d)
+    hidden: Tensor  # (M, D) the state of its last token, which the first sampled token follows from
+    position: Tensor  # (M,) where its completions start
 
 
 class PrefixKV:
@@ -63,9 +63,13 @@ class PrefixKV:
     lengths: tokens of each of the B prompts. keys, values: per layer (B, K, P, d), right-padded.
     question_of: (N,) the question that each completion answers; prompt_of: (N,) its prompt.
 
-    Attention wants a prompt's queries side by side: a table (B * C, ..), where C is the most
-    completions that one prompt has left and cell[i] (N,) is the place of completion i. `full`: no
-    cell of the table is empty. bias: (B, 1, 1, P), -inf on padding.
+    To read a prompt's keys once, its queries must stand side by side: a table of B rows, one per
+    prompt, and C columns, as many as completions are left of the prompt that has most. Here B = 2,
+    C = 3, with c1 of prompt 0 gone:
+
+        c0  c2  --        cell (N,)     0  1  3  4  5    where each completion stands
+        c3  c4  c5        full          False            is every cell taken?
+                          bias (B, 1, 1, P)              -inf on the padding of the prompts
     """
 
     def __init__(self, prefill: Prefill, question_of: Tensor):
@@ -77,7 +81,7 @@ class PrefixKV:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Set what follows from which completions and prompts are left."""
+        """Set what follows from which completions and prompts are left: the table and the bias."""
         device = self.prompt_of.device
         counts = torch.bincount(self.prompt_of, minlength=len(self.lengths))  # (B,)
         self.per_prompt = int(counts.max())  # C

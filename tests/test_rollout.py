@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import rollout
 import toy
 from data import share_prefixes
-from engine import kv_cache
+from engine import cuda_graph, kv_cache
 from engine.families import DEFAULT_MODEL
 from formats.load import load_samples
 from formats.sample import DataError
@@ -114,8 +114,8 @@ def decode_recorded(monkeypatch, policy, prefill, n, sampling):
         recordings.append(traced(step, run))
         return recordings[-1]
 
-    monkeypatch.setattr(rollout, "record", record)
-    monkeypatch.setitem(rollout.CUDA_GRAPH, "cpu", True)
+    monkeypatch.setattr(cuda_graph, "record", record)
+    monkeypatch.setitem(cuda_graph.CUDA_GRAPH, "cpu", True)
     run = Decoding(policy, prefill, n, sampling)
     decode(run)
     return run, recordings
