@@ -33,7 +33,7 @@ from formats.sample import DataError, Sample
 from media.decode import MediaSettings, load_medium
 from media.errors import MediaError
 from media.workers import MEDIA_TIMEOUT, Decoders
-from tools.chat import Endpoint, LocalModel, Request, check_endpoint  # noqa: F401
+from tools.chat import Endpoint, LocalModel, Request
 
 DEFAULT_JUDGE = "OpenGVLab/InternVL3-2B-hf"
 
@@ -122,6 +122,7 @@ class Judge:
             if not isinstance(frames[i], MediaError):
                 requests[i] = Request(judge_prompt(sample, reasoning, answer), frames[i])
 
+        # All in one batch, then once more those whose verdict could not be read.
         verdicts: list[Verdict | None] = [None] * len(completions)
         for addition in ("", ONCE_MORE):
             unread = [i for i in requests if verdicts[i] is None]
@@ -138,6 +139,7 @@ class Judge:
     def watch_all(self, samples: list[Sample]) -> list[list[np.ndarray] | MediaError | None]:
         """`watch` of each sample, each clip decoded once; or the error that says why there are no
         frames."""
+        # Completions of one question, and questions about one clip, have the same media key.
         new = {s.media_key: s for s in samples if s.media_key not in self.frames}
         decoded = try_each(watch, list(new.values()), self.decoders)
         for result in decoded:
