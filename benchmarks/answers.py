@@ -338,7 +338,7 @@ def whole_choice(reply: str, bodies: dict[str, str], by_text: bool = True) -> st
     if not by_text:
         return None
 
-    # first with punctuation inside, then by the words alone: "1, 2" and "12" differ in the first
+    # first with the punctuation inside, in which "-3" and "3" differ, then by the words alone
     for form in (plain, words_of):
         same = [letter for letter, body in bodies.items() if form(body) == form(reply) != ""]
         if len(same) == 1:
@@ -370,10 +370,10 @@ def without_wrong(text: str, bodies: dict[str, str]) -> str:
             wrong.add(match.start())
             continue
 
-        # "A, B and D are wrong"; but in "It is A, and B is wrong" A is right
+        # "A, B and D are wrong"; but in "It is A, and B is wrong" A is the answer
         others = AND_LETTERS.match(text, match.end())
-        stated = text.endswith(("is ", ": "), 0, match.start())
-        if others and not stated and IS_WRONG.match(text, others.end()):
+        is_answer = text.endswith(("is ", ": "), 0, match.start())
+        if others and not is_answer and IS_WRONG.match(text, others.end()):
             for letter in LONE_LETTER.finditer(text, match.start(), others.end()):
                 if letter[1].isupper():
                     wrong.add(letter.start())

@@ -93,6 +93,7 @@ def read_cgav(root: Path, scratch: Path) -> Iterator[Item]:
         yield count_item(row, "long", whole)
         yield count_item(row, "ref", reference_clip(root, row))
 
+        # boxes in fractions of the frame, or in pixels, come to the scale of 0 to 100
         if clues.times and largest <= 1:
             clues = rescaled(clues, 1.0, 1.0)
         elif clues.times and largest > 100:
