@@ -14,7 +14,7 @@ from packaging.version import Version
 from PIL import Image
 
 from formats.sample import Sample
-from tests.corpus import write_clip
+from tests.media_files import write_clip
 
 GOOD = '{"audio": 1, "visual": 0.5, "location": 0, "caption": 0.25}'
 SCORES = {"audio": 1.0, "visual": 0.5, "location": 0.0, "caption": 0.25}

@@ -11,7 +11,7 @@ import judge
 from formats.sample import DataError, Sample
 from judge import Judge, judge_prompt, make_judge, oracle, parse_verdict, watch
 from tests.chat_fakes import GOOD, SCORES, Canned, mixed_media
-from tests.corpus import write_clip
+from tests.media_files import write_clip
 from tools.chat import Endpoint, LocalModel, Request
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from media.cache import load_media
 from media.errors import MediaError
+from tests.corpus import BOMB
 from tests.media_files import (
     SETTINGS,
     sample_of_file,
@@ -17,8 +18,6 @@ from tests.media_files import (
     write_video,
 )
 
-# a .bmp of 65,535 x 65,535 pixels
-BOMB = b"BM" + bytes(12) + b"\x28\0\0\0" + b"\xff\xff\0\0" * 2 + b"\1\0\x18\0" + bytes(24)
 WITH_NAN = np.array([0.0, np.nan, 0.0] * 9)
 
 

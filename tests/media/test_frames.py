@@ -16,8 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 from data import build_prompt
 from media.cache import load_media
 from media.frames import frame_indices, read_frames, smart_resize
-from tests.corpus import MATRIX, turned, write_clip
-from tests.media_files import SETTINGS, sample_of_file, write_video
+from tests.media_files import MATRIX, SETTINGS, sample_of_file, turned, write_clip, write_video
 from tests.transformers_rules import hf_sample_frames
 
 VARYING_TIMES = [

@@ -9,8 +9,7 @@ from media.cache import load_media
 from media.decode import MIN_SOUND
 from media.errors import MediaError
 from media.sound import read_sound
-from tests.corpus import patched
-from tests.media_files import SETTINGS, sample_of_file, write_video
+from tests.media_files import SETTINGS, patched, sample_of_file, write_video
 
 
 def test_sound_track_is_resampled_to_16_khz_mono(tmp_path):

@@ -19,8 +19,9 @@ from data import Prompt, PromptBuilder
 from formats.sample import Sample
 from media.errors import MediaError
 from media.workers import Decoders
-from tests.corpus import make_corpus, misbehave, starve
+from tests.corpus import make_corpus
 from tests.media_files import SETTINGS, sample_of_file
+from tests.misbehaving import misbehave, starve
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -59,7 +60,7 @@ def test_a_corpus_of_bad_media(tmp_path, policy, monkeypatch):
     usable one a prompt, and processes that die are replaced."""
     monkeypatch.setattr("media.loader.MEDIA_TIMEOUT", 15.0)
     corpus = make_corpus(tmp_path)
-    asked = [sample_of_file(path, kind, f"n{i}") for i, (path, kind, _) in enumerate(corpus)]
+    asked = [sample_of_file(file.path, file.kind, f"n{i}") for i, file in enumerate(corpus)]
     builder = PromptBuilder(policy.tokenizer, policy.form, SETTINGS, workers=2)
     start = time.monotonic()
     builder.prefetch(asked)
@@ -67,16 +68,14 @@ def test_a_corpus_of_bad_media(tmp_path, policy, monkeypatch):
     assert time.monotonic() - start < 60
 
     outcomes = Counter()
-    for (path, _, expectation), sample, category, result in zip(
-        corpus, asked, corpus.names, built, strict=True
-    ):
+    for file, sample, result in zip(corpus, asked, built, strict=True):
         outcome = "usable" if isinstance(result, Prompt) else "bad"
-        assert expectation in (outcome, "either"), (path, str(result))
+        assert file.expectation in (outcome, "either"), (file, str(result))
         outcomes[outcome] += 1
         if isinstance(result, Prompt):
             check_prompt(result)
         else:
-            check_error(result, sample, path, category)
+            check_error(result, sample, file.path)
     assert len(corpus) == 200
     assert outcomes["usable"] >= 40
     assert outcomes["bad"] >= 80
@@ -103,11 +102,12 @@ def check_prompt(prompt: Prompt) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in tensors)
 
 
-def check_error(error, sample: Sample, path: str, category: str) -> None:
+def check_error(error, sample: Sample, path: str) -> None:
     text = str(error)
-    assert isinstance(error, MediaError), category
-    assert text.startswith(f"x.jsonl:1 ('{sample.id}'): "), category
-    assert path in text and "\n" not in text, category
+    assert isinstance(error, MediaError)
+    assert text.startswith(f"x.jsonl:1 ('{sample.id}'): ")
+    assert path in text
+    assert "\n" not in text
     assert error.path == path
     assert text == f"x.jsonl:1 ('{sample.id}'): {error.reason}"
 
@@ -210,8 +210,8 @@ def test_a_pool_that_nobody_holds_ends_its_threads():
 PROGRAM = """
 import sys, time
 from media.workers import Decoders
-from tests.corpus import misbehave
 from tests.media_files import sample_of_file
+from tests.misbehaving import misbehave
 
 def task(name):
     return sample_of_file(f"/{name}.mp4", id=name)

@@ -8,7 +8,7 @@ from formats.load import load_samples
 from formats.own import save_samples
 from formats.sample import DataError, Sample
 from tests.chat_fakes import Canned, Server, mixed_media
-from tests.corpus import patched, write_clip
+from tests.media_files import patched, write_clip
 from tools.annotate import annotate, listen, main, reveals
 from tools.chat import LocalModel
 
