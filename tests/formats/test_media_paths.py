@@ -1,0 +1,116 @@
+"""Media paths that lead out of the media folder are refused; all others are left as they are."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from formats.load import load_samples
+from formats.sample import DataError
+
+RECORD = {"question": "q", "problem_type": "numeric", "answer": "1"}
+
+OUTSIDE = [
+    "../secret.png",
+    "sub/../../secret.png",
+    "{above}/secret.png",
+    "link.png",
+    "away/secret.png",
+    "away/data/../secret.png",
+    "../none.png",
+    "/etc/passwd",
+    "{above}/data2/x.png",
+    "..",
+    "link.png#t=1.0",
+    "{above}/data/../secret.png",
+]
+INSIDE = [
+    "in.png",
+    "./in.png",
+    "sub/../in.png",
+    "{above}/data/in.png",
+    "near.png",
+    "none.png",
+    "sub/none/x.png",
+    "../data/in.png",
+    "away/data/in.png",
+    "in.png#t=0.5",
+    "..png",
+    "sub/../..a.png",
+]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """data/d.jsonl, data/in.png, data/sub, and secret.png beside data. data/link.png and data/away
+    are links that lead out, data/near.png is one that stays inside."""
+    inside = tmp_path / "data"
+    (inside / "sub").mkdir(parents=True)
+    for path in (inside / "in.png", inside / "sub" / "in.png", tmp_path / "secret.png"):
+        Image.new("RGB", (28, 28)).save(path)
+    (inside / "link.png").symlink_to(tmp_path / "secret.png")
+    (inside / "away").symlink_to(tmp_path)
+    (inside / "near.png").symlink_to(inside / "in.png")
+    (tmp_path / "data2").mkdir()
+    return SimpleNamespace(root=inside, above=tmp_path, file=inside / "d.jsonl")
+
+
+def write_records(tree, *records):
+    lines = [json.dumps(RECORD | record) for record in records]
+    tree.file.write_text("\n".join(lines))
+    return tree.file
+
+
+def write_paths(tree, *paths, field="image"):
+    return write_records(tree, *({"id": str(i), field: path} for i, path in enumerate(paths)))
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("field", ["image", "video", "audio", "soundtrack"])
+def test_paths_that_lead_out_of_the_folder_are_refused(tree, path, field):
+    path = path.format(above=tree.above)
+    file = write_paths(tree, "in.png", path, field=field)
+    with pytest.raises(DataError) as error:
+        load_samples(file)
+    text = str(error.value)
+    assert text.startswith(f"{file}:2: field '{field}' of record '1': ")
+    assert path in text
+    assert f"outside of the media folder {tree.root};" in text
+    assert "pass --media_root with the folder that holds all of them" in text
+    assert "\n" not in text
+    problems = []
+    assert [s.id for s in load_samples(file, problems=problems)] == ["0"]
+    assert problems == [text]
+    assert len(load_samples(file, "/")) == 2
+
+
+def test_paths_inside_are_left_as_they_are(tree, monkeypatch):
+    """Absolute ones, too, and however the root is written: relative, by a link, or as the whole
+    disk."""
+    paths = [path.format(above=tree.above) for path in INSIDE]
+    file = write_paths(tree, *paths)
+    assert [s.images[0] for s in load_samples(file)] == [str(tree.root / path) for path in paths]
+    monkeypatch.chdir(tree.above)
+    (tree.above / "same").symlink_to(tree.root)
+    for root in ("data", "same", "same/../data"):
+        assert len(load_samples(file, root)) == len(paths)
+    for root in (tree.above, "/"):
+        file = write_paths(tree, "x.png", f"{tree.root}/in.png", f"{tree.root}/link.png")
+        assert len(load_samples(file, root)) == 3
+    write_paths(tree, "x.png")
+    assert len(load_samples("data/d.jsonl")) == 1
+    monkeypatch.chdir(tree.root)
+    assert [s.images for s in load_samples("d.jsonl")] == [["x.png"]]
+
+
+def test_records_of_another_stage_may_name_anything(tree):
+    """They are not read."""
+    write_records(
+        tree,
+        {"id": "a", "image": "/etc/passwd", "stage": 3},
+        {"id": "b", "image": "in.png", "stage": 2},
+    )
+    assert [s.id for s in load_samples(tree.file, stage=2)] == ["b"]
+    with pytest.raises(DataError, match="outside of the media folder"):
+        load_samples(tree.file, stage=3)
