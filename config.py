@@ -294,7 +294,7 @@ def parse(argv: list[str]) -> Config:
     if cfg.data in ("", "toy"):
         cold_start = cfg.stage == 0 and is_tiny(cfg.model)
         cfg.data = f"toy:{5000 if cold_start else 256},160"  # 160 clips are 320 questions
-    fill(cfg, METHODS[cfg.method] | by_model_and_stage(cfg))
+    fill(cfg, by_model_and_stage(cfg) | METHODS[cfg.method])  # a method wins over a model
     cfg.out = cfg.out or f"runs/stage{cfg.stage}-{cfg.method}-seed{cfg.seed}"
 
     if cfg.judge_endpoint:  # before it is written into the run's config.json

@@ -49,6 +49,19 @@ def world(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """Where the small runs render the toy world and keep decoded media, once for all of them."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def in_shared_folder(shared_folder, monkeypatch) -> Path:
+    """The working folder is the shared one: runs find ./toy_world and ./media_cache there."""
+    monkeypatch.chdir(shared_folder)
+    return shared_folder
+
+
+@pytest.fixture(scope="session")
 def samples(world):
     """The 16 training questions of the small world."""
     return load_samples(next(world.glob("*/stage2_train_8x2.jsonl")))
