@@ -425,16 +425,13 @@ class ReplayBuffer:
         states: the state dicts of all ranks that there were. owns: does a prompt id belong to this
         rank now? The random stream stays this buffer's own.
         """
-        rng_state = self.rng.bit_generator.state
-        merged = ReplayBuffer()
-        merged.load_state_dict(states[0])  # for the ranking, which all ranks share
-        merged.prompts = {}
-        merged.stored = {}
+        self.prompts = {}
+        self.stored = {}
+        self.inserted = 0
         for state in states:
             rank = ReplayBuffer()
             rank.load_state_dict(state)
-            merged.prompts |= {i: history for i, history in rank.prompts.items() if owns(i)}
-            merged.stored |= {i: history for i, history in rank.stored.items() if owns(i)}
-            merged.inserted = max(merged.inserted, rank.inserted)
-        self.load_state_dict(merged.state_dict())
-        self.rng.bit_generator.state = rng_state
+            self.prompts |= {i: history for i, history in rank.prompts.items() if owns(i)}
+            self.stored |= {i: history for i, history in rank.stored.items() if owns(i)}
+            self.inserted = max(self.inserted, rank.inserted)
+            self.ranking = rank.ranking  # the same on all ranks

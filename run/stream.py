@@ -20,7 +20,6 @@ from formats.sample import DataError, Sample
 from media.decode import check_media
 from media.errors import MediaError
 
-TOY_ROOT = "toy_world"  # where the toy world is rendered
 DROPPED = {"MediaError": MediaError, "TooLong": TooLong}  # why a record can be left out
 
 
@@ -175,8 +174,8 @@ def data_files(cfg: Config, rank: int) -> tuple[str, str]:
     if rank == 0:
         clips, heldout = toy_sizes(cfg.data)
         files = (
-            str(toy.build(TOY_ROOT, cfg.stage, "train", clips)),
-            str(toy.build(TOY_ROOT, cfg.stage, "heldout", heldout)),
+            str(toy.build(toy.TOY_ROOT, cfg.stage, "train", clips)),
+            str(toy.build(toy.TOY_ROOT, cfg.stage, "heldout", heldout)),
         )
     train_file, heldout_file = gather(files)[0]
     return train_file, cfg.eval_data or heldout_file

@@ -384,8 +384,8 @@ def test_two_ranks_buffers_are_redistributed_to_three_without_loss():
     states = [one.state_dict(), two.state_dict()]
     ranks = []
     for owned in ({"a", "c"}, {"b"}, set()):
-        buffer = ReplayBuffer(patience=2)
-        buffer.load_state_dict(ReplayBuffer.redistribute(states, owned.__contains__))
+        buffer = ReplayBuffer(patience=2, seed=7)
+        buffer.redistribute(states, owned.__contains__)
         ranks.append(buffer)
 
     assert [sorted(b.prompts) for b in ranks] == [["a", "c"], ["b"], []]
@@ -400,3 +400,4 @@ def test_two_ranks_buffers_are_redistributed_to_three_without_loss():
     assert ranks[0].hinted_prompts() == ["c"]
     assert ranks[1].vcrs("b") == 1.0
     assert ranks[0].inserted == max(one.inserted, two.inserted) == 4
+    assert ranks[0].rng.random() == np.random.default_rng(7).random()  # its own random stream
