@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.study_runs import CONTROLS, METHOD_CELLS, Findings
+from bench.study_runs import CONTROLS, METHOD_CELLS, SHAPES, Findings
 from bench.study_statistics import TARGETS, smooth
 from engine.families import DEFAULT_MODEL, load_tokenizer_and_config
-from run.logs import BINS, plt
-from tas import SHAPES, temporal_weights
+from run.logs import BINS
+from run.plots import pyplot
+from tas import temporal_weights
+
+plt = pyplot()
 
 # A colour for each method; dashed: at another one's learning rate
 COLORS = [*(f"C{i}" for i in range(10)), "black"]
@@ -177,7 +180,7 @@ def weights_picture(completion: str):
 
     figure, ax = plt.subplots(figsize=(15, 4), layout="constrained")
     ax.bar(range(len(ids)), weights["u"], color="lightsteelblue", label="u")
-    for shape in SHAPES[1:]:
+    for shape in list(SHAPES)[1:]:
         ax.plot(range(len(ids)), weights[shape], label=shape)
     ax.set(
         title="weights of the advantage over the tokens of a held-out completion, lambda 0.3",

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from config import METHODS
-from tas import SHAPES
 
 SEEDS = (0, 1, 2, 3, 4)
 TUNING_SEEDS = (100, 101)
@@ -112,7 +111,8 @@ class Part:
     cells: list[Cell]
 
 
-PAPER_SHAPES = {"u": 49.1, "uniform": 47.8, "decay": 48.3, "incline": 48.5, "inverse": 46.5}
+# The shapes of the temporal weights, with the paper's accuracy of each
+SHAPES = {"u": 49.1, "uniform": 47.8, "decay": 48.3, "incline": 48.5, "inverse": 46.5}
 
 
 def shape_cells(normalised: bool = False) -> list[Cell]:
@@ -124,7 +124,7 @@ def shape_cells(normalised: bool = False) -> list[Cell]:
             method += " --tas_normalize true"
         elif shape == "u" and not normalised:
             method = "avatar"  # the default is not spelled out, so that it runs once for all parts
-        cells.append(cell(shape, method, VARIANT, PAPER_SHAPES[shape]))
+        cells.append(cell(shape, method, VARIANT, SHAPES[shape]))
     return cells
 
 
