@@ -3,6 +3,7 @@ end where one has died."""
 
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 
 import toy
 from config import parse
+from engine import distributed
 from engine.families import DEFAULT_MODEL
 from engine.optim import Optimizer
 from formats.load import load_samples
@@ -24,6 +26,7 @@ from formats.sample import DataError
 from model import load_policy
 from replay import ReplayBuffer
 from run import stream
+from run.session import ends_in_a_sentence
 from run.stream import load_data, owner
 from tests.engine.workers import KINDS, half_precision, one_step
 
@@ -171,172 +174,168 @@ def test_sharded_bf16_training_is_that_of_one_process(several, data):
             assert torch.equal(weight, found["weight"][name].bfloat16())
 
 
-@pytest.mark.slow
-def test_every_train_type_goes_through_trouble_on_four_processes(data, tmp_path):
-    """A broken and a missing file, groups whose rewards are all alike, an empty draw, longer
-    completions, text, pictures or sound alone, each on some processes only, and fewer records than
-    a pass needs on others: every run ends with all its steps, and every process holds the rewards
-    of its own prompts. Towers are trained, too."""
+@pytest.fixture
+def troubled(data, tmp_path) -> tuple[Path, list[dict]]:
+    """A data file and its records: a clip is missing (the first record), one is broken (the sixth),
+    and others are text, a picture, a sound or two pictures alone."""
     lines = [json.loads(line) for line in Path(data).read_text().splitlines()]
+    picture, sound = str(tmp_path / "p.png"), str(tmp_path / "s.wav")
+    others = [{}, {"image": picture}, {"audio": sound}, {"image": [picture] * 2}]
     for i, line in enumerate(lines):
         line["video"] = str(Path(data).parent / line["video"])
-        if i in (0, 5):
-            line["video"] = str(tmp_path / ("broken.mp4" if i else "missing.mp4"))
-        elif i % 3 == 1:
+        if i % 3 == 1:
             line.pop("video")
-            line |= [
-                {},
-                {"image": str(tmp_path / "p.png")},
-                {"audio": str(tmp_path / "s.wav")},
-                {"image": [str(tmp_path / "p.png")] * 2},
-            ][i // 3 % 4]
-    Image.fromarray(np.arange(56 * 84 * 3, dtype=np.uint8).reshape(56, 84, 3)).save(
-        tmp_path / "p.png"
-    )
-    soundfile.write(tmp_path / "s.wav", 0.1 * np.sin(np.arange(16_000) / 20), 16_000)
+            line |= others[i // 3 % 4]
+    lines[0]["video"] = str(tmp_path / "missing.mp4")
+    lines[5]["video"] = str(tmp_path / "broken.mp4")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    (tmp_path / "d.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    owned = [sum(owner(line["id"], 4) == rank for line in lines) for rank in range(4)]
-    assert any(
-        len({"video" in line for line in lines if owner(line["id"], 4) == rank}) == 2
-        for rank in range(4)
-    )
-    assert len(set(owned)) > 1 and max(owned) >= 2 * min(owned)
-    done = torchrun(
-        4,
-        "train",
-        str(tmp_path),
-        "--method",
-        "avatar_paper",
-        "--data",
-        str(tmp_path / "d.jsonl"),
-        "--steps",
-        "8",
-        "--prompts_per_step",
-        "4",
-        "--replay_min",
-        "4",
-        "--media_cache",
-        str(tmp_path / "media"),
-        "--max_completion_tokens",
-        "24",
-        "--train_towers",
-        "true",
-        "--media_root",
-        "/",
-        "--workers",
-        "0",
-        cwd=tmp_path,
-    )
+
+    pixels = np.arange(56 * 84 * 3, dtype=np.uint8).reshape(56, 84, 3)
+    Image.fromarray(pixels).save(picture)
+    soundfile.write(sound, 0.1 * np.sin(np.arange(16_000) / 20), 16_000)
+    file = tmp_path / "d.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file, lines
+
+
+@pytest.mark.slow
+def test_every_train_type_goes_through_trouble_on_four_processes(troubled, tmp_path):
+    """Bad media, groups whose rewards are equal, an empty draw, longer completions, text, pictures
+    or sound alone, each on some processes only, and fewer records than a pass needs on others:
+    every run ends with all its steps, and every process holds the rewards of its own prompts.
+    Towers are trained, too."""
+    file, lines = troubled
+    owned = [[line for line in lines if owner(line["id"], 4) == rank] for rank in range(4)]
+    assert any(len({"video" in line for line in own}) == 2 for own in owned)
+    sizes = [len(own) for own in owned]
+    assert len(set(sizes)) > 1 and max(sizes) >= 2 * min(sizes)
+
+    flags = ["--method", "avatar_paper", "--data", str(file), "--media_root", "/"]
+    flags += ["--steps", "8", "--prompts_per_step", "4", "--replay_min", "4", "--workers", "0"]
+    flags += ["--max_completion_tokens", "24", "--train_towers", "true"]
+    flags += ["--media_cache", str(tmp_path / "media")]
+    done = torchrun(4, "train", str(tmp_path), *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    by_id = {line["id"]: line for line in lines}
     for kind in KINDS:
-        rows = [
-            json.loads(line)
-            for line in (tmp_path / kind / "metrics.jsonl").read_text().splitlines()
-        ]
-        steps = [r for r in rows if "loss" in r]
-        assert [r["step"] for r in steps] == list(range(8)) and [r["generated"] for r in steps] == [
-            16 * i for i in range(1, 9)
-        ]
-        assert (
-            steps[-1]["bad_media"] == 2
-            and steps[-1]["too_long"] == 0
-            and all(r["zero_advantage_groups"] >= 1 for r in steps)
-        )
-        named = [
-            json.loads(line)
-            for line in (tmp_path / kind / "bad_media.jsonl").read_text().splitlines()
-        ]
-        assert (
-            sorted(r["id"] for r in named) == sorted([lines[0]["id"], lines[5]["id"]])
-            and "does not exist" in named[0]["reason"] + named[1]["reason"]
-        )
-        stored = 0
-        for rank in range(4):
-            own = torch.load(
-                tmp_path / kind / "checkpoint" / "trainer" / f"rank{rank}.pt", weights_only=True
-            )
-            buffer = ReplayBuffer()
-            buffer.load_state_dict(own["buffer"])
-            assert (
-                all(owner(i, 4) == rank and i in by_id for i in buffer.stored) and len(buffer) == 32
-            )
-            stored += len(buffer)
-            if rank == 0:
-                assert {e.reward for h in buffer.stored.values() for e in h.entries} == {0.5}
-        trainer = tmp_path / kind / "checkpoint" / "trainer"
-        names = set(torch.load(trainer / "optimizer.pt", weights_only=True))
-        assert stored == 128 and any("layers.3.mlp.down_proj" in n for n in names)
-        assert any("audio_tower" in n for n in names) and any("visual" in n for n in names)
-        assert (
-            tmp_path / kind / "checkpoint" / "adapter" / "adapter_model.safetensors"
-        ).is_file() == (kind == "lora")
+        check_logs(tmp_path / kind, [lines[0]["id"], lines[5]["id"]])
+        check_states(tmp_path / kind, {line["id"] for line in lines})
+        adapter = tmp_path / kind / "checkpoint" / "adapter" / "adapter_model.safetensors"
+        assert adapter.is_file() == (kind == "lora")
 
-    rows = [
-        json.loads(line) for line in (tmp_path / "cold" / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert [r["step"] for r in rows if "loss" in r] == [0, 1] and rows[0]["loss"] > rows[1][
-        "loss"
-    ]  # stage 0, sharded, uneven micro-batches
+    # stage 0, sharded, uneven micro-batches
+    steps = [row for row in read_lines(tmp_path / "cold" / "metrics.jsonl") if "loss" in row]
+    assert [row["step"] for row in steps] == [0, 1]
+    assert steps[0]["loss"] > steps[1]["loss"]
 
 
-# Two processes that talk; how: what rank 1 does in between.
-TALK = """
-import os, sys, time
-from engine import distributed
-from run.session import ends_in_a_sentence
+def read_lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
-def main(argv):
+
+def check_logs(out: Path, bad: list[str]) -> None:
+    steps = [row for row in read_lines(out / "metrics.jsonl") if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(8))
+    assert [row["generated"] for row in steps] == [16 * i for i in range(1, 9)]
+    assert steps[-1]["bad_media"] == 2 and steps[-1]["too_long"] == 0
+    assert all(row["zero_advantage_groups"] >= 1 for row in steps)
+    named = read_lines(out / "bad_media.jsonl")
+    assert sorted(row["id"] for row in named) == sorted(bad)
+    assert any("does not exist" in row["reason"] for row in named)
+
+
+def check_states(out: Path, ids: set[str]) -> None:
+    trainer = out / "checkpoint" / "trainer"
+    for rank in range(4):
+        state = torch.load(trainer / f"rank{rank}.pt", weights_only=True)
+        buffer = ReplayBuffer()
+        buffer.load_state_dict(state["buffer"])
+        assert len(buffer) == 32
+        assert all(i in ids and owner(i, 4) == rank for i in buffer.stored)
+        if rank == 0:
+            entries = [e for history in buffer.stored.values() for e in history.entries]
+            assert {entry.reward for entry in entries} == {0.5}
+    names = set(torch.load(trainer / "optimizer.pt", weights_only=True))
+    for part in ("layers.3.mlp.down_proj", "audio_tower", "visual"):
+        assert any(part in name for name in names)
+
+
+def talk(rank: int, how: str, port: int, folder: Path) -> None:
+    """One of two processes that talk; rank 1 dies or falls asleep in between."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank)}
+    sys.stderr = (folder / f"stderr{rank}").open("w")
     distributed.TIMEOUT_SECONDS = 2
-    rank, _, _ = distributed.start_processes()
-    distributed.gather("here")
-    if rank == 1:
-        os._exit(7) if argv[0] == "die" else time.sleep(100)
-    distributed.gather("still here")
 
-ends_in_a_sentence(main, sys.argv[1:])
-"""
+    def main(argv):
+        distributed.start_processes()
+        distributed.gather("here")
+        if rank == 1 and how == "die":
+            os._exit(7)
+        if rank == 1:
+            time.sleep(100)
+        distributed.gather("still here")
+
+    ends_in_a_sentence(main, [])
+
+
+def check_sentence(errors: str) -> None:
+    assert "Traceback" not in errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("error: [rank 0] another process has died or has not come")
 
 
 @pytest.mark.parametrize("how", ["die", "hang"])
-@pytest.mark.parametrize("what", ["talk", pytest.param("train", marks=pytest.mark.slow)])
-def test_a_process_that_falls_out_ends_the_run(what, how, data, tmp_path):
-    """Started by hand, so that nothing but the process itself can notice: within the timeout it
-    ends with one sentence."""
+def test_a_process_that_waits_for_a_lost_one_ends_with_a_sentence(how, tmp_path):
+    """Started by hand, so that nothing but the process itself can notice, within the timeout."""
+    port = 29_000 + os.getpid() % 400 + (how == "die")
+    context = multiprocessing.get_context("fork")  # all modules are loaded already
+    both = []
+    for rank in (0, 1):
+        both.append(context.Process(target=talk, args=(rank, how, port, tmp_path)))
+        both[-1].start()
+    try:
+        if how == "die":
+            both[1].join(timeout=60)
+            assert both[1].exitcode == 7
+        start = time.monotonic()
+        both[0].join(timeout=60)
+        assert both[0].exitcode == 1
+        assert time.monotonic() - start < 10
+        check_sentence((tmp_path / "stderr0").read_text())
+    finally:
+        for process in both:
+            process.kill()
+            process.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["die", "hang"])
+def test_a_run_that_loses_a_process_ends_with_a_sentence(how, data, tmp_path):
+    """The same of the real command, in the middle of a sharded step."""
     port = str(29_500 + os.getpid() % 400 + (how == "die"))
-    command = [sys.executable, "-c", TALK, how]
-    if what == "train":
-        command = [sys.executable, WORKERS, how, str(tmp_path / "run"), "--data", data]
-        command += ["--steps", "4", "--prompts_per_step", "2", "--max_completion_tokens", "8"]
-        command += ["--media_cache", str(tmp_path / "media")]
+    command = [sys.executable, WORKERS, how, str(tmp_path / "run"), "--data", data]
+    command += ["--steps", "4", "--prompts_per_step", "2", "--max_completion_tokens", "8"]
+    command += ["--media_cache", str(tmp_path / "media")]
     env = ENV | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     both = []
     for rank in ("0", "1"):
+        own = env | {"RANK": rank, "LOCAL_RANK": rank}
         both.append(
-            subprocess.Popen(
-                command,
-                env=env | {"RANK": rank, "LOCAL_RANK": rank},
-                cwd=tmp_path,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            subprocess.Popen(command, env=own, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         )
     try:
         if how == "die":
             assert both[1].wait(timeout=100) == 7
             start = time.monotonic()
         _, errors = both[0].communicate(timeout=100)
-        assert both[0].returncode == 1 and "Traceback" not in errors
-        last = errors.strip().splitlines()[-1]
-        assert last.startswith("error: [rank 0] another process has died or has not come")
+        assert both[0].returncode == 1
+        check_sentence(errors)
         if how == "die":
             assert time.monotonic() - start < 10
     finally:
-        for p in both:
-            p.kill()
-            p.communicate()
+        for process in both:
+            process.kill()
+            process.communicate()
 
 
 def test_more_processes_than_prompts_is_one_sentence(data, monkeypatch):

@@ -1,11 +1,11 @@
 """What the processes of test_distributed.py run, under torchrun. Not a test module itself.
 
-workers.py equal OUT ..    loss and summed gradients of one global batch, the weights after a step,
-                           and the optimiser's state, for every --train_type
-workers.py train OUT ..    the real command for every --train_type, with trouble on some ranks, and
-                           a sharded stage 0
-workers.py stop OUT ..     the real command, of which rank 1 is asked to stop
-workers.py die|hang OUT .. the real command, of which rank 1 dies or falls asleep in its second step
+workers.py equal OUT ..     loss and summed gradients of one global batch, the weights after a step,
+                            and the optimiser's state, for every --train_type
+workers.py train OUT ..     the real command for every --train_type, with trouble on some ranks, and
+                            a sharded stage 0
+workers.py stop OUT N ..    the real command, of which rank 1 is asked to stop in its N-th step
+workers.py die|hang OUT ..  the same, of which rank 1 dies or falls asleep in its second step
 """
 
 import dataclasses
@@ -13,10 +13,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
@@ -33,54 +35,70 @@ from groups import Group
 from media.decode import MediaSettings
 from media.prompt_format import MIN_PIXELS
 from model import Features, load_policy
+from replay import Entry
 from rollout import Sampling, generate
+from run.learner import make_optimizer, optimizer_step, prepare
 from run.session import ends_in_a_sentence
 from run.stream import owner
 
 KINDS = ("lora", "full")
 
+# prompt, lengths of the completions, replayed?
+GROUPS = (
+    (0, [5, 9], False),
+    (1, [3, 3, 4], False),
+    (2, [30], False),
+    (3, [2, 6], False),
+    (0, [7, 2], True),
+    (3, [4, 8], True),
+)
+
 
 def global_batch(policy, data: str) -> list[Group]:
     """Six groups on four prompts, fresh and replayed, of unequal sizes and lengths, the same on
-    every process; one has no advantages."""
+    every process; that of prompt 1 has no advantages."""
     g = torch.Generator().manual_seed(0)
-    samples = load_samples(data)[:4]
-    prompts = PromptBuilder(
-        policy.tokenizer,
-        policy.form,
-        MediaSettings(fps=2.0, max_frames=8, max_pixels=MIN_PIXELS),
-    ).build_or_raise(samples)
-    written = generate(policy, prompts, Features(policy).of(prompts), 4, Sampling(30, generator=g))
+    settings = MediaSettings(fps=2.0, max_frames=8, max_pixels=MIN_PIXELS)
+    builder = PromptBuilder(policy.tokenizer, policy.form, settings)
+    prompts = builder.build_or_raise(load_samples(data)[:4])
+    with torch.no_grad():
+        features = Features(policy).of(prompts)
+    written = generate(policy, prompts, features, 4, Sampling(30, generator=g))
+
     groups = []
-    for prompt, lengths, replayed in (
-        (0, [5, 9], False),
-        (1, [3, 3, 4], False),
-        (2, [30], False),
-        (3, [2, 6], False),
-        (0, [7, 2], True),
-        (3, [4, 8], True),
-    ):
-        some = written[prompt][-len(lengths) :] if replayed else written[prompt]
-        tokens = [c.tokens[:n] for c, n in zip(some, lengths, strict=False)]
-        behaviour = [
-            [lp + 0.05 * torch.randn((), generator=g).item() for lp in c.logps[:n]]
-            for c, n in zip(some, lengths, strict=False)
-        ]
-        advantages = (
-            torch.zeros(len(lengths)) if prompt == 1 else torch.randn(len(lengths), generator=g)
-        )
-        groups.append(
-            Group(
-                prompts[prompt],
-                tokens,
-                behaviour,
-                advantages.tolist(),
-                advantages,
-                replayed,
-                [0] * len(lengths),
-            )
-        )
+    for i, lengths, replayed in GROUPS:
+        completions = written[i][-len(lengths) :] if replayed else written[i]
+        rewards = torch.randn(len(lengths), generator=g)
+        if i == 1:
+            rewards = torch.zeros(len(lengths))
+        entries = []
+        for completion, length, reward in zip(completions, lengths, rewards.tolist(), strict=False):
+            tokens = np.array(completion.tokens[:length], np.int32)
+            noise = torch.randn(len(tokens), generator=g).numpy()
+            logps = np.array(completion.logps[:length], np.float32) + np.float32(0.05) * noise
+            entries.append(Entry(tokens, logps, reward, accuracy=0.0, step=0))
+        group = Group(prompts[i].sample.id, {False: prompts[i]}, entries, replayed)
+        group.advantages = rewards
+        groups.append(group)
     return groups
+
+
+class Recorder:
+    """Keeps what is noted, in place of a Log."""
+
+    def __init__(self):
+        self.values: dict[str, list[float]] = {}
+
+    def note(self, **values) -> None:
+        for name, numbers in values.items():
+            numbers = torch.as_tensor(numbers).detach().flatten().tolist()
+            self.values.setdefault(name, []).extend(numbers)
+
+
+def accumulate_gradients(cfg, policy, learner, reference, groups, step: int) -> Recorder:
+    log = Recorder()
+    train.accumulate_gradients(cfg, learner, reference, groups, Features(policy), log, step)
+    return log
 
 
 def local(x: torch.Tensor) -> torch.Tensor:
@@ -95,7 +113,7 @@ def config_of(kind: str, *more: str):
 def own_groups(groups: list[Group]) -> list[Group]:
     """Those of a global batch whose prompts this process has."""
     rank, world = rank_and_world()
-    return [g for g in groups if owner(g.prompt.sample.id, world) == rank]
+    return [g for g in groups if owner(g.id, world) == rank]
 
 
 def record_gradients(optimizer: Optimizer) -> dict[str, torch.Tensor]:
@@ -133,23 +151,23 @@ def one_step(kind: str, data: str, towers: bool, saved_state: dict | None = None
     cfg = config_of(kind, *flags)
     policy = load_policy(DEFAULT_MODEL)
     groups = own_groups(global_batch(policy, data))
-    learner, reference = train.prepare(cfg, policy)
+    learner, reference = prepare(cfg, policy)
     if kind == "lora":  # B of a new adapter is zero, and A's gradient with it
         for name, p in policy.model.named_parameters():
             if "lora_B" in name:
                 g = torch.Generator().manual_seed(sum(map(ord, name)))
                 p.data.normal_(std=0.02, generator=g)
 
-    optimizer = Optimizer(*learner.named_trained(), cfg.lr)
+    optimizer = make_optimizer(cfg, learner, weight_decay=0.0)
     gradients = record_gradients(optimizer)
-    log = train.update_step(cfg, policy, reference, groups, 1, Features(policy), learner)
-    loss = torch.tensor(sum(log["loss"]), dtype=torch.float64)
+    log = accumulate_gradients(cfg, policy, learner, reference, groups, 1)
+    loss = torch.tensor(sum(log.values.get("loss_sum", [])), dtype=torch.float64)
     if dist.is_initialized():
         dist.all_reduce(loss)
-    norm, _ = train.take_step(cfg, policy, learner, optimizer, 5, 100)
+    norm, _ = optimizer_step(cfg, policy, learner, optimizer, 5, 100)
     found = {
         "loss": loss.item(),
-        "kl": log["kl"],
+        "kl": log.values.get("kl", []),
         "grads": dict(gradients),
         "norm": norm,
         "weights": copied_weights(policy),
@@ -159,12 +177,12 @@ def one_step(kind: str, data: str, towers: bool, saved_state: dict | None = None
     }
 
     # the last process alone finds a gradient that is no number
-    train.update_step(cfg, policy, reference, groups, 2, Features(policy), learner)
+    accumulate_gradients(cfg, policy, learner, reference, groups, 2)
     rank, world = rank_and_world()
     if rank == world - 1:
         grads = [local(p.grad) for p in optimizer.params.values() if p.grad is not None]
         next(g for g in grads if g.numel()).view(-1)[0] = float("nan")
-    found["spoilt_norm"], _ = train.take_step(cfg, policy, learner, optimizer, 6, 100)
+    found["spoilt_norm"], _ = optimizer_step(cfg, policy, learner, optimizer, 6, 100)
     found["spoilt_weights"] = copied_weights(policy)
     found["spoilt_state"] = clone(optimizer.state_dict())
 
@@ -188,11 +206,11 @@ def half_precision(data: str) -> dict:
     policy = load_policy(DEFAULT_MODEL, dtype=torch.bfloat16)
     start = torch.cat([p.detach().flatten().float() for p in policy.text.parameters()])
     groups = own_groups(global_batch(policy, data))
-    learner, reference = train.prepare(cfg, policy)
-    optimizer = Optimizer(*learner.named_trained(), cfg.lr)
+    learner, reference = prepare(cfg, policy)
+    optimizer = make_optimizer(cfg, learner, weight_decay=0.0)
     for step in (5, 6):
-        train.update_step(cfg, policy, reference, groups, step, Features(policy), learner)
-        train.take_step(cfg, policy, learner, optimizer, step, 100)
+        accumulate_gradients(cfg, policy, learner, reference, groups, step)
+        optimizer_step(cfg, policy, learner, optimizer, step, 100)
     state = optimizer.state_dict()
     return {
         "start": start,
@@ -221,15 +239,15 @@ def trouble() -> None:
     writes longer completions than the others."""
     rank = int(os.environ["RANK"])
     if rank == 0:
-        real_score = train.score
+        real_scores = train.score_prompts
 
         def equal_rewards(*args):
-            return [[{**p, "reward": 0.5} for p in group] for group in real_score(*args)]
+            return [[{**p, "reward": 0.5} for p in group] for group in real_scores(*args)]
 
-        train.score = equal_rewards
+        train.score_prompts = equal_rewards
     elif rank == 1:
-        train.replay_step = lambda *args: []
-    elif rank == 3:
+        train.replayed_groups = lambda *args: []
+    if rank != 2:
         real_generate = train.generate
 
         def short(policy, prompts, features, n, sampling):
@@ -239,33 +257,29 @@ def trouble() -> None:
         train.generate = short
 
 
-def fall_out(how: str) -> None:
-    """Rank 1 leaves the run in its second step, and the other waits 6 seconds for it."""
-    distributed.TIMEOUT_SECONDS = 6
-    if int(os.environ["RANK"]) != 1:
+def in_step(number: int, action: Callable[[], None]) -> None:
+    """On rank 1, call `action` before the optimiser's step of this number, counted from 1."""
+    if os.environ["RANK"] != "1":
         return
-    real = train.take_step
+    real, calls = Optimizer.step, []
 
-    def last(cfg, policy, learner, optimizer, step, steps):
-        if step == 1:
-            if how == "die":
-                os._exit(7)
-            time.sleep(100)
-        return real(cfg, policy, learner, optimizer, step, steps)
+    def step(self, *args):
+        calls.append(1)
+        if len(calls) == number:
+            action()
+        return real(self, *args)
 
-    train.take_step = last
+    Optimizer.step = step
 
 
-def stop_after(steps: int) -> None:
-    """Rank 1 alone is asked to stop in the last of so many steps; all stop."""
-    real = train.take_step
-
-    def last(cfg, policy, learner, optimizer, step, total):
-        if step + 1 == steps < total and os.environ["RANK"] == "1":
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(cfg, policy, learner, optimizer, step, total)
-
-    train.take_step = last
+def train_all(out: str, flags: list[str]) -> None:
+    trouble()
+    for kind in KINDS:
+        train.run_stage(parse([*flags, "--train_type", kind, "--out", f"{out}/{kind}"]))
+    cold = ["--stage", "0", "--train_type", "full", "--steps", "2", "--prompts_per_step", "8"]
+    cold += ["--max_tokens", "300", "--data", "toy:8,2", "--max_completion_tokens", "4"]
+    train.run_stage(parse([*cold, "--out", f"{out}/cold", "--media_cache", f"{out}/media"]))
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
@@ -273,41 +287,14 @@ if __name__ == "__main__":
     if what == "equal":
         equal(out, *rest)
     elif what == "train":
-        trouble()
-        for kind in KINDS:
-            train.run(parse([*rest, "--train_type", kind, "--out", f"{out}/{kind}"]))
-        train.run(
-            parse(
-                [
-                    "--stage",
-                    "0",
-                    "--train_type",
-                    "full",
-                    "--steps",
-                    "2",
-                    "--prompts_per_step",
-                    "8",
-                    "--max_tokens",
-                    "300",
-                    "--toy_clips",
-                    "8",
-                    "--toy_heldout",
-                    "2",
-                    "--toy_dir",
-                    f"{out}/toy",
-                    "--max_completion_tokens",
-                    "4",
-                    "--out",
-                    f"{out}/cold",
-                    "--media_cache",
-                    f"{out}/media",
-                ]
-            )
-        )
-        dist.destroy_process_group()
-    elif what == "stop":
-        stop_after(int(rest[0]))
-        ends_in_a_sentence(train.main, [*rest[1:], "--out", out])
+        train_all(out, rest)
     else:
-        fall_out(what)
+        if what == "stop":
+            in_step(int(rest.pop(0)), lambda: os.kill(os.getpid(), signal.SIGTERM))
+        elif what == "die":
+            in_step(2, lambda: os._exit(7))
+        else:
+            in_step(2, lambda: time.sleep(100))
+        if what != "stop":
+            distributed.TIMEOUT_SECONDS = 6
         ends_in_a_sentence(train.main, [*rest, "--out", out])

@@ -20,28 +20,36 @@ import train
 from bench.chaos import alike, chaos, told
 from config import DEFAULTS
 from engine.optim import Optimizer
-from formats.sample import DataError
+from formats.sample import DataError, Sample
 from media.errors import MediaError
 from replay import ReplayBuffer
-from run import checkpoint
+from run import checkpoint, session
 from run.checkpoint import STOP, Signals, attempt, complete
 from run.session import only_run
-from run.stream import Cursor, owner
+from run.stream import PromptStream, owner
 
 REPO = Path(__file__).parent.parent.parent
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
-TOY: dict[str, str] = {}
 
 
-def flags(tmp_path, out, *more, steps=4):
+@pytest.fixture(scope="module")
+def toy_folder(tmp_path_factory) -> Path:
+    """The working folder of all runs here: the toy world is rendered once, into its toy_world."""
+    return tmp_path_factory.mktemp("toy")
+
+
+@pytest.fixture(autouse=True)
+def in_toy_folder(toy_folder, monkeypatch):
+    monkeypatch.chdir(toy_folder)
+
+
+def flags(out: Path, *more: str, steps: int = 4) -> list[str]:
     """A run of 4 steps with checkpoints after the second and the last, unless `more` says else."""
-    TOY.setdefault("toy", str(tmp_path.parent / "toy"))  # rendered once for all tests here
     return [
         *("--method", "avatar_paper", "--out", str(out), "--media_cache", ""),
-        *("--toy_dir", TOY["toy"], "--toy_clips", "6", "--toy_heldout", "3"),
-        *("--prompts_per_step", "4", "--steps", str(steps), "--replay_min", "8"),
-        *("--eval_every", "3", "--save_every", "2", "--max_completion_tokens", "32"),
-        *more,
+        *("--data", "toy:6,3", "--prompts_per_step", "4", "--steps", str(steps)),
+        *("--replay_min", "8", "--eval_every", "3", "--save_every", "2"),
+        *("--max_completion_tokens", "32", *more),
     ]
 
 
@@ -82,11 +90,13 @@ def assert_same_run(out: Path, expected: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory, toy_folder) -> Path:
     """An undisturbed run."""
-    out = tmp_path_factory.mktemp("finished")
-    train.main(flags(out / "x", out / "run"))
-    return out / "run"
+    out = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(toy_folder)
+        train.main(flags(out))
+    return out
 
 
 @pytest.fixture
@@ -104,8 +114,8 @@ def test_a_killed_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
     for steps in (2, 1):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             before_optimiser_step(patch, steps, die)
-            train.main(flags(tmp_path, out, "--resume"))
-    train.main(flags(tmp_path, out, "--resume"))
+            train.main(flags(out, "--resume"))
+    train.main(flags(out, "--resume"))
     assert_same_run(out, finished)
     steps = [row["step"] for row in told(out)["metrics"] if "loss" in row]
     assert steps == list(range(4))
@@ -123,22 +133,22 @@ def test_a_killed_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
 )
 def test_killed_runs_of_other_settings_go_on_bit_for_bit(tmp_path, monkeypatch, more, lives):
     """lives: how many steps of the optimiser each attempt sees."""
-    train.main(flags(tmp_path, tmp_path / "whole", *more, steps=6))
+    train.main(flags(tmp_path / "whole", *more, steps=6))
     for steps in lives:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             before_optimiser_step(patch, steps, die)
-            train.main(flags(tmp_path, tmp_path / "cut", *more, "--resume", steps=6))
-    train.main(flags(tmp_path, tmp_path / "cut", *more, "--resume", steps=6))
+            train.main(flags(tmp_path / "cut", *more, "--resume", steps=6))
+    train.main(flags(tmp_path / "cut", *more, "--resume", steps=6))
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_a_killed_cold_start_goes_on_bit_for_bit(tmp_path, monkeypatch):
-    cold = ["--stage", "0", "--eval_every", "2", "--toy_clips", "8"]
-    train.main(flags(tmp_path, tmp_path / "whole", *cold))
+    cold = ["--stage", "0", "--eval_every", "2", "--data", "toy:8,3"]
+    train.main(flags(tmp_path / "whole", *cold))
     with monkeypatch.context() as patch, pytest.raises(Killed):
         before_optimiser_step(patch, 3, die)
-        train.main(flags(tmp_path, tmp_path / "cut", *cold))
-    train.main(flags(tmp_path, tmp_path / "cut", *cold, "--resume"))
+        train.main(flags(tmp_path / "cut", *cold))
+    train.main(flags(tmp_path / "cut", *cold, "--resume"))
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
@@ -152,19 +162,19 @@ def test_a_signal_saves_after_the_step_and_stops(
     out, handler = tmp_path / "run", signal.getsignal(number)
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         before_optimiser_step(patch, 0, lambda optimizer: os.kill(os.getpid(), number))
-        train.main(flags(tmp_path, out))
+        train.main(flags(out))
     assert stop.value.code == code
     assert [f.name for f in complete(out)] == ["000001"]
     assert "go on by the same command" in capsys.readouterr().out
     assert signal.getsignal(number) == handler
-    train.main(flags(tmp_path, out, "--resume"))
+    train.main(flags(out, "--resume"))
     assert_same_run(out, finished)
 
 
 def test_sigusr1_saves_and_goes_on(tmp_path, monkeypatch):
     out = tmp_path / "run"
     before_optimiser_step(monkeypatch, 0, lambda optimizer: os.kill(os.getpid(), signal.SIGUSR1))
-    train.main(flags(tmp_path, out, "--save_every", "0", "--eval_every", "0", steps=2))
+    train.main(flags(out, "--save_every", "0", "--eval_every", "0", steps=2))
     assert [f.name for f in complete(out)] == ["000001", "000002"]
     assert (out / "checkpoint").resolve().name == "000002"
 
@@ -203,17 +213,17 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path, monkeypatch):
     command = [sys.executable, "-c", HOLD_THE_FOLDER, str(out)]
     other = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "in\n"
-    monkeypatch.setattr(train, "only_run", partial(only_run, patience=0.5))
+    monkeypatch.setattr(session, "only_run", partial(only_run, patience=0.5))
     message = (
         rf"another run writes here \(process {other.pid} on .*\); stop that one, "
         "or pass another --out"
     )
     with pytest.raises(DataError, match=message):
-        train.main(flags(tmp_path, out, steps=1))
+        train.main(flags(out, steps=1))
     assert [f.name for f in out.iterdir()] == [".lock"]
     other.kill()
     other.wait()
-    train.main(flags(tmp_path, out, "--eval_every", "0", steps=1))
+    train.main(flags(out, "--eval_every", "0", steps=1))
     assert [f.name for f in complete(out)] == ["000001"]
 
 
@@ -223,7 +233,7 @@ def test_a_half_written_checkpoint_is_not_picked_up(copied, finished, tmp_path):
     newest.rename(newest.with_name(newest.name + ".part"))
     assert [f.name for f in complete(copied)] == ["000002"]
     (copied / "checkpoints" / "000001.part").mkdir()  # of a kill long ago
-    train.main(flags(tmp_path, copied, "--resume"))
+    train.main(flags(copied, "--resume"))
     assert_same_run(copied, finished)
     assert sorted(f.name for f in (copied / "checkpoints").iterdir()) == ["000002", "000004"]
 
@@ -247,7 +257,7 @@ def test_a_damaged_file_is_named_and_nothing_of_the_run_is_lost(copied, tmp_path
         return
     message = rf"{name}: cannot be read \(.*remove .*000004 to go on from the checkpoint before"
     with pytest.raises(DataError, match=message):
-        train.main(flags(tmp_path, copied, "--resume"))
+        train.main(flags(copied, "--resume"))
     assert (copied / "metrics.jsonl").read_bytes() == logs
 
 
@@ -260,7 +270,7 @@ def test_reading_executes_nothing(copied, tmp_path):
 
     torch.save({"bomb": Bomb()}, complete(copied)[-1] / "trainer" / "optimizer.pt")
     with pytest.raises(DataError, match=r"optimizer\.pt: cannot be read \(UnpicklingError"):
-        train.main(flags(tmp_path, copied, "--resume"))
+        train.main(flags(copied, "--resume"))
     assert not (tmp_path / "executed").exists()
 
 
@@ -272,11 +282,11 @@ def test_weights_of_another_model_are_refused(copied, tmp_path):
     with pytest.raises(
         DataError, match=r"trained weights are not this run's: thinker\.model\.extra"
     ):
-        train.main(flags(tmp_path, copied, "--resume"))
+        train.main(flags(copied, "--resume"))
 
 
 def test_a_finished_run_has_nothing_to_do(copied, finished, tmp_path, capsys):
-    train.main(flags(tmp_path, copied, "--resume"))
+    train.main(flags(copied, "--resume"))
     assert "going on from" in capsys.readouterr().out
     assert_same_run(copied, finished)
 
@@ -284,20 +294,20 @@ def test_a_finished_run_has_nothing_to_do(copied, finished, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], r"run: holds a run already; go on with it by --resume, remove the folder, or pass"),
+        ([], r"run: holds a run already; go on with it by --resume, or remove the folder, or pass"),
         (["--resume", "--train_type", "lora"], "was made with --train_type 'full', now 'lora'"),
         (["--resume", "--stage", "3"], "--stage 2, now 3"),
-        (["--resume", "--toy_clips", "5"], "was made on other training prompts"),
+        (["--resume", "--data", "toy:5,3"], "was made on other training prompts"),
     ],
 )
 def test_what_would_spoil_a_run_is_refused(copied, finished, tmp_path, more, message):
     with pytest.raises(DataError, match=message):
-        train.main(flags(tmp_path, copied, *more))
+        train.main(flags(copied, *more))
     assert_same_run(copied, finished)
 
 
 def test_changed_flags_are_listed(copied, tmp_path, capsys):
-    train.main(flags(tmp_path, copied, "--resume", "--lr", "1e-4", steps=5))
+    train.main(flags(copied, "--resume", "--lr", "1e-4", steps=5))
     changed = capsys.readouterr().out.split("changed flags")[1].splitlines()[0]
     assert f"--lr {DEFAULTS['tiny']['lr']} -> 0.0001" in changed
     assert "--steps 4 -> 5" in changed
@@ -321,11 +331,11 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(finished, tmp_path, monkeyp
     with monkeypatch.context() as patch, pytest.raises(DataError, match=message):
         patch.setattr(Optimizer, "state_dict", state_dict)
         try:
-            train.main(flags(tmp_path, out))
+            train.main(flags(out))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [f.name for f in (out / "checkpoints").iterdir()] == ["000002"]
-    train.main(flags(tmp_path, out, "--resume"))
+    train.main(flags(out, "--resume"))
     assert_same_run(out, finished)
 
 
@@ -350,8 +360,7 @@ def test_a_killed_torchrun_takes_its_processes_along_and_one_process_goes_on(
     every prompt, completion and piece of the optimiser's state is there."""
     out, more = tmp_path / "run", ["--train_type", kind, "--save_every", "1", "--eval_every", "0"]
     process = subprocess.Popen(
-        torchrun(str(REPO / "train.py"), *flags(tmp_path, out, *more, "--resume", steps=60)),
-        cwd=tmp_path,
+        torchrun(str(REPO / "train.py"), *flags(out, *more, "--resume", steps=60)),
         env=ENV,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -369,13 +378,15 @@ def test_a_killed_torchrun_takes_its_processes_along_and_one_process_goes_on(
 
     two = told(out)
     buffers = [state["buffer"] for state in two["states"]]
-    one = ReplayBuffer.redistribute(buffers, lambda i: True)
+    joined = ReplayBuffer()
+    joined.redistribute(buffers, lambda prompt_id: True)
+    one = joined.state_dict()
     assert one["prompts"] == buffers[0]["prompts"] | buffers[1]["prompts"]
     rewards = [str(e["reward"]) for buffer in buffers for e in buffer["entries"]]
     assert sorted(str(e["reward"]) for e in one["entries"]) == sorted(rewards)
     assert len(one["tokens"]) == sum(len(buffer["tokens"]) for buffer in buffers)
 
-    train.main(flags(tmp_path, out, *more, "--resume", steps=last + 1))
+    train.main(flags(out, *more, "--resume", steps=last + 1))
     assert "2 processes before, 1 now" in capsys.readouterr().out
     single = told(out)
     assert len(single["states"]) == 1
@@ -391,31 +402,41 @@ def test_a_killed_torchrun_takes_its_processes_along_and_one_process_goes_on(
 
 @pytest.mark.slow
 def test_two_processes_go_on_bit_for_bit(tmp_path):
-    """The schedule is that of 4 steps: a signal stops the first part after 2."""
+    """The schedule is that of 4 steps: a signal stops the first part after 2. 0: in no step."""
     workers = str(REPO / "tests" / "engine" / "workers.py")
-    for name, plan in (("whole", (4,)), ("cut", (2, 4))):
+    for name, plan in (("whole", (0,)), ("cut", (2, 0))):
         out = tmp_path / name
         for stop in plan:
-            more = flags(tmp_path, out, "--save_every", "0", "--resume")
+            more = flags(out, "--save_every", "0", "--resume")
             command = torchrun(workers, "stop", str(out), str(stop), *more)
-            done = subprocess.run(
-                command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=ENV
-            )
-            assert (done.returncode == 0) == (stop == 4), done.stderr[-3000:]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENV)
+            assert (done.returncode == 0) == (stop == 0), done.stderr[-3000:]
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_dealing_takes_what_is_waiting_and_what_was_dropped(samples):
+@pytest.fixture(scope="module")
+def prompt_ids() -> list[str]:
+    return [f"q{i}" for i in range(12)]
+
+
+def make_stream(ids: list[str], coming: list[str]) -> PromptStream:
+    """A stream over records of these ids, of which `coming` are next. It builds no prompts."""
+    samples = [Sample(i, "?", "numeric", "1", videos=[f"{i}.mp4"]) for i in ids]
+    stream = PromptStream(samples, None, 0)
+    stream.coming = coming
+    return stream
+
+
+def test_redistributing_takes_what_is_waiting_and_what_was_dropped(prompt_ids):
     """By hand: rank 0 of 2 waits for its last two records, rank 1 for its first; one of them had
     been dropped."""
-    parts = [[s for s in samples if owner(s.id, 2) == r] for r in (0, 1)]
-    cursors = [Cursor(part, 0) for part in parts]
-    cursors[0].order, cursors[1].order = [len(parts[0]) - 2, len(parts[0]) - 1], [0]
-    cursors[1].dropped = {parts[1][1].id: MediaError("x", "is missing")}
-    one = Cursor(samples, 0)
-    one.deal([c.state() for c in cursors], samples)
-    assert [samples[i].id for i in one.order] == [parts[0][-2].id, parts[1][0].id, parts[0][-1].id]
-    assert str(one.dropped[parts[1][1].id]) == "x: is missing"
+    parts = [[i for i in prompt_ids if owner(i, 2) == rank] for rank in (0, 1)]
+    streams = [make_stream(parts[0], parts[0][-2:]), make_stream(parts[1], parts[1][:1])]
+    streams[1].dropped = {parts[1][1]: MediaError("x", "is missing")}
+    one = make_stream(prompt_ids, [])
+    one.redistribute([stream.state_dict() for stream in streams], lambda i: True)
+    assert one.coming == [parts[0][-2], parts[1][0], parts[0][-1]]
+    assert str(one.dropped[parts[1][1]]) == "x: is missing"
 
 
 # ------------------------------------------------------------------ numbers and media
@@ -432,7 +453,7 @@ def test_a_gradient_that_is_no_number_skips_its_step(tmp_path, monkeypatch):
         return real(self, *args)
 
     monkeypatch.setattr(Optimizer, "step", step)
-    train.main(flags(tmp_path, tmp_path / "run", "--eval_every", "0"))
+    train.main(flags(tmp_path / "run", "--eval_every", "0"))
     left = told(tmp_path / "run")
     rows = [row for row in left["metrics"] if "loss" in row]
     assert [row["skipped"] for row in rows] == [0, 1, 1, 0]
@@ -452,34 +473,32 @@ def test_too_many_such_steps_end_the_run_with_the_batch(tmp_path, monkeypatch):
         return real(self, *args)
 
     monkeypatch.setattr(Optimizer, "step", step)
+    monkeypatch.setattr(session, "MAX_NONFINITE", 2)
     message = (
         r"the gradient of 2 steps in a row, up to step 1, .* the last batch is in "
         r".*nonfinite-rank0\.pt"
     )
     with pytest.raises(DataError, match=message):
-        train.main(flags(tmp_path, tmp_path / "run", "--max_nonfinite", "2", "--toy_heldout", "1"))
+        train.main(flags(tmp_path / "run", "--eval_every", "0"))
     batch = torch.load(tmp_path / "run" / "nonfinite-rank0.pt", weights_only=True)
     assert len(batch) >= 4
     for group in batch:
-        assert len(group["tokens"]) == len(group["behaviour"]) == len(group["rewards"])
+        assert len(group["tokens"]) == len(group["behaviour_logps"]) == len(group["rewards"])
 
 
-def test_too_many_bad_media_end_the_run_and_are_listed(finished, tmp_path):
+def test_too_many_bad_media_end_the_run_and_are_listed(finished, tmp_path, toy_folder, monkeypatch):
     """The toy's records, of which the first four have no clip; `finished` has rendered it."""
-    file = next(Path(TOY["toy"]).glob("*/stage2_train_6x2.jsonl"))
+    file = next(toy_folder.glob("toy_world/*/stage2_train_6x2.jsonl"))
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     for line in lines[:4]:
         line["video"] = "gone.mp4"
     spoilt = file.with_name("spoilt.jsonl")
     spoilt.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    more = ["--data", str(spoilt), "--max_bad_fraction", "0.1", "--eval_every", "0"]
-    message = (
-        r"of 12 records have media that cannot be used, more than --max_bad_fraction 0\.1; "
-        "they are listed in"
-    )
+    monkeypatch.setattr(session, "MAX_BAD_FRACTION", 0.1)
+    message = r"of 12 records have media that cannot be used, more than 10%; they are listed in"
     with pytest.raises(DataError, match=message):
-        train.main(flags(tmp_path, tmp_path / "run", *more))
+        train.main(flags(tmp_path / "run", "--data", str(spoilt), "--eval_every", "0"))
     text = (tmp_path / "run" / "bad_media.jsonl").read_text()
     listed = [json.loads(line) for line in text.splitlines()]
     assert 2 <= len(listed) <= 4

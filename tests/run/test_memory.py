@@ -4,12 +4,12 @@ import pytest
 import torch
 import transformers
 
-import train
 from config import parse
 from engine.families import DEFAULT_MODEL, load_config, parameter_counts
 from engine.optim import Optimizer
 from model import Features, load_policy
 from run import memory
+from run.learner import prepare
 from tests.reference import random_completions
 
 
@@ -19,7 +19,7 @@ def test_computed_bytes_are_the_tensors_of_a_real_step(prompts, kind):
     tensor by tensor after one step."""
     cfg = parse(["--train_type", kind, "--beta", "0.1"])
     policy = load_policy(DEFAULT_MODEL, dtype=torch.bfloat16)
-    learner, reference = train.prepare(cfg, policy)
+    learner, reference = prepare(cfg, policy)
     optimizer = Optimizer(*learner.named_trained(), 1e-3)
     completions = [random_completions(policy, [4, 2]) for _ in prompts]
     logps, _ = policy.completion_logps(prompts, Features(policy).of(prompts), completions)
