@@ -21,10 +21,12 @@ from step import random_prompts
 import train
 from config import parse
 from engine.families import parameter_counts
-from engine.optim import Optimizer
-from model import bound_memory
-from replay import ReplayBuffer
+from groups import fresh_groups
+from model import Features
+from rollout import Sampling, generate
+from run.learner import make_optimizer, optimizer_step, prepare
 from run.memory import memory
+from tas import group_advantages
 
 TRAIN_TYPES = ("lora", "full")
 
@@ -50,30 +52,35 @@ def measure(args, train_type: str) -> dict:
         prompts = builder(samples[: args.prompts])
         cfg.max_prompt_tokens = max(len(p.ids) for p in prompts)
         cfg.max_tokens = cfg.max_prompt_tokens + args.group * args.tokens
-        bound_memory(cfg, policy)
+        policy.max_tokens = cfg.max_tokens
         policy.checkpoint_layers = True  # as on a GPU, and as run.memory counts
         policy.model.train()
-        learner, reference = train.prepare(cfg, policy)
-        optimizer = Optimizer(*learner.named_trained(), 1e-6)
+        learner, reference = prepare(cfg, policy)
+        optimizer = make_optimizer(cfg, learner, weight_decay=0.0)
+        log = Notes()
 
         # the first step makes the optimiser's state; the second one's times count
         for step in range(2):
-            features: dict = {}
-            start = now()
+            features = Features(policy)
             generator = torch.Generator(policy.device).manual_seed(step)
-            groups, _ = train.rollout_step(
-                cfg, policy, ReplayBuffer(), prompts, step, generator, seen=features
-            )
+            sampling = Sampling(args.tokens, generator=generator)
+            start = now()
+            completions = generate(policy, prompts, features.of(prompts), args.group, sampling)
             results["rollout_s"] = now() - start
 
-            # rewards of random completions are equal: advantages that keep every group
+            # rewards that differ, so that every group is trained
+            scores = []
+            for group in completions:
+                rewards = torch.linspace(0, 1, len(group)).tolist()
+                scores.append([{"reward": reward, "accuracy": reward} for reward in rewards])
+            groups = fresh_groups(prompts, completions, scores, step)
             for group in groups:
-                group.advantages = torch.linspace(-1, 1, len(group.tokens))
+                group.advantages = group_advantages(group.rewards)  # (G,)
             start = now()
-            train.update_step(cfg, policy, reference, groups, step, features, learner)
+            train.accumulate_gradients(cfg, learner, reference, groups, features, log, step)
             results["update_s"] = now() - start
             start = now()
-            train.take_step(cfg, policy, learner, optimizer, step, 2)
+            optimizer_step(cfg, policy, learner, optimizer, step, 2)
             results["optimiser_s"] = now() - start
 
         results["prompt_tokens"] = cfg.max_prompt_tokens
@@ -82,6 +89,13 @@ def measure(args, train_type: str) -> dict:
 
     results["peak_gb"] = peak_extra(work) / 1e3
     return results
+
+
+class Notes:
+    """Takes what the update notes for the log, and drops it."""
+
+    def note(self, **values) -> None:
+        pass
 
 
 def now() -> float:

@@ -1,5 +1,4 @@
-"""engine/distributed.py: processes, what they tell each other, and how weights are spread over
-them.
+"""engine/distributed.py: processes, what they tell each other, and how weights are spread.
 
     torchrun --nproc_per_node=8 train.py ..    8 processes that run the same program, one GPU each
 
@@ -31,20 +30,18 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 TIMEOUT_SECONDS = 1800  # a process that waits longer than this for another one ends the run
 
 
-def start_processes(timeout_seconds: int = TIMEOUT_SECONDS) -> tuple[int, int, torch.device]:
-    """(rank, world size, device). Under torchrun every process joins the group; alone it is rank 0
-    of 1.
+def start_processes(timeout_seconds: int | None = None) -> tuple[int, int, torch.device]:
+    """(rank, world size, device). Under torchrun every process joins the group; alone it is rank 0.
 
     The device is this process's GPU (messages go by NCCL) or, where PyTorch sees none, the CPU (by
-    gloo).
+    gloo). timeout_seconds: how long a process waits for another one; None: TIMEOUT_SECONDS.
     """
     end_with_parent()
     gpu = torch.cuda.is_available()
-    device = (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
-    )
+    device = torch.device("cpu")
 
     if gpu:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     else:
         # Else gradients of gathered rows are added up in whatever order the threads run.
@@ -52,7 +49,7 @@ def start_processes(timeout_seconds: int = TIMEOUT_SECONDS) -> tuple[int, int, t
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid: costs 5 %
 
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        timeout = timedelta(seconds=timeout_seconds)
+        timeout = timedelta(seconds=timeout_seconds or TIMEOUT_SECONDS)
         dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
     elif not gpu and not dist.is_initialized() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(usable_cores())
@@ -122,8 +119,7 @@ def weight_dtype(device: torch.device) -> torch.dtype:
 
 
 class FSDPUnit(nn.Module):
-    """Modules whose weights FSDP2 gathers and frees together, and a forward that calls any function
-    on them.
+    """Modules whose weights FSDP2 gathers and frees together; its forward calls any function.
 
     FSDP2 gathers weights when the FORWARD of a wrapped module begins, frees them when it ends, and
     scatters gradients when its backward is done. But a packed row does not go through the forward
@@ -141,8 +137,7 @@ class FSDPUnit(nn.Module):
 
 
 def shard(policy, train: bool = True):
-    """A twin of a `model.Policy` whose decoder and head are split over all processes, layer by
-    layer, by FSDP2.
+    """A twin of a `model.Policy` whose decoder and head FSDP2 has split over all processes.
 
     train=True: the learner, with fp32 shards; they are gathered, and computed with, in the type of
     the policy's own weights, and gradients are summed in fp32. train=False: a frozen reference,

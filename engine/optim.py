@@ -106,8 +106,7 @@ class Optimizer:
                 p.copy_(self.masters[name])  # rounds to the nearest bf16 number
 
     def _sum_replicated_gradients(self) -> None:
-        """All-reduce the gradients of what every process holds. (Those of shards were summed by
-        FSDP2.)"""
+        """All-reduce the gradients of what every process holds. (FSDP2 has summed the shards'.)"""
         _, world = rank_and_world()
         if world == 1 or not self.replicated:
             return
@@ -133,8 +132,7 @@ class Optimizer:
                 g.copy_(total.view_as(g))
 
     def _gradient_norm(self) -> Tensor:
-        """The L2 norm of the whole gradient: replicated gradients count once, shards are summed
-        over processes."""
+        """The L2 norm of the whole gradient: of all shards, and of replicated gradients once."""
         norms = [torch.zeros((), device=next(iter(self.masters.values())).device)]
         for kind in (self.sharded, self.replicated):
             gradients = [m.grad for m in kind if m.grad is not None]
@@ -144,12 +142,11 @@ class Optimizer:
 
     @torch.no_grad()
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """By parameter name its fp32 "weight" and, once it has been stepped, AdamW's "step",
-        "exp_avg", "exp_avg_sq".
+        """{name of a parameter: {"weight": its fp32 master, and AdamW's state once there is one}}.
 
-        The tensors are whole and on the CPU, so that the state does not depend on the number of
-        processes. Every process must call this (shards are gathered); rank 0 gets the state, the
-        others an empty dict.
+        AdamW's state is "step", "exp_avg" and "exp_avg_sq". The tensors are whole and on the CPU,
+        so that the state does not depend on the number of processes. Every process must call this
+        (shards are gathered); rank 0 gets the state, the others an empty dict.
         """
         rank, _ = rank_and_world()
         state = {}
@@ -162,20 +159,21 @@ class Optimizer:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Go on from a `state_dict` of any number of processes: masters, the model's parameters and
-        the moments.
+        """Go on from a `state_dict` that any number of processes may have made.
 
-        Rank 0 passes the state and hands every process its part; what the others pass is not read.
-        Raises ValueError on every process when the state is not one of these parameters.
+        Restores masters, the model's parameters and AdamW's state. Rank 0 passes the state, and
+        hands every process its part; the others pass an empty dict. Raises ValueError on every
+        process when the state is not one of these parameters.
         """
         shapes = {name: {k: tuple(t.shape) for k, t in state[name].items()} for name in state}
-        saved = gather(shapes)[0]
+        saved = gather(shapes)[0]  # what rank 0 has
         for name in sorted(saved.keys() | self.masters.keys()):
             ours = tuple(self.masters[name].shape) if name in self.masters else None
             theirs = saved[name]["weight"] if name in saved else None
             if ours != theirs:
                 raise ValueError(f"{name} has the shape {theirs} there, and {ours} here")
 
+        # tensor by tensor, in the same order on all processes: each hand_out is a message
         for name, master in self.masters.items():
             tensors = state.get(name, {})
             master.copy_(hand_out(tensors.get("weight"), master))
@@ -189,8 +187,7 @@ class Optimizer:
 
 
 def fp32_master(p: nn.Parameter) -> nn.Parameter:
-    """The fp32 tensor that AdamW steps for a parameter: itself, or a copy when it is of another
-    type."""
+    """What AdamW steps in place of a parameter: itself where it is fp32, else an fp32 copy."""
     return p if p.dtype == torch.float32 else nn.Parameter(p.detach().float())
 
 
@@ -200,10 +197,9 @@ def whole(x: Tensor) -> Tensor:
 
 
 def hand_out(full: Tensor | None, like: Tensor) -> Tensor:
-    """A tensor of rank 0 on every process, as a new tensor with the device, type and sharding of
-    `like`.
+    """A tensor of rank 0 on every process: a new one with the device, type and shards of `like`.
 
-    full: the whole tensor on rank 0, anything elsewhere. All processes must call it together.
+    full: the whole tensor on rank 0, None elsewhere. All processes must call it together.
     """
     rank, world = rank_and_world()
     if rank == 0:
@@ -218,8 +214,9 @@ def hand_out(full: Tensor | None, like: Tensor) -> Tensor:
 
 
 def learning_rate(peak: float, step: int, steps: int) -> float:
-    """Linear warm-up over the first WARMUP of the steps, then a cosine down to 5 % of the peak.
-    step counts from 0.
+    """Linear warm-up over a fraction WARMUP of the steps, then a cosine to 5 % of the peak.
+
+    step counts from 0:
 
     >>> [round(learning_rate(1.0, step, 100), 3) for step in (0, 4, 5, 52, 99)]
     [0.2, 1.0, 1.0, 0.533, 0.05]

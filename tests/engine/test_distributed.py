@@ -264,10 +264,9 @@ def talk(rank: int, how: str, port: int, folder: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank)}
     sys.stderr = (folder / f"stderr{rank}").open("w")
-    distributed.TIMEOUT_SECONDS = 2
 
     def main(argv):
-        distributed.start_processes()
+        distributed.start_processes(timeout_seconds=2)
         distributed.gather("here")
         if rank == 1 and how == "die":
             os._exit(7)
