@@ -1,29 +1,34 @@
 """tas.py against numbers worked by hand and against autograd of the plain formulas."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tas import (
+    SHAPES,
     clipped_is_loss,
-    effective_sample_share,
+    completion_means,
     group_advantages,
-    half_loss,
     importance_ratio,
     kl_k3,
     kl_to_behaviour,
+    loss_weights,
     replay_advantages,
     temporal_weights,
-    too_stale,
 )
 
 
-def row(n, width=None):
-    return torch.arange(width or n)[None] < n
+def mask_of(*lengths: int, width: int | None = None) -> Tensor:
+    """(N, R) bool: completions of these lengths, padded to `width`."""
+    positions = torch.arange(width or max(lengths))
+    return positions < torch.tensor(lengths)[:, None]
 
 
+# ------------------------------------------------------------------ temporal weights
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
@@ -35,47 +40,58 @@ def row(n, width=None):
     ],
 )
 def test_tas_weights_by_hand(shape, expected):
-    assert temporal_weights(row(5, 7), 0.3, shape)[0].tolist() == pytest.approx([*expected, 0, 0])
+    weights = temporal_weights(mask_of(5, width=7), 0.3, shape)
+    assert weights[0].tolist() == pytest.approx([*expected, 0, 0])
 
 
 def test_tas_counts_each_completions_own_tokens():
-    """Two lengths in one batch: both rows end at 1 + lambda at their own last token, whatever the padding."""
-    w = temporal_weights(torch.cat([row(3, 6), row(6, 6)]), 0.5)
-    assert w[0].tolist() == pytest.approx([1.5, 1.0, 1.5, 0, 0, 0])
-    assert w[1, 0].item() == w[1, 5].item() == pytest.approx(1.5)
+    """Two lengths in one batch: both end at 1 + lambda at their own last token, whatever the
+    padding."""
+    weights = temporal_weights(mask_of(3, 6), 0.5)
+    assert weights[0].tolist() == pytest.approx([1.5, 1.0, 1.5, 0, 0, 0])
+    assert weights[1, 0].item() == pytest.approx(1.5)
+    assert weights[1, 5].item() == pytest.approx(1.5)
 
 
-def test_tas_one_token_and_none():
-    assert temporal_weights(row(1, 3), 0.3)[0].tolist() == pytest.approx([1.3, 0, 0])
-    assert temporal_weights(row(0, 3), 0.3, normalize=True)[0].tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("shape", ["u", "inverse", "decay", "incline", "uniform"])
-def test_tas_normalize_makes_the_mean_weight_one(shape):
-    w = temporal_weights(torch.cat([row(4, 9), row(9, 9)]), 0.7, shape, normalize=True)
-    assert (w.sum(1) / torch.tensor([4, 9])).tolist() == pytest.approx([1, 1])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tas_of_one_token_and_of_none(shape):
+    """One token is a beginning, t/(L-1) = 0; of no token there is no weight and no NaN."""
+    at_zero = SHAPES[shape](torch.zeros(1)).item()
+    weights = temporal_weights(mask_of(1, 0, width=3), 0.3, shape)
+    assert weights[0].tolist() == pytest.approx([1 + 0.3 * at_zero, 0, 0])
+    assert weights[1].tolist() == [0, 0, 0]
+    if shape == "u":
+        assert weights[0, 0].item() == pytest.approx(1.3)
 
 
 def test_tas_unknown_shape_is_refused():
     with pytest.raises(ValueError, match="known: u, uniform"):
-        temporal_weights(row(3), 0.3, "parabola")
+        temporal_weights(mask_of(3), 0.3, "parabola")
 
 
+def test_a_shape_that_is_added_is_used(monkeypatch):
+    monkeypatch.setitem(SHAPES, "cubic", lambda tt: tt**3)
+    weights = temporal_weights(mask_of(3), 0.8, "cubic")
+    assert weights[0].tolist() == pytest.approx([1.0, 1.1, 1.8])  # 0.8 x (0, 1/8, 1)
+
+
+# ------------------------------------------------------------------ advantages
 def test_group_advantages_by_hand():
     # mean 0.5, sample std sqrt(4 * 0.25 / 3) = 0.577350
     a = 0.5 / (0.57735027 + 1e-4)
-    assert group_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0])).tolist() == pytest.approx(
-        [a, -a, -a, a], rel=1e-6
-    )
+    advantages = group_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0]))
+    assert advantages.tolist() == pytest.approx([a, -a, -a, a], rel=1e-6)
 
 
 def test_group_advantages_of_two_prompts_keep_their_order():
     """Each prompt against its own group: the same reward is good in one and bad in the other."""
-    a, b = torch.tensor([0.2, 0.6]), torch.tensor([0.6, 1.0])
-    for group in (a, b):
-        expected = (group.numpy() - group.numpy().mean()) / (group.numpy().std(ddof=1) + 1e-4)
+    first = torch.tensor([0.2, 0.6])
+    second = torch.tensor([0.6, 1.0])
+    for group in (first, second):
+        rewards = group.numpy()
+        expected = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
         assert group_advantages(group).numpy() == pytest.approx(expected, rel=1e-5)
-    assert group_advantages(a)[1] > 0 > group_advantages(b)[0]
+    assert group_advantages(first)[1] > 0 > group_advantages(second)[0]
 
 
 @pytest.mark.parametrize("rewards", [[0.7] * 4, [0.0] * 4, [0.1 + 0.2, 0.3, 0.3], [1.0]])
@@ -85,129 +101,145 @@ def test_equal_rewards_and_single_completions_have_no_advantage(rewards):
 
 def test_replay_advantages_stand_against_the_prompts_history():
     # Rbar = 0.25; std([1, 0]) = 0.707107
-    assert replay_advantages(torch.tensor([1.0, 0.0]), 0.25).tolist() == pytest.approx(
-        [0.75 / 0.70720678, -0.25 / 0.70720678], rel=1e-6
+    advantages = replay_advantages(torch.tensor([1.0, 0.0]), 0.25)
+    expected = [0.75 / 0.70720678, -0.25 / 0.70720678]
+    assert advantages.tolist() == pytest.approx(expected, rel=1e-6)
+
+    # the printed formula would give 7,500
+    assert replay_advantages(torch.tensor([1.0, 1.0]), 0.25).tolist() == [0.0, 0.0]
+
+
+# ------------------------------------------------------------------ the loss
+class RandomBatch(NamedTuple):
+    """Completions of 6, 3, 1 and 0 tokens under three policies, in double precision."""
+
+    logp: Tensor
+    behaviour: Tensor
+    reference: Tensor
+    advantages: Tensor
+    weights: Tensor
+    mask: Tensor
+
+
+def random_batch(seed: int = 0) -> RandomBatch:
+    generator = torch.Generator().manual_seed(seed)
+
+    def logps():
+        return -2 * torch.rand(4, 6, generator=generator, dtype=torch.float64)
+
+    mask = mask_of(6, 3, 1, 0)
+    advantages = torch.tensor([1.2, -0.7, 0.4, 0.9], dtype=torch.float64)
+    weights = temporal_weights(mask, 0.3).double()
+    return RandomBatch(logps(), logps(), logps(), advantages, weights, mask)
+
+
+def ours(batch, level="token", clip="ppo", high=0.0, beta=0.0):
+    """Our loss, averaged over each completion's tokens, and where it is clipped."""
+    ratio = importance_ratio(batch.logp, batch.behaviour, batch.mask, level)
+    loss, clipped = clipped_is_loss(
+        ratio, batch.logp, batch.advantages, batch.weights, clip, eps=0.2, eps_high=high
     )
-    assert replay_advantages(torch.tensor([1.0, 1.0]), 0.25).tolist() == [
-        0.0,
-        0.0,
-    ]  # the printed formula would give 7,500
+    loss = loss + beta * kl_k3(batch.logp, batch.reference)
+    return completion_means(loss, batch.mask), clipped
 
 
-def plain_loss(logp, old, adv, w, mask, eps, beta, ref, level="token", clip="ppo", high=None):
-    """The loss of every completion written token by token in NumPy, from method section 3. The sequence ratio and the weights of cispo and
-    truncated are numbers here, so only their values are compared, never their gradients."""
-    out, high = [], eps if high is None else high
-    for i in range(len(logp)):
-        total, n = 0.0, sum(mask[i])
-        mean = sum(logp[i, t] - old[i, t] for t in range(n)) / max(n, 1)
+def by_hand(batch, level="token", clip="ppo", high=0.2, beta=0.0, eps=0.2):
+    """The loss of every completion, token by token in Python, from the paper's formulas.
+
+    The sequence ratio and the weights of cispo and truncated are numbers here, so only values can
+    be compared with it for them, never gradients.
+    """
+    losses = []
+    for i in range(len(batch.logp)):
+        logp = batch.logp[i].tolist()
+        behaviour = batch.behaviour[i].tolist()
+        n = int(batch.mask[i].sum())
+        mean = sum(logp[t] - behaviour[t] for t in range(n)) / max(n, 1)
+
+        total = 0.0
         for t in range(n):
-            r, a = (
-                math.exp(mean if level == "sequence" else logp[i, t] - old[i, t]),
-                adv[i] * w[i, t],
-            )
-            d, bounded = ref[i, t] - logp[i, t], min(max(r, 1 - eps), 1 + high)
-            term = {
-                "ppo": -min(r * a, bounded * a),
-                "cispo": -bounded * a * logp[i, t],
-                "truncated": -min(r, 1 + high) * a * logp[i, t],
-            }[clip]
-            total += term + beta * (math.exp(d) - d - 1)
-        out.append(total / max(n, 1))
-    return np.array(out)
+            r = math.exp(mean if level == "sequence" else logp[t] - behaviour[t])
+            a = batch.advantages[i].item() * batch.weights[i, t].item()
+            bounded = min(max(r, 1 - eps), 1 + high)
+            if clip == "ppo":
+                total -= min(r * a, bounded * a)
+            elif clip == "cispo":
+                total -= bounded * a * logp[t]
+            else:
+                total -= min(r, 1 + high) * a * logp[t]
+            d = batch.reference[i, t].item() - logp[t]
+            total += beta * (math.exp(d) - d - 1)
+        losses.append(total / max(n, 1))
+    return np.array(losses)
 
 
-def random_batch(seed=0):
-    g = torch.Generator().manual_seed(seed)
-    logp, old, ref = (-torch.rand(4, 6, generator=g, dtype=torch.float64) * 2 for _ in range(3))
-    mask = torch.stack([row(n, 6)[0] for n in (6, 3, 1, 0)])
-    return (
-        logp,
-        old,
-        ref,
-        torch.tensor([1.2, -0.7, 0.4, 0.9], dtype=torch.float64),
-        temporal_weights(mask, 0.3).double(),
-        mask,
-    )
-
-
-def loss_of(
-    logp, old, adv, w, mask, eps=0.2, beta=0.0, ref=None, level="token", clip="ppo", high=None
-):
-    """Our loss, averaged over each completion's tokens, and the diagnostics."""
-    per_token, seen = clipped_is_loss(
-        importance_ratio(logp, old, mask, level), logp, adv, w, mask, eps, high, clip, beta, ref
-    )
-    return per_token.sum(1) / mask.sum(1).clamp(min=1), seen
+def one_token_each(ratios, advantages) -> RandomBatch:
+    """Completions of one token with these importance ratios."""
+    n = len(ratios)
+    logp = torch.log(torch.tensor(ratios))[:, None].requires_grad_()
+    zeros = torch.zeros(n, 1)
+    ones = torch.ones(n, 1)
+    return RandomBatch(logp, zeros, zeros, torch.tensor(advantages), ones, ones.bool())
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("clip", ["ppo", "cispo", "truncated"])
-@pytest.mark.parametrize("high", [None, 0.28])
+@pytest.mark.parametrize("high", [0.0, 0.28])
 def test_loss_equals_the_formula_written_out(level, clip, high):
-    logp, old, ref, adv, w, mask = random_batch()
-    loss, _ = loss_of(logp, old, adv, w, mask, 0.2, 0.1, ref, level, clip, high)
-    values = [x.numpy() for x in (logp, old, adv, w, mask)]
-    assert loss.numpy() == pytest.approx(
-        plain_loss(*values, 0.2, 0.1, ref.numpy(), level, clip, high)
-    )
+    batch = random_batch()
+    loss, _ = ours(batch, level, clip, high, beta=0.1)
+    expected = by_hand(batch, level, clip, high or 0.2, beta=0.1)
+    assert loss.numpy() == pytest.approx(expected)
 
 
 def test_loss_gradient_equals_finite_differences():
-    logp, old, ref, adv, w, mask = random_batch(1)
-    logp.requires_grad_()
-    loss_of(logp, old, adv, w, mask, 0.2, 0.1, ref)[0].sum().backward()
-    values = [a.detach().numpy() for a in (logp, old, adv, w, mask)]
+    batch = random_batch(1)
+    batch.logp.requires_grad_()
+    ours(batch, beta=0.1)[0].sum().backward()
     for i, t in [(0, 0), (0, 5), (1, 2), (2, 0)]:
-        up, down = values[0].copy(), values[0].copy()
-        up[i, t] += 1e-6
-        down[i, t] -= 1e-6
-        numeric = (
-            plain_loss(up, *values[1:], 0.2, 0.1, ref.numpy()).sum()
-            - plain_loss(down, *values[1:], 0.2, 0.1, ref.numpy()).sum()
-        ) / 2e-6
-        assert logp.grad[i, t].item() == pytest.approx(numeric, rel=1e-4, abs=1e-8)
+        sums = []
+        for change in (1e-6, -1e-6):
+            moved = batch.logp.detach().clone()
+            moved[i, t] += change
+            sums.append(by_hand(batch._replace(logp=moved), beta=0.1).sum())
+        numeric = (sums[0] - sums[1]) / 2e-6
+        assert batch.logp.grad[i, t].item() == pytest.approx(numeric, rel=1e-4, abs=1e-8)
 
 
 def test_sequence_ratio_has_gspos_gradient():
-    """With one advantage for the whole completion, GSPO's plain form (a ratio that carries its own gradient) and ours agree."""
-    logp, old, _, adv, _, mask = random_batch(4)
-    ours, plain = logp.clone().requires_grad_(), logp.clone().requires_grad_()
-    loss_of(ours, old, adv, torch.ones_like(logp) * mask, mask, level="sequence")[
-        0
-    ].sum().backward()
-    s = torch.exp(((plain - old) * mask).sum(1) / mask.sum(1).clamp(min=1))  # (G,)
-    live = mask.any(1)
-    (-torch.minimum(s * adv, s.clamp(0.8, 1.2) * adv) * live).sum().backward()
-    torch.testing.assert_close(ours.grad, plain.grad)
+    """With one advantage for the whole completion, GSPO's plain form (a ratio that carries its own
+    gradient) and ours agree."""
+    batch = random_batch(4)
+    batch = batch._replace(weights=torch.ones_like(batch.logp) * batch.mask)
+    batch.logp.requires_grad_()
+    ours(batch, level="sequence")[0].sum().backward()
+
+    plain = batch.logp.detach().clone().requires_grad_()
+    lengths = batch.mask.sum(1)
+    log_ratio = (plain - batch.behaviour) * batch.mask
+    ratio = torch.exp(log_ratio.sum(1) / lengths.clamp(min=1))
+    objective = torch.minimum(ratio * batch.advantages, ratio.clamp(0.8, 1.2) * batch.advantages)
+    (-objective * (lengths > 0)).sum().backward()
+    torch.testing.assert_close(batch.logp.grad, plain.grad)
 
 
 def test_tas_weights_reach_their_own_token_through_a_sequence_ratio():
-    logp, w = torch.full((1, 3), -1.0, requires_grad=True), torch.tensor([[3.0, 1.0, 2.0]])
-    loss_of(logp, torch.full((1, 3), -1.0), torch.tensor([1.0]), w, row(3), level="sequence")[
-        0
-    ].sum().backward()
+    logp = torch.full((1, 3), -1.0, requires_grad=True)
+    weights = torch.tensor([[3.0, 1.0, 2.0]])
+    behaviour = torch.full((1, 3), -1.0)
+    batch = RandomBatch(logp, behaviour, behaviour, torch.ones(1), weights, mask_of(3))
+    ours(batch, level="sequence")[0].sum().backward()
     assert logp.grad[0].tolist() == pytest.approx([-1, -1 / 3, -2 / 3])
 
 
-def test_cispo_keeps_a_bounded_gradient_where_ppo_has_none():
+@pytest.mark.parametrize(("clip", "slope"), [("ppo", 0.0), ("cispo", -1.2)])
+def test_cispo_keeps_a_bounded_gradient_where_ppo_has_none(clip, slope):
     """Ratio 1.5, A = 1: PPO's clip at 1.2 kills the gradient, CISPO's weight is 1.2."""
-    for clip, expected in (("ppo", 0.0), ("cispo", -1.2)):
-        logp = torch.log(torch.tensor([[1.5]])).requires_grad_()
-        loss, seen = loss_of(
-            logp, torch.zeros(1, 1), torch.tensor([1.0]), torch.ones(1, 1), row(1), clip=clip
-        )
-        loss.sum().backward()
-        assert logp.grad.item() == pytest.approx(expected) and seen["clipped"].item()
-
-
-def test_a_shift_moves_replayed_advantages_but_not_those_of_equal_rewards():
-    plain, moved = (
-        replay_advantages(torch.tensor([1.0, 0.0, 0.0]), 0.25, shift) for shift in (0.0, 0.35)
-    )
-    assert (moved - plain).tolist() == pytest.approx([0.35] * 3) and replay_advantages(
-        torch.ones(3), 0.25, 0.35
-    ).tolist() == [0, 0, 0]
+    batch = one_token_each([1.5], [1.0])
+    loss, clipped = ours(batch, clip=clip)
+    loss.sum().backward()
+    assert batch.logp.grad.item() == pytest.approx(slope)
+    assert clipped.item()
 
 
 @pytest.mark.parametrize(
@@ -219,142 +251,181 @@ def test_a_shift_moves_replayed_advantages_but_not_those_of_equal_rewards():
     ],
 )
 def test_what_each_clip_does_to_good_and_bad_news_far_from_the_policy(clip, slopes):
-    """Ratios 9 and 0.5 with A = 1, then with A = -1: d loss / d logp by hand. PPO alone lets one replayed token weigh nine times as much as a fresh one."""
-    ratio, a = torch.tensor([[9.0], [0.5], [9.0], [0.5]]), torch.tensor([1.0, 1.0, -1.0, -1.0])
-    logp = torch.log(ratio).requires_grad_()
-    loss, _ = loss_of(
-        logp, torch.zeros(4, 1), a, torch.ones(4, 1), torch.ones(4, 1).bool(), clip=clip
-    )
-    loss.sum().backward()
-    assert logp.grad[:, 0].tolist() == pytest.approx(slopes)
+    """Ratios 9 and 0.5 with A = 1, then with A = -1: d loss / d logp by hand. PPO alone lets one
+    replayed token weigh nine times as much as a fresh one."""
+    batch = one_token_each([9.0, 0.5, 9.0, 0.5], [1.0, 1.0, -1.0, -1.0])
+    ours(batch, clip=clip)[0].sum().backward()
+    assert batch.logp.grad[:, 0].tolist() == pytest.approx(slopes)
+
+
+@pytest.mark.parametrize(
+    ("clip", "expected"),
+    [
+        ("ppo", [True, False, False, True]),
+        ("cispo", [True, True, True, True]),
+        ("truncated", [True, True, False, False]),
+    ],
+)
+def test_where_each_bound_is_active(clip, expected):
+    """Ratios 1.5, 1.5, 0.5, 0.5 with A = 1, -1, 1, -1."""
+    _, clipped = ours(one_token_each([1.5, 1.5, 0.5, 0.5], [1.0, -1.0, 1.0, -1.0]), clip=clip)
+    assert clipped[:, 0].tolist() == expected
 
 
 def test_clip_higher_moves_the_upper_bound_only():
-    logp = torch.log(torch.tensor([[1.25], [0.75]]))
-    _, seen = loss_of(
-        logp,
-        torch.zeros(2, 1),
-        torch.tensor([1.0, -1.0]),
-        torch.ones(2, 1),
-        torch.ones(2, 1).bool(),
-        high=0.28,
-    )
-    assert seen["clipped"][:, 0].tolist() == [False, True]
+    _, clipped = ours(one_token_each([1.25, 0.75], [1.0, -1.0]), high=0.28)
+    assert clipped[:, 0].tolist() == [False, True]
 
 
-def test_last_token_is_trained_and_padding_and_empty_answers_are_not():
-    """The last token of a completion is its EOS: it has a gradient. An empty completion gives loss 0, not NaN."""
-    for level in ("token", "sequence"):
-        logp, _, _, adv, w, mask = random_batch(2)
-        old = logp.clone()
-        logp.requires_grad_()
-        loss, seen = loss_of(logp, old, adv, w, mask, level=level)
-        loss.sum().backward()
-        assert loss[3].item() == 0 and torch.isfinite(loss).all()
-        assert logp.grad[0, 5] != 0 and logp.grad[1, 2] != 0 and logp.grad[2, 0] != 0
-        assert (logp.grad[~mask] == 0).all() and torch.isfinite(logp.grad).all()
-        assert (seen["ratio"][mask] == 1).all() and not seen["clipped"].any()
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_last_token_is_trained_and_padding_and_empty_completions_are_not(level):
+    """The last token of a completion is its EOS: it has a gradient. An empty completion gives loss
+    0, not NaN."""
+    batch = random_batch(2)
+    batch = batch._replace(behaviour=batch.logp.clone())
+    batch.logp.requires_grad_()
+    loss, clipped = ours(batch, level)
+    loss.sum().backward()
+    gradient = batch.logp.grad
+    assert loss[3].item() == 0
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(gradient).all()
+    assert all(gradient[i, n - 1] != 0 for i, n in enumerate((6, 3, 1)))
+    assert (gradient[~batch.mask] == 0).all()
+
+    ratio = importance_ratio(batch.logp, batch.behaviour, batch.mask, level)
+    assert (ratio == 1).all()
+    assert not clipped.any()
+
+
+@pytest.mark.parametrize("clip", ["ppo", "cispo", "truncated"])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_padding_has_ratio_one_no_loss_and_is_never_clipped(level, clip):
+    """Whatever stands in it."""
+    batch = random_batch(5)
+    batch = batch._replace(behaviour=torch.where(batch.mask, batch.behaviour, -50.0))
+    ratio = importance_ratio(batch.logp, batch.behaviour, batch.mask, level)
+    loss, clipped = clipped_is_loss(ratio, batch.logp, batch.advantages, batch.weights, clip)
+    assert (ratio[~batch.mask] == 1).all()
+    assert (loss[~batch.mask] == 0).all()
+    assert not clipped[~batch.mask].any()
 
 
 def test_clipping_by_hand():
     """Ratio 1.5 with A > 0 is clipped at 1.2 and has no gradient; with A < 0 it is not clipped."""
-    logp = torch.log(torch.tensor([[1.5], [1.5], [0.5], [0.5]])).requires_grad_()
-    mask = torch.ones(4, 1, dtype=torch.bool)
-    loss, seen = loss_of(
-        logp, torch.zeros(4, 1), torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.ones(4, 1), mask, 0.2
-    )
+    batch = one_token_each([1.5, 1.5, 0.5, 0.5], [1.0, -1.0, 1.0, -1.0])
+    loss, clipped = ours(batch)
     assert loss.tolist() == pytest.approx([-1.2, 1.5, -0.5, 0.8])
-    assert seen["clipped"][:, 0].tolist() == [True, False, False, True]
+    assert clipped[:, 0].tolist() == [True, False, False, True]
     loss.sum().backward()
-    assert logp.grad[:, 0].tolist() == pytest.approx([0, 1.5, -0.5, 0])
+    assert batch.logp.grad[:, 0].tolist() == pytest.approx([0, 1.5, -0.5, 0])
 
 
-@pytest.mark.parametrize("norm", ["sequence", "token"])
-def test_half_loss_does_not_depend_on_the_split(norm):
-    """Completions of 6, 3, 1 and 0 tokens: by hand, whole and in pieces."""
-    mask = random_batch()[5]
-    per_token = (
-        torch.arange(24.0).view(4, 6) * mask
-    )  # the rows sum to 0 + .. + 5 = 15, 6 + 7 + 8 = 21, 12 and 0
-    expected = (15 / 6 + 21 / 3 + 12 / 1 + 0) / 4 if norm == "sequence" else (15 + 21 + 12) / 10
-    for pieces in ([slice(0, 4)], [slice(0, 1), slice(1, 4)], [slice(i, i + 1) for i in range(4)]):
-        total = sum(half_loss(per_token[p], mask[p], 4, 10, norm) for p in pieces)
-        assert total.item() == pytest.approx(expected)
-
-
-def test_stale_bad_news_is_left_out():
-    """Only completions with A < 0 that are now less likely per token by more than the bound; 0 switches it off."""
-    log_ratio = torch.tensor(
-        [
-            [-2.0, -2.0, -2.0],
-            [-3.0, 0.0, 0.0],
-            [-2.0, -2.0, -2.0],
-            [2.0, 2.0, 2.0],
-            [-1.0, -0.5, 0.0],
-            [0.0, 0.0, 0.0],
-        ]
-    )
-    mask = torch.tensor(
-        [[True] * 3, [True] * 3, [True] * 3, [True] * 3, [True, True, False], [False] * 3]
-    )
-    adv = torch.tensor([-1.0, -1.0, 1.0, -1.0, -1.0, -1.0])
-    assert too_stale(log_ratio, mask, adv, 1.0).tolist() == [
-        True,
-        False,
-        False,
-        False,
-        False,
-        False,
-    ]  # means -2, -1, -2, 2, -0.75, none
-    assert too_stale(log_ratio, mask, adv, 0.7).tolist() == [True, True, False, False, True, False]
-    assert not too_stale(log_ratio, mask, adv, 0.0).any()
-
-
-def test_kl_to_behaviour_is_unbiased_for_the_exact_kl():
-    """Two policies over three tokens: the mean of r log r - (r - 1) under the behaviour policy is sum p_theta log(p_theta / p_behaviour)."""
-    new, old = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])
-    log_ratio = torch.from_numpy(np.log(new / old))[:, None]
-    per_token = kl_to_behaviour(log_ratio, torch.ones(3, 1).bool()).numpy()
-    assert (per_token >= 0).all() and (old * per_token).sum() == pytest.approx(
-        (new * np.log(new / old)).sum()
-    )
-    assert (
-        kl_to_behaviour(torch.zeros(1, 4), row(2, 4)).item()
-        == 0
-        == kl_to_behaviour(torch.zeros(1, 4), row(0, 4)).item()
-    )
-
-
-def test_effective_sample_share():
-    assert effective_sample_share(torch.ones(5)) == pytest.approx(1) and effective_sample_share(
-        torch.tensor([0.0, 0, 0, 7])
-    ) == pytest.approx(1 / 4)
+# ------------------------------------------------------------------ the weights of the losses
+PIECES = ([slice(0, 4)], [slice(0, 1), slice(1, 4)], [slice(i, i + 1) for i in range(4)])
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("norm", "expected"),
     [
-        (lambda x, m: importance_ratio(x, x, m, "word"), "unknown level"),
-        (lambda x, m: clipped_is_loss(x, x, x[:, 0], x, m, clip="none"), "unknown clip"),
-        (lambda x, m: half_loss(x, m, 1, 1, norm="max"), "unknown loss norm"),
+        ("sequence", (15 / 6 + 21 / 3 + 12 / 1 + 0) / 4),
+        ("token", (15 + 21 + 12) / 10),
     ],
 )
-def test_unknown_options_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(torch.zeros(2, 3), torch.ones(2, 3).bool())
+def test_the_loss_does_not_depend_on_the_split(norm, expected):
+    """Completions of 6, 3, 1 and 0 tokens: by hand, as one batch and in pieces."""
+    mask = mask_of(6, 3, 1, 0)
+    loss = torch.arange(24.0).view(4, 6)  # sums of the tokens: 15, 6 + 7 + 8 = 21, 12 and 0
+    fresh = torch.zeros(4, dtype=torch.bool)
+    counts = torch.tensor([[4, 10], [0, 0]])
+    for pieces in PIECES:
+        total = 0.0
+        for piece in pieces:
+            weights = loss_weights(mask[piece], fresh[piece], counts, 1.0, norm)
+            total += (loss[piece] * weights).sum().item()
+        assert total == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("norm", "on_policy", "off_policy"),
+    [
+        ("sequence", (15 / 6 + 12 / 1) / 2, (21 / 3 + 0) / 2),
+        ("token", (15 + 12) / 7, 21 / 3),
+    ],
+)
+def test_fresh_and_replayed_losses_are_means_of_their_own(norm, on_policy, off_policy):
+    """J_on + alpha J_off with the first and third completion fresh, whole and in pieces."""
+    mask = mask_of(6, 3, 1, 0)
+    loss = torch.arange(24.0).view(4, 6)
+    replayed = torch.tensor([False, True, False, True])
+    counts = torch.tensor([[2, 7], [2, 3]])
+    for pieces in PIECES:
+        total = 0.0
+        for piece in pieces:
+            weights = loss_weights(mask[piece], replayed[piece], counts, 0.3, norm)
+            assert (weights[~mask[piece]] == 0).all()
+            total += (loss[piece] * weights).sum().item()
+        assert total == pytest.approx(on_policy + 0.3 * off_policy)
+
+
+@pytest.mark.parametrize("norm", ["sequence", "token"])
+def test_a_batch_of_fillers_has_weights_of_zero(norm):
+    """No token counts and no completion was counted anywhere: 0, not NaN."""
+    mask = torch.zeros(2, 3, dtype=torch.bool)
+    replayed = torch.tensor([False, True])
+    weights = loss_weights(mask, replayed, torch.zeros(2, 2, dtype=torch.long), 1.0, norm)
+    assert weights.tolist() == [[0.0] * 3] * 2
+
+
+# ------------------------------------------------------------------ KL and diagnostics
+def test_completion_means_are_over_each_completions_own_tokens():
+    values = torch.tensor([[1.0, 2.0, 9.0], [4.0, 7.0, 100.0], [5.0, 5.0, 5.0]])
+    assert completion_means(values, mask_of(3, 2, 0)).tolist() == pytest.approx([4.0, 5.5, 0.0])
+
+
+def test_kl_to_behaviour_is_unbiased_for_the_exact_kl():
+    """Two policies over three tokens: the mean of r log r - (r - 1) under the behaviour policy is
+    sum p_theta log(p_theta / p_behaviour)."""
+    new = np.array([0.5, 0.3, 0.2])
+    old = np.array([0.2, 0.2, 0.6])
+    log_ratio = torch.from_numpy(np.log(new / old))[:, None]
+    per_token = kl_to_behaviour(log_ratio, torch.ones(3, 1).bool()).numpy()
+    assert (per_token >= 0).all()
+    assert (old * per_token).sum() == pytest.approx((new * np.log(new / old)).sum())
+
+    for length in (2, 0):  # equal policies; no token at all
+        assert kl_to_behaviour(torch.zeros(1, 4), mask_of(length, width=4)).item() == 0
 
 
 def test_kl_is_zero_where_policies_agree_and_positive_elsewhere():
     logp = torch.tensor([-1.0, -2.0, -0.5])
     assert kl_k3(logp, logp).tolist() == [0, 0, 0]
-    assert kl_k3(logp, logp + math.log(2)).tolist() == pytest.approx(
-        [2 - math.log(2) - 1] * 3, rel=1e-5
-    )
+    expected = [2 - math.log(2) - 1] * 3
+    assert kl_k3(logp, logp + math.log(2)).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_kl_is_unbiased_for_the_exact_kl():
+    """Under the policy's own samples: the mean of k3 is sum p log(p / p_ref)."""
+    policy = np.array([0.5, 0.3, 0.2])
+    reference = np.array([0.2, 0.2, 0.6])
+    k3 = kl_k3(torch.from_numpy(np.log(policy)), torch.from_numpy(np.log(reference))).numpy()
+    assert (policy * k3).sum() == pytest.approx((policy * np.log(policy / reference)).sum())
 
 
 def test_kl_is_not_shaped_by_tas():
-    logp, old, ref, adv, w, mask = random_batch(3)
-    zero = torch.zeros_like(adv)
-    a, _ = loss_of(logp, old, zero, w, mask, 0.2, 0.1, ref)
-    b, _ = loss_of(logp, old, zero, torch.ones_like(w), mask, 0.2, 0.1, ref)
-    assert torch.equal(a, b) and a[0] > 0
+    batch = random_batch(3)._replace(advantages=torch.zeros(4, dtype=torch.float64))
+    shaped, _ = ours(batch, beta=0.1)
+    unshaped, _ = ours(batch._replace(weights=torch.ones_like(batch.weights)), beta=0.1)
+    assert torch.equal(shaped, unshaped)
+    assert shaped[0] > 0
+
+
+def test_unknown_options_are_refused():
+    x = torch.zeros(2, 3)
+    mask = torch.ones(2, 3).bool()
+    with pytest.raises(ValueError, match=r"unknown level 'word'.*known: token, sequence"):
+        importance_ratio(x, x, mask, "word")
+    with pytest.raises(ValueError, match="unknown clip 'none'; known: ppo, cispo, truncated"):
+        clipped_is_loss(x, x, x[:, 0], x, clip="none")
+    with pytest.raises(ValueError, match="unknown loss norm 'max'; known: sequence, token"):
+        loss_weights(mask, mask[:, 0], torch.ones(2, 2), 1.0, norm="max")
