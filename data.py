@@ -25,8 +25,8 @@ what is broken and what would be left out.
 Dimensions: P prompt tokens, N patches, M mel bins, L mel frames (10 ms each), T frames.
 """
 
+import itertools
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ import torch
 from formats.sample import DataError, Sample
 from media.cache import MediaCache
 from media.decode import Media, MediaSettings
+from media.digest import media_digest
 from media.errors import MediaError, record_name
 from media.features import VisionInput, vision_input
 from media.loader import MediaLoader
@@ -121,6 +122,7 @@ def chat_text(sample: Sample, tokenizer, hinted: bool, audio_caption: bool) -> s
         else:
             content.append({"type": "text", "text": below})
 
+    # without a system turn, the template writes its own
     turns = [{"role": "user", "content": content}]
     if sample.system:
         system = {"role": "system", "content": [{"type": "text", "text": sample.system}]}
@@ -144,6 +146,7 @@ def build_prompt(
     the model cannot hear, and where the text holds a media token of its own, which the model would
     take for a picture or a sound.
     """
+    # a sound of its own is what the question is about; the track of a video may be left out
     if form.n_mels is None and any(medium.kind == "audio" for medium in media):
         raise MediaError(
             record_name(sample),
@@ -163,7 +166,7 @@ def build_prompt(
 
     # token ids, in which each placeholder becomes all the tokens of its medium
     text_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    check_placeholders(text_ids, placed, sample, tokenizer, form)
+    check_media_tokens(text_ids, placed, sample, tokenizer, form)
     ids, positions = lay_out(text_ids, form, placed, placed_grids)  # (P,), (3, P)
     return Prompt(
         sample=sample,
@@ -176,7 +179,7 @@ def build_prompt(
     )
 
 
-def check_placeholders(
+def check_media_tokens(
     ids: list[int], media: list[Media], sample: Sample, tokenizer, form: PromptFormat
 ) -> None:
     """Raises MediaError unless the media tokens among ids are one for each medium, in order."""
@@ -199,12 +202,12 @@ def split_frame_groups(
     frame group of a video is a picture of its own."""
     placed = []
     placed_grids = []
-    left = iter(grids)
+    next_grids = iter(grids)
     for medium in media:
         if medium.frames is None:
             placed.append(medium)
             continue
-        t, h, w = next(left)
+        t, h, w = next(next_grids)
         placed += [medium] * t
         placed_grids += [(1, h, w)] * t
     return placed, placed_grids
@@ -226,7 +229,7 @@ def write_timestamps(
     remaining = iter(times_of_videos)
 
     def expand(placeholder: re.Match) -> str:
-        # a question may hold a media token of its own: it stays, and check_placeholders refuses it
+        # a question may hold a media token of its own: it stays, and check_media_tokens refuses it
         times = next(remaining, None)
         if times is None:
             return placeholder[0]
@@ -262,8 +265,10 @@ def share_prefixes(prompts: list[Prompt], form: PromptFormat) -> list[SharedPref
     neighbour, or with media behind the first difference, stands alone: its suffix is empty.
     """
     shared = []
-    for group in groups_of_same_media(prompts):
-        n = common_length([prompt.ids.tolist() for prompt in group])
+    # by the content of the media: a copy of a prompt with masked media still names the same files
+    for _, neighbours in itertools.groupby(prompts, key=media_digest):
+        group = list(neighbours)
+        n = common_length([tokens_with_positions(prompt) for prompt in group])
         if len(group) > 1 and n > 0 and all(only_text_follows(p, n, form) for p in group):
             first = group[0]
             prefix = replace(first, ids=first.ids[:n], positions=first.positions[:, :n])
@@ -273,30 +278,12 @@ def share_prefixes(prompts: list[Prompt], form: PromptFormat) -> list[SharedPref
     return shared
 
 
-def groups_of_same_media(prompts: list[Prompt]) -> Iterator[list[Prompt]]:
-    """Runs of neighbours with the same media."""
-    group: list[Prompt] = []
-    for prompt in prompts:
-        if group and not same_media(group[0], prompt):
-            yield group
-            group = []
-        group.append(prompt)
-    if group:
-        yield group
+def tokens_with_positions(prompt: Prompt) -> list[tuple[int, int, int, int]]:
+    """(id, temporal, height, width) of each token: equal media may differ in their times."""
+    return list(zip(prompt.ids.tolist(), *prompt.positions.tolist(), strict=True))
 
 
-def same_media(a: Prompt, b: Prompt) -> bool:
-    """Do two prompts show the same media? By content, since a copy of a prompt with masked media
-    still names the same files."""
-    if a.sample.media_key != b.sample.media_key or a.grids != b.grids or len(a.mels) != len(b.mels):
-        return False
-    tensors = list(zip(a.mels, b.mels, strict=True))
-    if a.patches is not None and b.patches is not None:
-        tensors.append((a.patches, b.patches))
-    return all(x is y or torch.equal(x, y) for x, y in tensors)
-
-
-def common_length(rows: list[list[int]]) -> int:
+def common_length(rows: list[list]) -> int:
     """The number of leading items that all rows have in common.
 
     >>> common_length([[1, 2, 3, 4], [1, 2, 9]])
@@ -378,6 +365,7 @@ class PromptBuilder:
         self, sample: Sample, media: list[Media], hinted: bool, vision: VisionInput
     ) -> Prompt | MediaError | TooLong:
         """The prompt of one sample, with the state of its sound."""
+        # the videos that have no sound track
         silent = []
         for (kind, path), medium in zip(sample.media, media, strict=True):
             if self.settings.use_audio and kind == "video" and medium.mel is None:
@@ -391,6 +379,7 @@ class PromptBuilder:
         except MediaError as error:
             return error
 
+        # what became of the sound
         if any(medium.cut for medium in media):
             prompt.sound = "cut"
         elif silent:
@@ -398,6 +387,7 @@ class PromptBuilder:
         elif prompt.mels:
             prompt.sound = "heard"
 
+        # never cut: half a clip may not hold the answer
         if 0 < self.max_prompt_tokens < len(prompt.ids):
             return TooLong(
                 f"{record_name(sample)}: its prompt has {len(prompt.ids):,} tokens, more than "

@@ -73,6 +73,7 @@ class MediaCache:
         if not all(os.path.isfile(file) for file in files):
             return None
 
+        # the same name may hold another clip by now
         stats = []
         for file in files:
             stat = os.stat(file)
@@ -111,11 +112,14 @@ class MediaCache:
 
     def save(self, path: Path, media: Media) -> None:
         """Write a medium, whole or not at all."""
+        # a field that is None is not in the file
         arrays = {}
         for name in STORED_FIELDS:
             value = getattr(media, name)
             if value is not None:
                 arrays[name] = value
+
+        # under a name of this thread's own first, so that nobody reads half a file
         partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
         with partial.open("wb") as file:
             np.savez(file, **arrays)
@@ -136,12 +140,14 @@ class MediaCache:
 def load_media(
     sample: Sample, settings: MediaSettings, cache: MediaCache | None = None
 ) -> list[Media]:
-    """Decode the media that a sample names, in its order, or read them from the cache. Raises
-    MediaError."""
+    """The media that a sample names, in its order: decoded, or read from the cache.
+
+    Raises MediaError.
+    """
     loaded = []
     for kind, path in sample.media:
-        # folders of frames are not cached; of files that are missing, load_medium says what is
-        # missing
+        # no path: a folder of frames, which is read each time, or a missing file, which
+        # load_medium reports
         stored = cache.path(kind, path, sample, settings) if cache else None
         media = cache.load(stored) if stored else None
         if media is None:

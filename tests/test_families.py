@@ -36,7 +36,7 @@ def folders(tmp_path_factory):
 
 def prompts_of(policy) -> list:
     """A video, two pictures of different sizes around text, and text alone. The video is so wide that transformers, too, starts the text behind
-    Qwen2.5-VL's video after its last position (see test_data.py)."""
+    Qwen2.5-VL's video after its last position (see tests/media/test_tmrope.py)."""
     rng, factor = np.random.default_rng(0), 2 * policy.form.patch
 
     def pixels(n, h, w):
