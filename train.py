@@ -92,15 +92,17 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
     """Stages 1-3, from the first step (or the checkpoint's) to the last."""
     learner, reference = prepare(cfg, policy)
     optimizer = make_optimizer(cfg, learner, weight_decay=0.0)
+    judge = make_judge(cfg, run.samples + run.heldout, policy.device)
+
+    # what a checkpoint holds beside the weights
     buffer = ReplayBuffer(cfg.capacity, cfg.hint_patience, cfg.hint_kl, seed=run.seed)
     stream = PromptStream(run.samples, builder, run.seed)
     generator = torch.Generator(policy.device).manual_seed(run.seed)
-    sampling = Sampling(cfg.max_completion_tokens, cfg.temperature, generator)
-    judge = make_judge(cfg, run.samples + run.heldout, policy.device)
     state = {"buffer": buffer, "stream": stream, "generator": generator}
 
     log = run.announce()
     run.restore(policy, learner, optimizer, state)
+    sampling = Sampling(cfg.max_completion_tokens, cfg.temperature, generator)
     if not run.saved:
         log.evaluation(0, 0, *evaluate(cfg, policy, builder, run.heldout, judge))
 
@@ -108,8 +110,8 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         log.start_step()
         features = Features(policy)  # every clip passes the towers once a step
 
-        # Steps 1-3 run once; with --dynamic_sampling again for new prompts in place of groups that
-        # have no signal.
+        # Steps 1-3 run once; with --dynamic_sampling again, for new prompts in place of groups of
+        # equal rewards, which have no signal.
         fresh: list[Group] = []
         sampled = 0
         for _ in range(1 + cfg.dynamic_sampling):
@@ -151,17 +153,17 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
             group.advantages = replay_advantages(group.rewards, buffer.vcrs(group.id))  # (G,)
 
         # 6 update: J = J_on + alpha J_off, clipped, shaped by TAS
-        kl = accumulate_gradients(cfg, learner, reference, fresh + replayed, features, log, step)
+        groups = fresh + replayed
+        moved = accumulate_gradients(cfg, learner, reference, groups, features, log, step)
         norm, lr = optimizer_step(cfg, policy, learner, optimizer, step, run.steps)
-        for prompt_id, values in kl.items():
-            buffer.note_kl(prompt_id, float(np.mean(values)))  # the hint rule asks for it
+        for prompt_id, kl in moved.items():
+            buffer.note_kl(prompt_id, float(np.mean(kl)))  # the hint rule asks for it
         log.lap("update")
 
-        run.check_gradient(norm, step, fresh + replayed)
-        run.check_media(log.dropped(stream.dropped))
         if step % LOG_EVERY == 0:
             log.examples(step, first_examples(fresh[0]))
-        log.step(step, run.generated, fresh + replayed, buffer, norm, lr)
+        log.step(step, run.generated, groups, buffer, norm, lr, stream.dropped)
+        run.check(step, groups, norm, stream.dropped)
         if run.evaluates(step + 1):
             scores, examples = evaluate(cfg, policy, builder, run.heldout, judge)
             log.evaluation(step + 1, run.generated, scores, examples)
@@ -203,11 +205,11 @@ def accumulate_gradients(
 
         # + beta KL_k3, on fresh completions only: k3 needs the policy's own samples
         if reference is not None:
-            is_fresh = mask & ~batch.is_replayed[:, None]  # (N, R)
+            fresh_tokens = mask & ~batch.is_replayed[:, None]  # (N, R)
             ref_logp = reference_logps(reference, batch, features, cfg.temperature)  # (N, R)
-            kl = kl_k3(logp, ref_logp) * is_fresh  # (N, R)
+            kl = kl_k3(logp, ref_logp) * fresh_tokens  # (N, R)
             loss = loss + cfg.beta * kl  # (N, R)
-            log.note(kl=kl[is_fresh])
+            log.note(kl=kl[fresh_tokens])
 
         # J_on and J_off are means over their completions of all micro-batches and processes
         loss = loss * loss_weights(

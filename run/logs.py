@@ -29,6 +29,7 @@ from engine.distributed import gather
 from formats.sample import DataError
 from groups import Group
 from media.errors import MediaError
+from replay import ReplayBuffer
 from run.checkpoint import Saved, sync
 from run.plots import plot_run
 
@@ -154,13 +155,24 @@ class Log:
         self.lap_start = now
 
     # -------------------------------------------------------------------------- lines
-    def step(self, step: int, generated: int, groups: list[Group], buffer, norm: float, lr: float):
-        """One line of metrics.jsonl for a step of stages 1-3. Returns nothing; ends the step.
+    def step(
+        self,
+        step: int,
+        generated: int,
+        groups: list[Group],
+        buffer: ReplayBuffer,
+        norm: float,
+        lr: float,
+        dropped: dict[str, DataError],
+    ) -> None:
+        """One line of metrics.jsonl for a step of stages 1-3.
 
-        Rewards are means over the fresh completions of all processes, time_cpu the CPU-seconds of all
-        processes, without those that decode.
+        norm: of the gradient. dropped: why records were left out so far, by id. Rewards are means over
+        the fresh completions of all processes, time_cpu the CPU-seconds of all processes, without
+        those that decode.
         """
         self.note_groups(groups, step)
+        self.note_dropped(dropped)
         row = {"step": step, "stage": self.cfg.stage, "generated": generated}
         row |= dict.fromkeys(COLUMNS)
         row |= self.notes.columns()
@@ -201,8 +213,17 @@ class Log:
             values = [a for part in gather(histograms[kind]) for a in part]
             counts += np.histogram(np.clip(values, BINS[0], BINS[-1]), BINS)[0]
 
-    def sft_step(self, step: int, loss: float, tokens: int, norm: float, lr: float) -> None:
+    def sft_step(
+        self,
+        step: int,
+        loss: float,
+        tokens: int,
+        norm: float,
+        lr: float,
+        dropped: dict[str, DataError],
+    ) -> None:
         """One line of metrics.jsonl for a step of stage 0."""
+        self.note_dropped(dropped)
         row = {"step": step, "stage": 0, "generated": 0, "loss": finite(loss)}
         row["completion_tokens"] = tokens
         row |= self.notes.columns()
@@ -220,11 +241,10 @@ class Log:
         self.notes = Notes()
         return columns
 
-    def dropped(self, dropped: dict[str, DataError]) -> int:
+    def note_dropped(self, dropped: dict[str, DataError]) -> None:
         """Name the records that were dropped since the last call, and note how many there are.
 
-        In bad_media.jsonl with the file, in dropped.jsonl those that are too long. Returns the number
-        of records with bad media, over all processes.
+        Those with bad media in bad_media.jsonl with the file, those that are too long in dropped.jsonl.
         """
         new = []
         for prompt_id, why in dropped.items():
@@ -245,7 +265,6 @@ class Log:
         bad_media = sum(isinstance(why, MediaError) for why in dropped.values())
         too_long = sum(isinstance(why, TooLong) for why in dropped.values())
         self.note(bad_media_sum=[bad_media], too_long_sum=[too_long])
-        return sum(gather(bad_media))
 
     def examples(self, step: int, examples: list[dict]) -> None:
         """Append completions in full to completions.jsonl."""

@@ -31,6 +31,7 @@ from engine.distributed import (
 )
 from formats.sample import DataError
 from groups import Group
+from media.errors import MediaError
 from run.checkpoint import (
     STOP,
     Signals,
@@ -266,8 +267,14 @@ class Run:
         every = self.cfg.eval_every
         return done == self.steps or bool(every and done % every == 0)
 
-    def check_media(self, bad: int) -> None:
-        """Raises DataError when too many records have media that cannot be used."""
+    def check(self, step: int, groups: list[Group], norm: float, dropped: dict) -> None:
+        """Raises DataError when a run had better end: see the two checks."""
+        self.check_gradient(step, groups, norm)
+        self.check_media(dropped)
+
+    def check_media(self, dropped: dict[str, DataError]) -> None:
+        """Too many records have media that cannot be used. dropped: why, by id."""
+        bad = sum(gather(sum(isinstance(why, MediaError) for why in dropped.values())))
         if bad > MAX_BAD_FRACTION * len(self.all_samples):
             raise DataError(
                 f"{bad:,} of {len(self.all_samples):,} records have media that cannot be used, more "
@@ -275,8 +282,8 @@ class Run:
                 "remove them"
             )
 
-    def check_gradient(self, norm: float, step: int, groups: list[Group]) -> None:
-        """Raises DataError when the gradient was no finite number MAX_NONFINITE times in a row.
+    def check_gradient(self, step: int, groups: list[Group], norm: float) -> None:
+        """The gradient was no finite number MAX_NONFINITE times in a row.
 
         The groups of the last step are left in a file to be looked at.
         """
