@@ -113,14 +113,22 @@ def from_file(path: str, words: dict, parser: argparse.ArgumentParser) -> tuple[
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         given = set(values.pop("given"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         parser.error(f"--config {path}: not a run's config.json ({type(error).__name__}: {error})")
 
-    options = {action.dest for action in parser._actions}
+    options = {action.dest: action for action in parser._actions}
     for name in ("config", "out", "resume"):  # these belong to a start, not to a setting
         values.pop(name, None)
     if unknown := sorted(values.keys() - options):
         parser.error(f"--config {path}: unknown flag '{unknown[0]}'; remove it from the file")
+
+    # the same conversion as on the command line, so that a value of another type is refused
+    for name, value in values.items():
+        option = options[name]
+        try:
+            values[name] = option.type(value if isinstance(value, str) else json.dumps(value))
+        except (ValueError, argparse.ArgumentTypeError):
+            parser.error(f"--config {path}: {name} {value!r} is no {option.metavar}")
 
     presets = ("method", "stage", "model")
     if any(name in words and words[name] != values.get(name) for name in presets):
