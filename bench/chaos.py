@@ -4,9 +4,11 @@
     python bench/chaos.py --kills 200
     python bench/chaos.py --processes 2
 
-train.py runs with a checkpoint after every step. Every second kill comes while a checkpoint is being written, the others by turns at a random moment of a
-step and within seconds of a start. The killed run goes on by --resume until it is done. Then both are compared to the last bit: every metrics line but for
-its times, every completion, the weights, and the whole state of every process (optimiser, buffer, data cursor, random generators).
+train.py runs with a checkpoint after every step. Every second kill comes while a checkpoint is
+being written, the others by turns at a random moment of a step and within seconds of a start. The
+killed run goes on by --resume until it is done. Then both are compared to the last bit: every
+metrics line but for its times, every completion, the weights, and the whole state of every process
+(optimiser, buffer, data cursor, random generators).
 """
 
 import argparse
@@ -19,189 +21,186 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 REPO = Path(__file__).parent.parent
-TIMES = {"time_rollout", "time_update", "time_cpu", "seconds"}
+TIMES = {"time_rollout", "time_update", "time_cpu", "seconds"}  # columns that may differ
+MOMENTS = ("running", "saving", "starting", "saving")  # of the kills, by turns
 
 
-def told(out: Path) -> dict:
-    """What a run has left, without its times."""
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    states = [
-        torch.load(path, weights_only=True)
-        for path in sorted((out / "checkpoint" / "trainer").glob("rank*.pt"))
-    ]
+# ------------------------------------------------------------------------------ one run
+@dataclass
+class Runner:
+    """Starts a run in `out`, or goes on with it."""
+
+    out: Path
+    processes: int
+    steps: int
+
+    def command(self) -> list[str]:
+        words = [sys.executable]
+        if self.processes > 1:
+            words += ["-m", "torch.distributed.run", "--standalone"]
+            words += [f"--nproc_per_node={self.processes}"]
+        flags = {
+            "--out": self.out,
+            "--save_every": 1,
+            "--steps": self.steps,
+            "--eval_every": 0,
+            "--data": "toy:8,2",
+            "--prompts_per_step": 4,
+            "--replay_min": 8,
+            "--max_completion_tokens": 32,
+            "--media_cache": "",
+        }
+        words += [str(REPO / "train.py"), "--resume"]
+        for name, value in flags.items():
+            words += [name, str(value)]
+        return words
+
+    def start(self) -> subprocess.Popen:
+        return subprocess.Popen(
+            self.command(),
+            cwd=self.out.parent,  # where the toy world is rendered, once for both runs
+            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def finish(self) -> None:
+        code = self.start().wait()
+        if code:
+            raise RuntimeError(f"{' '.join(self.command())} ended with {code}")
+
+    def newest(self) -> int:
+        """The step of the newest whole checkpoint, 0 when there is none."""
+        names = [folder.name for folder in (self.out / "checkpoints").glob("*")]
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+    def is_saving(self) -> bool:
+        """Is a checkpoint being written, or an older one removed? What a kill has left looks the
+        same until the next start clears it."""
+        return any((self.out / "checkpoints").glob("*.part"))
+
+
+def run_state(out: Path) -> dict:
+    """What a run has left in its folder, without its times."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        for name in TIMES:
+            line.pop(name, None)
+    trainer = out / "checkpoint" / "trainer"
+    of_processes = sorted(trainer.glob("rank*.pt"))
+    shared = torch.load(trainer / "shared.pt", weights_only=True)
     return {
-        "metrics": [{k: v for k, v in row.items() if k not in TIMES} for row in rows],
+        "metrics": lines,
         "completions": (out / "completions.jsonl").read_text(),
         "weights": load_file(out / "checkpoint" / "model.safetensors"),
-        "states": states,
-        "optimizer": torch.load(out / "checkpoint" / "trainer" / "optimizer.pt", weights_only=True),
-        "advantages": torch.load(out / "checkpoint" / "trainer" / "shared.pt", weights_only=True)[
-            "logs"
-        ]["advantages"],
+        "optimizer": torch.load(trainer / "optimizer.pt", weights_only=True),
+        "states": [torch.load(path, weights_only=True) for path in of_processes],
+        "advantages": shared["logs"]["advantages"],
     }
 
 
-def alike(a, b) -> bool:
+def equal(a, b) -> bool:
     """Equal to the last bit, whatever they are made of."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
     if isinstance(a, list):
-        return len(a) == len(b) and all(map(alike, a, b))
+        return len(a) == len(b) and all(map(equal, a, b))
     return a == b
 
 
-def command(out: Path, processes: int, steps: int) -> list[str]:
-    start = (
-        [sys.executable]
-        if processes == 1
-        else [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={processes}",
-        ]
-    )
-    return [
-        *start,
-        str(REPO / "train.py"),
-        "--out",
-        str(out),
-        "--resume",
-        "--save_every",
-        "1",
-        "--steps",
-        str(steps),
-        "--eval_every",
-        "0",
-        "--toy_clips",
-        "8",
-        "--toy_heldout",
-        "2",
-        "--prompts_per_step",
-        "4",
-        "--replay_min",
-        "8",
-        "--max_completion_tokens",
-        "32",
-        "--toy_dir",
-        str(out.parent / "toy"),
-        "--media_cache",
-        "",
-        "--device",
-        "cpu",
-    ]
-
-
-def newest(out: Path) -> int:
-    """The step of the newest whole checkpoint, 0 when there is none."""
-    return max(
-        (int(f.name) for f in (out / "checkpoints").glob("*") if f.name.isdigit()), default=0
-    )
-
-
-def saving(out: Path) -> bool:
-    """Whether a checkpoint is being written (or an older one removed). What a kill has left is cleared at the next start."""
-    return any((out / "checkpoints").glob("*.part"))
-
-
-def end(process: subprocess.Popen) -> None:
-    """SIGKILL a process and all that it has started (torchrun starts each of its own in a session apart)."""
+# ------------------------------------------------------------------------------ kills
+def kill_family(process: subprocess.Popen) -> None:
+    """SIGKILL a process and all that it has started (torchrun starts each of its own in a session
+    apart)."""
     os.kill(process.pid, signal.SIGSTOP)  # so that it starts no more
-    family, new = [], [process.pid]
-    while new:
-        family += new
-        new = [
-            int(child)
-            for pid in new
-            for children in Path(f"/proc/{pid}/task").glob("*/children")
-            for child in children.read_text().split()
-        ]
+    family = []
+    generation = [process.pid]
+    while generation:
+        family += generation
+        generation = [child for pid in generation for child in children_of(pid)]
     for pid in family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
 
 
-def kill_once(
-    out: Path, processes: int, steps: int, rng: random.Random, moment: str, env: dict
-) -> str:
-    """Start the run and kill all of its processes at a moment: "starting" (within 6 s of the start), "running" (up to 0.6 s after its first or second
-    checkpoint) or "saving" (while it writes its first, second or third). Returns when the kill really came, or "done" when the run was faster."""
-    left = saving(out)
-    process = subprocess.Popen(
-        command(out, processes, steps),
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    begin, last, since = time.monotonic(), newest(out), None
-    wait, behind = (
-        rng.uniform(0, 6 if moment == "starting" else 0.6),
-        rng.choice([0, 1, 2] if moment == "saving" else [1, 2]),
-    )
+def children_of(pid: int) -> list[int]:
+    children: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        children += [int(child) for child in file.read_text().split()]
+    return children
+
+
+def kill_once(runner: Runner, moment: str, rng: random.Random) -> str:
+    """Start the run and kill all of its processes at a moment.
+
+    "starting": within 6 s of the start. "running": up to 0.6 s after its first or second
+    checkpoint. "saving": while it writes its first, second or third. Returns when the kill really
+    came, or "done" when the run was faster.
+    """
+    seconds = rng.uniform(0, 6 if moment == "starting" else 0.6)
+    checkpoints = rng.choice([0, 1, 2] if moment == "saving" else [1, 2])
+    before = runner.newest()
+    leftover = runner.is_saving()  # of the last kill, until the start has cleared it
+    process = runner.start()
+    started = time.monotonic()
+    reached = None  # when the run had written so many checkpoints
     while process.poll() is None:
-        now, writes = time.monotonic(), saving(out)
-        left &= writes
-        if since is None and newest(out) >= last + behind:
-            since = now
-        after = now - begin if moment == "starting" else now - since if since else -1
-        if (since and writes and not left) if moment == "saving" else after > wait:
-            end(process)
-            return (
-                "saving"
-                if saving(out) and not left
-                else "running"
-                if newest(out) > last
-                else "starting"
-            )
+        now = time.monotonic()
+        is_saving = runner.is_saving()
+        leftover = leftover and is_saving
+        if reached is None and runner.newest() >= before + checkpoints:
+            reached = now
+
+        if moment == "starting":
+            due = now - started > seconds
+        elif moment == "running":
+            due = reached is not None and now - reached > seconds
+        else:
+            due = reached is not None and is_saving and not leftover
+        if due:
+            kill_family(process)
+            if runner.is_saving() and not leftover:
+                return "saving"
+            return "running" if runner.newest() > before else "starting"
         time.sleep(0.003)
     return "done"
 
 
 def chaos(folder: Path, kills: int, processes: int, seed: int = 0) -> dict:
-    """kills SIGKILLs over one run; {"killed", "while_saving", "while_starting", "steps", "processes", "lost_or_doubled", "equal"}."""
-    rng, steps, env = random.Random(seed), 2 * kills + 10, os.environ | {"OMP_NUM_THREADS": "1"}
-    whole, cut = folder / "whole", folder / "cut"
-    subprocess.run(
-        command(whole, processes, steps),
-        env=env,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    found = [
-        kill_once(
-            cut, processes, steps, rng, ("running", "saving", "starting", "saving")[i % 4], env
-        )
-        for i in range(kills)
-    ]
-    subprocess.run(
-        command(cut, processes, steps),
-        env=env,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    a, b = told(whole), told(cut)
-    done = [row["step"] for row in b["metrics"] if "loss" in row]
+    """kills SIGKILLs over one run, which is then compared with an undisturbed one."""
+    rng = random.Random(seed)
+    steps = 2 * kills + 10
+    undisturbed = Runner(folder / "undisturbed", processes, steps)
+    killed = Runner(folder / "killed", processes, steps)
+    undisturbed.finish()
+    moments = []
+    for i in range(kills):
+        moments.append(kill_once(killed, MOMENTS[i % len(MOMENTS)], rng))
+    killed.finish()
+
+    state = run_state(killed.out)
+    done = [line["step"] for line in state["metrics"] if "loss" in line]
+    doubled = len(done) - len(set(done))
+    lost = steps - len(set(done))
     return {
-        "killed": sum(f != "done" for f in found),
-        "while_saving": found.count("saving"),
-        "while_starting": found.count("starting"),
+        "killed": sum(moment != "done" for moment in moments),
+        "while_saving": moments.count("saving"),
+        "while_starting": moments.count("starting"),
         "steps": steps,
         "processes": processes,
-        "lost_or_doubled": len(done) - len(set(done)) + steps - len(set(done)),
-        "equal": all(alike(a[k], b[k]) for k in a),
+        "lost_or_doubled": doubled + lost,
+        "equal": equal(run_state(undisturbed.out), state),
     }
 
 
@@ -215,22 +214,23 @@ def main() -> None:
     args = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        found = chaos(Path(folder), args.kills, args.processes)
-    found |= {
+        figures = chaos(Path(folder), args.kills, args.processes)
+    figures |= {
         "minutes": round((time.monotonic() - started) / 60, 1),
         "command": " ".join(["python", *sys.argv]),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
     print(
-        f"{found['killed']} kills over {found['steps']} steps of {args.processes} process(es), {found['while_saving']} of them while saving, "
-        f"{found['while_starting']} while starting: "
-        f"{found['lost_or_doubled']} steps lost or doubled; {'equal to' if found['equal'] else 'DIFFERENT from'} the undisturbed run to the last bit "
-        f"({found['minutes']} minutes)"
+        f"{figures['killed']} kills over {figures['steps']} steps of {args.processes} process(es), "
+        f"{figures['while_saving']} of them while saving, {figures['while_starting']} while "
+        f"starting: {figures['lost_or_doubled']} steps lost or doubled; "
+        f"{'equal to' if figures['equal'] else 'DIFFERENT from'} the undisturbed run to the last "
+        f"bit ({figures['minutes']} minutes)"
     )
     if args.json:
-        Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
-    sys.exit(not found["equal"])
+        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
+    sys.exit(not figures["equal"])
 
 
 if __name__ == "__main__":
