@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import train
-from bench.chaos import alike, chaos, told
+from bench.chaos import chaos, equal, run_state
 from config import DEFAULTS
 from engine.optim import Optimizer
 from formats.sample import DataError, Sample
@@ -83,10 +83,10 @@ def die(optimizer) -> None:
 
 def assert_same_run(out: Path, expected: Path) -> None:
     """All that a run has left is equal to the last bit: logs, completions, weights and states."""
-    left, wanted = told(out), told(expected)
+    left, wanted = run_state(out), run_state(expected)
     assert left.keys() == wanted.keys()
     for name, value in wanted.items():
-        assert alike(value, left[name]), name
+        assert equal(value, left[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
             train.main(flags(out, "--resume"))
     train.main(flags(out, "--resume"))
     assert_same_run(out, finished)
-    steps = [row["step"] for row in told(out)["metrics"] if "loss" in row]
+    steps = [row["step"] for row in run_state(out)["metrics"] if "loss" in row]
     assert steps == list(range(4))
     assert [f.name for f in complete(out)] == ["000002", "000004"]
 
@@ -376,7 +376,7 @@ def test_a_killed_torchrun_takes_its_processes_along_and_one_process_goes_on(
     assert 1 <= last < 60
     assert not any((out / "checkpoints").glob("*.part"))
 
-    two = told(out)
+    two = run_state(out)
     buffers = [state["buffer"] for state in two["states"]]
     joined = ReplayBuffer()
     joined.redistribute(buffers, lambda prompt_id: True)
@@ -388,7 +388,7 @@ def test_a_killed_torchrun_takes_its_processes_along_and_one_process_goes_on(
 
     train.main(flags(out, *more, "--resume", steps=last + 1))
     assert "2 processes before, 1 now" in capsys.readouterr().out
-    single = told(out)
+    single = run_state(out)
     assert len(single["states"]) == 1
     assert one["prompts"].keys() <= single["states"][0]["buffer"]["prompts"].keys()
     assert single["optimizer"].keys() == two["optimizer"].keys()
@@ -454,7 +454,7 @@ def test_a_gradient_that_is_no_number_skips_its_step(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Optimizer, "step", step)
     train.main(flags(tmp_path / "run", "--eval_every", "0"))
-    left = told(tmp_path / "run")
+    left = run_state(tmp_path / "run")
     rows = [row for row in left["metrics"] if "loss" in row]
     assert [row["skipped"] for row in rows] == [0, 1, 1, 0]
     assert rows[1]["grad_norm"] is None and rows[0]["grad_norm"] > 0
