@@ -3,23 +3,25 @@
 A group is several completions of one prompt whose advantages are computed together.
 
     fresh      sampled in this step; advantages against the group's own mean (GRPO)
-    replayed   written in earlier steps and drawn from the buffer, with the log-probs of the policy that
-               wrote them; advantages against the prompt's history Rbar(q)
+    replayed   written in earlier steps and drawn from the buffer, with the log-probs of the policy
+               that wrote them; advantages against the prompt's history Rbar(q)
 
-Both hold the buffer's own record of a completion (replay.Entry), so a fresh group is stored as it is.
+Both hold the buffer's own record of a completion (replay.Entry), so a fresh group is stored as it
+is.
 
     generate, score --> Group --> buffer.add                 (steps 1-3)
     buffer.draw_groups --> Group                             (step 4)
     Group.advantages                                         (step 5)
     micro_batches(groups) --> Batch --> completion_logps     (step 6)
 
-Completions that were written for the same prompt, fresh or replayed, share one packed row, so that the
-prompt is computed once (the drawing is in model.py):
+Completions that were written for the same prompt, fresh or replayed, share one packed row, so that
+the prompt is computed once (the drawing is in model.py):
 
     row of prompt q:   [ prompt q | fresh 1 | fresh 2 | replayed 1 | replayed 2 | ... ]
 
-A hint makes another prompt of a question. Hinted and plain completions of a replayed group share their
-advantages, but each is trained under the prompt that it was written for, so they stand in two rows.
+A hint makes another prompt of a question. Hinted and plain completions of a replayed group share
+their advantages, but each is trained under the prompt that it was written for, so they stand in two
+rows.
 """
 
 from collections.abc import Callable
@@ -73,7 +75,8 @@ def fresh_groups(
 ) -> list[Group]:
     """Sampled and scored completions -> one group per prompt.
 
-    scores: of each completion its reward parts and their weighted sum `reward` (rewards.score_prompts).
+    scores: of each completion its reward parts and their weighted sum `reward`
+    (rewards.score_prompts).
     """
     groups = []
     for prompt, sampled, parts in zip(prompts, completions, scores, strict=True):
@@ -89,8 +92,10 @@ def fresh_groups(
                 scores=rewards,
             )
             entries.append(entry)
-        variants = {prompt.hinted: prompt}
-        groups.append(Group(prompt.sample.id, variants, entries, replayed=False, sampled=sampled))
+
+        group = Group(prompt.sample.id, {prompt.hinted: prompt}, entries, replayed=False)
+        group.sampled = sampled
+        groups.append(group)
     return groups
 
 
@@ -99,8 +104,8 @@ def replayed_groups(
 ) -> list[Group]:
     """What the buffer has drawn -> groups with their prompts built anew.
 
-    build_prompt(id, hinted): the prompt; None where its media have gone since it was sampled, and then
-    there is no group (run.stream.PromptStream.prompt, which counts it as dropped).
+    build_prompt(id, hinted): the prompt; None where its media have gone since it was sampled, and
+    then there is no group (run.stream.PromptStream.prompt, which counts it as dropped).
     """
     groups = []
     for prompt_id, entries in drawn:
@@ -113,10 +118,12 @@ def replayed_groups(
 
 
 def global_counts(groups: list[Group]) -> Tensor:
-    """Completions and tokens of the step over all processes, (2, 2): fresh, replayed x completions, tokens.
+    """How many completions and tokens the step has, over all processes: (2, 2).
 
-    The loss is divided by these, so that its sum over micro-batches and processes is that of the whole
-    step, however the step is split.
+    The rows are fresh and replayed, the columns completions and tokens.
+
+    The loss is divided by these, so that its sum over micro-batches and processes is that of the
+    whole step, however the step is split.
     """
     counts = [[0, 0], [0, 0]]
     for group in groups:
@@ -145,9 +152,10 @@ class Batch:
     prompt_ids: list[str]  # N
 
     def select(self, chosen: list[bool]) -> tuple[list[Prompt], list[list[list[int]]]]:
-        """Prompts and completions of the chosen ones of the N completions, rows without any left out."""
+        """Prompts and completions of the chosen ones; rows without any are left out."""
         flags = iter(chosen)
-        prompts, completions = [], []
+        prompts: list[Prompt] = []
+        completions: list[list[list[int]]] = []
         for prompt, row in zip(self.prompts, self.completions, strict=True):
             kept = [tokens for tokens in row if next(flags)]
             if kept:
@@ -171,7 +179,7 @@ class Row:
 
 
 def packed_rows(groups: list[Group]) -> list[Row]:
-    """Groups -> packed rows, one per prompt (with or without its hint), in the order of the groups."""
+    """Groups -> packed rows in their order, one per prompt; with its hint it is another prompt."""
     rows: dict[tuple[str, bool], Row] = {}
     for group in groups:
         for entry, advantage in zip(group.entries, group.advantages.tolist(), strict=True):
@@ -186,7 +194,12 @@ def packed_rows(groups: list[Group]) -> list[Row]:
 
 def collate(rows: list[Row], device: torch.device) -> Batch:
     """Packed rows -> one Batch."""
-    completions, behaviour_logps, advantages, replayed, written, ids = [], [], [], [], [], []
+    completions: list[list[list[int]]] = []
+    behaviour_logps: list[Tensor] = []
+    advantages: list[float] = []
+    replayed: list[bool] = []
+    written: list[int] = []
+    ids: list[str] = []
     for row in rows:
         completions.append([entry.tokens.tolist() for entry in row.entries])
         behaviour_logps += [torch.from_numpy(entry.logps) for entry in row.entries]

@@ -1,7 +1,7 @@
 """sft.py: stage 0, the supervised cold start.
 
-Cross-entropy on the reasoning traces of the training records. Prompt tokens carry no loss. Questions about
-one clip share one packed row, so that the clip is read once:
+Cross-entropy on the reasoning traces of the training records. Prompt tokens carry no loss.
+Questions about one clip share one packed row, so that the clip is read once:
 
     [ clip | question 1 + trace 1 | question 2 + trace 2 | .. ]        loss on the traces only
 """
@@ -28,7 +28,7 @@ WEIGHT_DECAY = 0.01
 
 @dataclass
 class TraceRow:
-    """One packed row: what several questions about one clip share, and each question with its trace."""
+    """One packed row: what questions about one clip share, and each question with its trace."""
 
     prompt: Prompt
     texts: list[list[int]]  # question + trace, token ids
@@ -98,7 +98,10 @@ def trace_rows(prompts: list[Prompt], policy: Policy) -> tuple[list[TraceRow], i
 
 
 def trace_batches(rows: list[TraceRow], max_tokens: int, learner: Policy) -> list[list[TraceRow]]:
-    """Rows in micro-batches of at most max_tokens tokens; under FSDP equally many on all processes."""
+    """Rows in micro-batches of at most max_tokens tokens.
+
+    Where the learner is sharded all processes get equally many; see groups.micro_batches.
+    """
     batches = split_by_tokens(rows, [row.tokens for row in rows], max_tokens)
     if learner.is_sharded:
         blank = filler(learner.device)
@@ -111,6 +114,9 @@ def trace_batches(rows: list[TraceRow], max_tokens: int, learner: Policy) -> lis
 
 def on_traces(batch: list[TraceRow], mask: Tensor) -> Tensor:
     """The tokens with a loss: mask (N, R) without the questions' tokens."""
-    skipped = [n for row in batch for n in row.skipped]
+    skipped: list[int] = []
+    for row in batch:
+        skipped += row.skipped
     start = torch.tensor(skipped, device=mask.device)[:, None]  # (N, 1)
-    return mask & (torch.arange(mask.shape[1], device=mask.device) >= start)  # (N, R)
+    t = torch.arange(mask.shape[1], device=mask.device)  # (R,)
+    return mask & (t >= start)  # (N, R)

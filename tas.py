@@ -1,20 +1,20 @@
-"""tas.py: advantages, Temporal Advantage Shaping and the clipped loss. Pure tensor functions, one equation each.
+"""tas.py: advantages, Temporal Advantage Shaping, the clipped loss. Pure tensor functions.
 
-    group_advantages     A_i = (R_i - mean R) / (std R + 1e-4)       fresh completions of one prompt (GRPO)
-    replay_advantages    A_i = (R_i - Rbar(q)) / (std R + 1e-4)      replayed ones, against the prompt's history (VCRS)
-    temporal_weights     w_t = 1 + lambda (2 t/(L-1) - 1)^2          a U over the completion: plan and answer weigh more
-    importance_ratio     r_t = pi_theta / pi_behaviour               per token, or one per completion (GSPO)
-    clipped_is_loss      -min(r A_t, clip(r, 1-eps, 1+eps) A_t)      PPO's clip, CISPO's, or truncated ratios; A_t = w_t A
-    kl_k3                exp(d) - d - 1, d = log pi_ref - log pi     the KL to the reference, not weighted by TAS
-    loss_weights         J = J_on + alpha J_off                      what one token's loss counts in the objective
+    group_advantages     A_i = (R_i - mean R) / (std R + 1e-4)      fresh completions (GRPO)
+    replay_advantages    A_i = (R_i - Rbar(q)) / (std R + 1e-4)     replayed ones, against the VCRS
+    temporal_weights     w_t = 1 + lambda (2 t/(L-1) - 1)^2         plan and answer weigh more
+    importance_ratio     r_t = pi_theta / pi_behaviour              per token, or per completion
+    clipped_is_loss      -min(r A_t, clip(r, 1-eps, 1+eps) A_t)     A_t = w_t A; or CISPO, truncated
+    kl_k3                exp(d) - d - 1, d = log pi_ref - log pi    not weighted by TAS
+    loss_weights         J = J_on + alpha J_off                     what one token's loss counts
 
-Dimensions: G completions of one prompt, N completions of a micro-batch, R completion tokens (padded),
-L_i the true length of completion i, EOS included.
+Dimensions: G completions of one prompt, N completions of a micro-batch, R completion tokens
+(padded), L_i the true length of completion i, EOS included.
 
 How this differs from the paper and its released trainer:
- 1. std is the sample standard deviation (divided by G - 1), as in the trainer and its peers; the paper
-    does not say which. A group whose rewards are equal gets advantage 0: the replay formula as printed
-    would divide by 1e-4 and blow the step up.
+ 1. std is the sample standard deviation (divided by G - 1), as in the trainer and its peers; the
+    paper does not say which. A group whose rewards are equal gets advantage 0: the replay formula
+    as printed would divide by 1e-4 and blow the step up.
  2. t counts the completion's own tokens. The trainer counts columns of the padded window, so its
     t/(L-1) leaves [0, 1].
  3. The ratio of a replayed completion is taken per token, as the trainer does; the paper writes one
@@ -39,16 +39,17 @@ def group_advantages(rewards: Tensor) -> Tensor:
 
     Equal rewards, and a group of one, give exactly 0.
 
-    >>> group_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0]))      # mean 0.5, std 0.57735: 0.5 / 0.57745
+    >>> group_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0]))      # mean 0.5, std 0.57735
     tensor([ 0.8659, -0.8659, -0.8659,  0.8659])
     """
     return replay_advantages(rewards, rewards.mean())
 
 
 def replay_advantages(rewards: Tensor, baseline: Tensor | float) -> Tensor:
-    """AVATAR: rewards (G,) of one prompt's replayed completions and its VCRS Rbar(q) -> advantages (G,).
+    """AVATAR: rewards (G,) of one prompt's replayed completions and its VCRS Rbar(q) -> advantages
+    (G,).
 
-    >>> replay_advantages(torch.tensor([1.0, 0.0]), 0.25)         # std 0.70711: 0.75 / 0.70721, -0.25 / 0.70721
+    >>> replay_advantages(torch.tensor([1.0, 0.0]), 0.25)         # std 0.70711: 0.75 / 0.70721, ..
     tensor([ 1.0605, -0.3535])
     """
     std = rewards.std(correction=1) if len(rewards) > 1 else rewards.new_zeros(())  # ()
@@ -58,8 +59,8 @@ def replay_advantages(rewards: Tensor, baseline: Tensor | float) -> Tensor:
 
 
 # ------------------------------------------------------------------------------ temporal weights
-# The shape of the temporal weights over tt = t/(L-1) in [0, 1]. A function that is added here is a value
-# of --tas_shape at once.
+# The shape of the temporal weights over tt = t/(L-1) in [0, 1]. A function that is added here is a
+# value of --tas_shape at once.
 SHAPES = {
     "u": lambda tt: (2 * tt - 1) ** 2,  # the paper's: 1 at both ends, 0 in the middle
     "uniform": lambda tt: torch.zeros_like(tt),  # off
@@ -94,11 +95,11 @@ def importance_ratio(
     """r (N, R) = pi_theta / pi_behaviour, with gradient through logp; 1 on padding.
 
     token: exp(logp - behaviour), one per token. sequence: the length-normalised ratio of the whole
-    completion, s_i = exp(mean_t (logp - behaviour)), on each of its tokens, in GSPO's token form: the
-    value is s_i, the gradient s_i grad logp_t, so that TAS weights still reach their own token.
+    completion, s_i = exp(mean_t (logp - behaviour)), on each of its tokens, in GSPO's token form:
+    the value is s_i, the gradient s_i grad logp_t, so that TAS weights still reach their own token.
 
     >>> logp, behaviour = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.0, -1.0]])
-    >>> importance_ratio(logp, behaviour, torch.ones(1, 2).bool(), "sequence")            # exp(-1/2)
+    >>> importance_ratio(logp, behaviour, torch.ones(1, 2).bool(), "sequence")      # exp(-1/2)
     tensor([[0.6065, 0.6065]])
     """
     log_ratio = (logp - behaviour_logp) * mask  # (N, R)
@@ -122,18 +123,19 @@ def clipped_is_loss(
     eps: float = 0.2,
     eps_high: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The clipped importance-sampled loss of each token (N, R), and where the bound was active (N, R) bool.
+    """The clipped importance-sampled loss of each token (N, R), and where the bound was active (N,
+    R) bool.
 
-    ppo         -min(r A_t, clip(r, 1-eps, 1+eps_high) A_t)      a clipped token has no gradient; where
-                                                                 A < 0, r has no ceiling
-    cispo       -sg[clip(r, 1-eps, 1+eps_high)] A_t logp_t       every token keeps one, of bounded weight
-                                                                 (arXiv 2506.13585)
-    truncated   -sg[min(r, 1+eps_high)] A_t logp_t               importance weights with a ceiling (V-trace's
-                                                                 rho, arXiv 1802.01561)
+    ppo         -min(r A_t, clip(r, 1-eps, 1+eps_high) A_t)
+                a clipped token has no gradient; where A < 0, r has no ceiling
+    cispo       -sg[clip(r, 1-eps, 1+eps_high)] A_t logp_t
+                every token keeps a gradient, of bounded weight (arXiv 2506.13585)
+    truncated   -sg[min(r, 1+eps_high)] A_t logp_t
+                importance weights with a ceiling (V-trace's rho, arXiv 1802.01561)
 
-    ratio (N, R) from importance_ratio; logp (N, R) under the policy now; advantages (N,); weights (N, R)
-    from temporal_weights, 0 on padding, and with them the loss. eps_high: upper half-width of the clip
-    when it differs (0: eps; DAPO's clip-higher uses 0.28, arXiv 2503.14476).
+    ratio (N, R) from importance_ratio; logp (N, R) under the policy now; advantages (N,); weights
+    (N, R) from temporal_weights, 0 on padding, and with them the loss. eps_high: upper half-width
+    of the clip when it differs (0: eps; DAPO's clip-higher uses 0.28, arXiv 2503.14476).
     """
     low = 1 - eps
     high = 1 + (eps_high or eps)
@@ -166,13 +168,14 @@ def loss_weights(
 ) -> Tensor:
     """What each token's loss counts in J = J_on + alpha J_off: (N, R), 0 on padding.
 
-    J_on and J_off are means over the fresh and over the replayed completions of the step, so the sum of
-    loss x weight over all micro-batches and processes is the loss, however the step is split.
+    J_on and J_off are means over the fresh and over the replayed completions of the step, so the
+    sum of loss x weight over all micro-batches and processes is the loss, however the step is
+    split.
 
-    sequence: the mean over completions of the mean over their tokens (GRPO). token: the mean over all
-    tokens (DAPO), so that long completions count by their length.
-    mask (N, R) bool; is_replayed (N,) bool; counts (2, 2) from groups.global_counts: of the fresh, then
-    of the replayed completions, their number and the number of their tokens, over all processes.
+    sequence: the mean over completions of the mean over their tokens (GRPO). token: the mean over
+    all tokens (DAPO), so that long completions count by their length. mask (N, R) bool; is_replayed
+    (N,) bool; counts (2, 2) from groups.global_counts: of the fresh, then of the replayed
+    completions, their number and the number of their tokens, over all processes.
 
     >>> mask = torch.tensor([[True, True], [True, False]])
     >>> fresh, counts = torch.tensor([False, False]), torch.tensor([[2, 3], [0, 0]])
@@ -199,7 +202,8 @@ def completion_means(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def kl_to_behaviour(log_ratio: Tensor, mask: Tensor) -> Tensor:
-    """Estimate (N,) of KL(pi_theta || pi_behaviour) per token from completions that pi_behaviour wrote.
+    """Estimate (N,) of KL(pi_theta || pi_behaviour) per token from completions that pi_behaviour
+    wrote.
 
     The mean over tokens of r log r - (r - 1) >= 0, r = pi_theta / pi_behaviour.
     log_ratio, mask (N, R).

@@ -1,41 +1,44 @@
 """train.py: AVATAR, top to bottom.
 
-    python train.py                        # the bundled tiny model on the toy world, stage 2: minutes on 2 cores
-    python train.py --method grpo          # the baseline in the same loop: 8 fresh completions, no replay
+    python train.py                        # the bundled model on the toy world: minutes on 2 cores
+    python train.py --method grpo          # the baseline in the same loop: no replay, 8 completions
     python train.py --method avatar_paper  # AVATAR with the paper's own numbers
-    python train.py --stage 0,1,2,3        # the curriculum: each stage from the last one's checkpoint
+    python train.py --stage 0,1,2,3        # the curriculum: each stage from the last checkpoint
     torchrun --nproc_per_node=8 train.py --stage 2 --model Qwen/Qwen2.5-Omni-7B --data DATA.jsonl
-    python -m run.memory --model Qwen/Qwen2.5-Omni-7B              # memory per GPU; loads no weights
+    python -m run.memory --model Qwen/Qwen2.5-Omni-7B          # memory per GPU; loads no weights
 
 One step (--method avatar; in brackets the paper's numbers, --method avatar_paper):
-    1 rollout      2 (4) fresh completions of each of B prompts, behaviour log-probs recorded      rollout.py
-    2 reward       format, accuracy, self, judge by the stage's table                              rewards.py
-    3 insert       fresh groups into the stratified buffer; Rbar(q), tiers, hint states move       replay.py
-    4 draw         B stored prompts, up to 6 (4) completions of earlier steps each                 replay.py
-    5 advantages   fresh: GRPO's; replayed: against Rbar(q)                                        tas.py
-    6 update       clipped importance-sampled loss, shaped by TAS, J = J_on + alpha J_off          tas.py, model.py
+    1 rollout      2 (4) fresh completions of each of B prompts, with log-probs        rollout.py
+    2 reward       format, accuracy, self, judge by the stage's table                  rewards.py
+    3 insert       fresh groups into the buffer; Rbar(q), tiers, hint states move      replay.py
+    4 draw         B stored prompts, up to 6 (4) completions of earlier steps each     replay.py
+    5 advantages   fresh: GRPO's; replayed: against Rbar(q)                            tas.py
+    6 update       clipped importance-sampled loss, shaped by TAS                      tas.py
+                   J = J_on + alpha J_off, log-probs by packed rows                    model.py
 
 How this differs from the paper and its released trainer (the modules list their own points):
- 1. Only the fresh completions are generated. Until the buffer holds --replay_min completions a step trains
-    on them alone; `generated` in the log counts every completion sampled for training.
- 2. A replayed group is drawn from all stored prompts, so it is mostly another prompt than a fresh one; where
-    it is the same, both share one packed row. J_on and J_off are means over their own completions.
- 3. top-k truncation (50 in the released run) is left out: it changes the sampled distribution but not the
-    trained one.
- 4. The KL term acts on fresh completions only: k3 estimates the KL from the policy's own samples. On a
-    replayed token that the policy has left, exp(ref - logp) is no such estimate, and a single one of them
-    outweighs all advantages of a step.
- 5. Groups whose advantages are all zero and that have no KL term are left out of the forward pass: exact,
-    they have no gradient. They are counted.
- 6. One update per rollout, so a fresh completion's ratio is 1 up to rounding; clipping acts on replayed ones.
- 7. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted and
-    named in bad_media.jsonl or dropped.jsonl; nothing is cut.
- 8. --method avatar is what the tries of bench/STUDY.md point to: 2 fresh and up to 6 replayed completions
-    per group (all that are stored of a prompt in its first three visits) instead of 4 and 4, replay from 256
-    stored completions on, drawn uniformly instead of by tier, truncated ratios instead of PPO's clip, the
-    loss a mean over tokens, no KL term.
- 9. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give the
-    warm-up only.
+ 1. Only the fresh completions are generated. Until the buffer holds --replay_min completions a step
+    trains on them alone; `generated` in the log counts every completion sampled for training.
+ 2. A replayed group is drawn from all stored prompts, so it is mostly another prompt than a fresh
+    one; where it is the same, both share one packed row. J_on and J_off are means over their own
+    completions.
+ 3. top-k truncation (50 in the released run) is left out: it changes the sampled distribution but
+    not the trained one.
+ 4. The KL term acts on fresh completions only: k3 estimates the KL from the policy's own samples.
+    On a replayed token that the policy has left, exp(ref - logp) is no such estimate, and a single
+    one of them outweighs all advantages of a step.
+ 5. Groups whose advantages are all zero and that have no KL term are left out of the forward pass:
+    exact, they have no gradient. They are counted.
+ 6. One update per rollout, so a fresh completion's ratio is 1 up to rounding; clipping acts on
+    replayed ones.
+ 7. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted
+    and named in bad_media.jsonl or dropped.jsonl; nothing is cut.
+ 8. --method avatar is what the tries of bench/STUDY.md point to: 2 fresh and up to 6 replayed
+    completions per group (all that are stored of a prompt in its first three visits) instead of 4
+    and 4, replay from 256 stored completions on, drawn uniformly instead of by tier, truncated
+    ratios instead of PPO's clip, the loss a mean over tokens, no KL term.
+ 9. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give
+    the warm-up only.
 """
 
 import sys
@@ -53,7 +56,7 @@ import torch
 from torch import Tensor
 
 from data import PromptBuilder, prompt_builder, question_text
-from engine.distributed import gather, start_processes, weight_dtype
+from engine.distributed import gather, gather_lists, start_processes, weight_dtype
 from engine.families import DEFAULT_MODEL
 from groups import Batch, Group, fresh_groups, global_counts, micro_batches, replayed_groups
 from judge import make_judge
@@ -120,7 +123,8 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
             if missing == 0:
                 break
 
-            # 1 rollout: G completions of B prompts, with the log-probs of the policy that writes them
+            # 1 rollout: G completions of B prompts, with the log-probs of the policy that writes
+            # them
             prompts = stream.take(missing, hinted=buffer.wants_hint)
             completions = generate(policy, prompts, features.of(prompts), cfg.fresh, sampling)
             sampled += missing * cfg.fresh
@@ -135,7 +139,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
             fresh += groups
 
         # tiers are global: places among the Rbar(q) of all prompts, on all processes
-        buffer.refresh([rbar for values in gather(buffer.all_vcrs()) for rbar in values])
+        buffer.refresh(gather_lists(buffer.all_vcrs()))
         run.generated += sum(gather(sampled))
         log.lap("rollout")
 
@@ -196,7 +200,8 @@ def accumulate_gradients(
         )  # (N, R), (N, R)
         mask = mask & batch.is_counted[:, None]  # (N, R)
 
-        # -min(r A_t, clip(r) A_t) with A_t = w_t A; the ratio is pi_theta over the policy that wrote it
+        # -min(r A_t, clip(r) A_t) with A_t = w_t A; the ratio is pi_theta over the policy that
+        # wrote it
         weights = temporal_weights(mask, cfg.tas_lambda, cfg.tas_shape)  # (N, R)
         ratio = importance_ratio(logp, batch.behaviour_logps, mask, cfg.is_level)  # (N, R)
         loss, clipped = clipped_is_loss(
@@ -246,8 +251,9 @@ def reference_logps(
     if not chosen.any():
         if not reference.is_sharded:
             return out
-        chosen = torch.ones_like(chosen)
+        chosen = torch.ones_like(chosen)  # (N,)
 
+    # rows without a chosen completion are left out, so their prompts are not computed
     prompts, completions = batch.select(chosen.tolist())
     logp, _ = reference.completion_logps(
         prompts, features.of(prompts), completions, temperature
@@ -272,6 +278,8 @@ def note_ratios(
         ratio_mean_replayed=ratio[replayed_tokens],
         ratio_squared_replayed=ratio[replayed_tokens] ** 2,
     )
+
+    # is it the old completions that the policy has left?
     age = step - batch.written  # (N,)
     for low, high in AGES:
         chosen = batch.is_replayed & (age >= low) & (age <= high)  # (N,)

@@ -90,6 +90,14 @@ def gather(value) -> list:
     return values
 
 
+def gather_lists(values: list) -> list:
+    """The lists of all processes joined, in rank order, on every process."""
+    joined = []
+    for part in gather(values):
+        joined += part
+    return joined
+
+
 def name_rank() -> str:
     """The beginning of an error message of this process: its rank under torchrun, else nothing."""
     return f"[rank {os.environ['RANK']}] " if "RANK" in os.environ else ""

@@ -1,4 +1,4 @@
-"""run/curriculum.py: stages in a row, --stage 0,1,2,3: each starts from the last one's checkpoint."""
+"""run/curriculum.py: stages in a row, --stage 0,1,2,3, each from the last one's checkpoint."""
 
 import json
 from pathlib import Path
@@ -10,21 +10,26 @@ from run.plots import plot_curriculum
 def stages_of(argv: list[str]) -> list[Config]:
     """The runs that a command line asks for: one, or with --stage 1,2,3 one per stage.
 
-    Of several, each has a folder of its own under --out, and the last one's checkpoint as its --model.
+    Of several, each has a folder of its own under --out, and the last one's checkpoint as its
+    --model.
     """
-    words = []
+    words: list[str] = []
     for word in argv:  # --stage=1,2 is --stage 1,2
-        words += word.split("=", 1) if word.startswith(("--stage=", "--out=")) else [word]
+        is_joined = word.startswith(("--stage=", "--out="))
+        words += word.split("=", 1) if is_joined else [word]
+
+    # one stage, or several joined by commas
     at = words.index("--stage") + 1 if "--stage" in words else len(words)
     stages = words[at].split(",") if at < len(words) else []
     if len(stages) < 2:
         return [parse(argv)]
 
+    # every stage with the same flags, in a folder of its own
     configs = [parse([*words[:at], stage, *words[at + 1 :]]) for stage in stages]
     folder = f"runs/stages{''.join(stages)}-{configs[0].method}-seed{configs[0].seed}"
     if "--out" in words:
         folder = configs[0].out
-    checkpoint = None
+    checkpoint = ""
     for cfg in configs:
         cfg.out = f"{folder}/stage{cfg.stage}"
         cfg.model = checkpoint or cfg.model

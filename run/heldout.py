@@ -7,7 +7,7 @@ import torch
 
 from config import Config
 from data import Prompt, PromptBuilder, question_text
-from engine.distributed import gather
+from engine.distributed import gather, gather_lists
 from formats.sample import Sample
 from model import Policy
 from rewards import score_prompts
@@ -16,6 +16,7 @@ from rollout import Completion, Sampling, sample_answers
 SEED = 1234  # the same random stream at every evaluation, so that their noise is shared
 BATCH = 160  # questions that decode together
 EXAMPLES = 4  # completions that are logged in full
+SCORES = ("correct", "format", "reward", "tokens")
 
 
 @torch.no_grad()
@@ -24,22 +25,26 @@ def evaluate(
 ) -> tuple[dict[str, float], list[dict]]:
     """One completion per held-out question: (mean scores over all processes, a few examples).
 
-    correct is the fraction of completely right answers (accuracy reward 1). A question that cannot be
-    asked counts as wrong, and among the unusable.
+    correct is the fraction of completely right answers (accuracy reward 1). A question that cannot
+    be asked counts as wrong, and among the unusable.
     """
     generator = torch.Generator(policy.device).manual_seed(SEED)
     sampling = Sampling(cfg.max_completion_tokens, cfg.temperature, generator)
-    rows, examples, unusable = [], [], 0
+    rows: list[dict[str, float]] = []
+    examples: list[dict] = []
+    unusable = 0
     for start in range(0, len(heldout), BATCH):
         builder.prefetch(heldout[start : start + 2 * BATCH])
         samples = heldout[start : start + BATCH]
         answers = sample_answers(policy, builder, samples, sampling)
 
+        # what could not be asked is wrong
         asked = [(prompt, completion) for prompt, completion in answers if completion]
-        unusable += len(answers) - len(asked)
-        rows += [{"correct": 0.0, "format": 0.0, "reward": 0.0, "tokens": 0}] * (
-            len(answers) - len(asked)
-        )
+        n_unusable = len(answers) - len(asked)
+        unusable += n_unusable
+        rows += [dict.fromkeys(SCORES, 0.0)] * n_unusable
+
+        # the rest is scored as in training
         prompts = [prompt for prompt, _ in asked]
         completions = [[completion] for _, completion in asked]
         scores = score_prompts(prompts, completions, cfg.stage or 2, judge)
@@ -55,9 +60,9 @@ def evaluate(
             if len(examples) < EXAMPLES:
                 examples.append(example(prompt, completion, parts))
 
-    all_rows = [row for part in gather(rows) for row in part]
+    all_rows = gather_lists(rows)
     scores = {"n": len(all_rows), "unusable": sum(gather(unusable))}
-    for name in ("correct", "format", "reward", "tokens"):
+    for name in SCORES:
         values = [row[name] for row in all_rows]
         scores[name] = float(np.mean(values)) if values else math.nan
     return scores, examples

@@ -2,14 +2,15 @@
 
     metrics.jsonl      one line per step, and one per evaluation
     completions.jsonl  a few completions in full
-    bad_media.jsonl    records that were dropped for their media, dropped.jsonl those that are too long
+    bad_media.jsonl    records that were dropped for their media
+    dropped.jsonl      records that were dropped because their prompt is too long
     curves.png         at the end (run/plots.py)
 
 A new diagnostic is one name, given where it is computed, and becomes a column by itself:
 
-    log.note(clip_fraction=clipped[mask])        # the mean over all tokens of the step, of all processes
+    log.note(clip_fraction=clipped[mask])        # the mean over all tokens, of all processes
     log.note(ratio_max=ratio[mask])              # names that end in _max: the largest value
-    log.note(loss_sum=loss)                      # names that end in _sum: the sum
+    log.note(loss_sum=loss)                      # names that end in _sum: the sum, as "loss"
 
 Nothing here changes what a run computes.
 """
@@ -25,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from data import TooLong
-from engine.distributed import gather
+from engine.distributed import gather, gather_lists
 from formats.sample import DataError
 from groups import Group
 from media.errors import MediaError
@@ -103,6 +104,8 @@ class Log:
         self.notes = Notes()
         self.times: dict[str, float] = {}
         self.started = time.perf_counter()
+
+        # the progress bar, and what a run that goes on has already written
         done = saved.step if saved else 0
         self.bar = tqdm(total=steps, initial=done, disable=not self.is_main, dynamic_ncols=True)
         if saved:
@@ -167,9 +170,9 @@ class Log:
     ) -> None:
         """One line of metrics.jsonl for a step of stages 1-3.
 
-        norm: of the gradient. dropped: why records were left out so far, by id. Rewards are means over
-        the fresh completions of all processes, time_cpu the CPU-seconds of all processes, without
-        those that decode.
+        norm: of the gradient. dropped: why records were left out so far, by id. Rewards are means
+        over the fresh completions of all processes, time_cpu the CPU-seconds of all processes,
+        without those that decode.
         """
         self.note_groups(groups, step)
         self.note_dropped(dropped)
@@ -178,7 +181,7 @@ class Log:
         row |= self.notes.columns()
         row |= effective_sample_fraction(row)
         row |= sum_columns(gather(buffer.stats()))
-        row["hinted_prompts"] = [i for ids in gather(buffer.hinted_prompts()) for i in ids]
+        row["hinted_prompts"] = gather_lists(buffer.hinted_prompts())
         row |= self.end_of_line(norm, lr)
         self.write_row(row)
         self.bar.set_postfix(
@@ -210,8 +213,8 @@ class Log:
             self.note(replayed_sum=[])
 
         for kind, counts in self.advantages.items():
-            values = [a for part in gather(histograms[kind]) for a in part]
-            counts += np.histogram(np.clip(values, BINS[0], BINS[-1]), BINS)[0]
+            values = np.clip(gather_lists(histograms[kind]), BINS[0], BINS[-1])
+            counts += np.histogram(values, BINS)[0]
 
     def sft_step(
         self,
@@ -244,7 +247,8 @@ class Log:
     def note_dropped(self, dropped: dict[str, DataError]) -> None:
         """Name the records that were dropped since the last call, and note how many there are.
 
-        Those with bad media in bad_media.jsonl with the file, those that are too long in dropped.jsonl.
+        Those with bad media in bad_media.jsonl with the file, those that are too long in
+        dropped.jsonl.
         """
         new = []
         for prompt_id, why in dropped.items():
@@ -258,8 +262,8 @@ class Log:
             else:
                 new.append(("dropped.jsonl", row))
         self.reported.update(dropped)
-        for rows in gather(new):
-            for name, row in rows if self.is_main else ():
+        for name, row in gather_lists(new):
+            if self.is_main:
                 self.write(name, row)
 
         bad_media = sum(isinstance(why, MediaError) for why in dropped.values())

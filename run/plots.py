@@ -19,7 +19,8 @@ def pyplot():
 def plot_run(
     cfg, rows: list[dict], evaluations: list[tuple], advantages: dict, bins: np.ndarray
 ) -> None:
-    """curves.png: held-out accuracy, rewards, advantages fresh against replayed, the buffer's tiers.
+    """curves.png: held-out accuracy, rewards, advantages fresh against replayed, the buffer's
+    tiers.
 
     Of stage 0: held-out accuracy and cross-entropy. rows: the steps' lines of metrics.jsonl.
     evaluations: (step, completions generated, accuracy). advantages: histograms over bins, by kind.

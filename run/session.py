@@ -83,8 +83,8 @@ def ends_in_a_sentence(main, argv: list[str]) -> None:
 def only_run(out: Path, rank: int, patience: float = LOCK_PATIENCE):
     """Within, this is the only run that writes into a folder; all its processes enter together.
 
-    Raises DataError on rank 0 when another one still does after `patience` seconds. The system gives
-    the folder free when a run ends, however it ends.
+    Raises DataError on rank 0 when another one still does after `patience` seconds. The system
+    gives the folder free when a run ends, however it ends.
     """
     if rank:
         gather(None)
@@ -126,18 +126,20 @@ def lock(file, out: Path, patience: float) -> None:
 
 # ------------------------------------------------------------------------------ a run
 class Run:
-    """What surrounds one stage's training: processes, data, the output folder, checkpoints, signals.
+    """What surrounds one stage's training: processes, data, the output folder, checkpoints,
+    signals.
 
     with Run(cfg) as run:            joins the processes, locks the folder, loads the data and, with
                                      --resume, the newest checkpoint
-        run.samples, run.heldout     this process's training samples, and its part of the held-out ones
+        run.samples, run.heldout     this process's training samples, its part of the held-out ones
         run.start, run.steps         the first step, and the one after the last
         run.restore(state)           bring objects to where the checkpoint left them
         run.save_or_stop(..)         save when it is time to; True when the run is to end
 
     `state` is what each process saves beside the weights and the optimiser: {name: object with
     state_dict and load_state_dict, or a torch.Generator}. When the number of processes has changed,
-    each object's redistribute(states of all, owns) is called instead, and random streams begin anew.
+    each object's redistribute(states of all, owns) is called instead, and random streams begin
+    anew.
     """
 
     def __init__(self, cfg):
@@ -151,8 +153,8 @@ class Run:
         self.rank, self.world, self.device = start_processes()
         if cfg.prompts_per_step % self.world:
             raise DataError(
-                f"--prompts_per_step {cfg.prompts_per_step} cannot be split evenly over {self.world} "
-                f"processes; use a multiple of {self.world}"
+                f"--prompts_per_step {cfg.prompts_per_step} cannot be split evenly over "
+                f"{self.world} processes; use a multiple of {self.world}"
             )
         self.per_rank = cfg.prompts_per_step // self.world
         self.exits.enter_context(only_run(self.out, self.rank))
@@ -169,11 +171,13 @@ class Run:
         for set_seed in (random.seed, np.random.seed, torch.manual_seed):
             set_seed(cfg.seed)
 
+        # this process's prompts, and what tells the data of two runs apart
         self.all_samples, self.heldout = load_data(cfg, self.rank, self.world)
         self.samples = [s for s in self.all_samples if self.owns(s.id)]
         ids = json.dumps([s.id for s in self.all_samples])
         self.data_digest = hashlib.sha256(ids.encode()).hexdigest()
 
+        # the checkpoint to go on from; a run is never written over
         self.saved = None
         if cfg.resume:
             self.saved = resume(self.out, asdict(cfg), self.data_digest, self.rank, self.world)
@@ -185,6 +189,8 @@ class Run:
         if not self.saved and self.rank == 0:  # what a kill has left half written
             shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
         gather(None)
+
+        # where to begin, and where to end
         self.start = self.saved.step if self.saved else 0
         self.generated = self.saved.generated if self.saved else 0
         total = sum(gather(len(self.samples)))
@@ -244,7 +250,7 @@ class Run:
         self.log.reported = set(state["stream"].dropped)
 
     def save_or_stop(self, done: int, policy, optimizer, state: dict) -> bool:
-        """After `done` steps: save when it is time to, or asked for by a signal. Is the run to end?"""
+        """Save when it is time to, or a signal asks for it; True when the run is to end."""
         asked = self.signals.agreed()
         every = self.cfg.save_every
         if asked or done == self.steps or (every and done % every == 0):
@@ -277,9 +283,9 @@ class Run:
         bad = sum(gather(sum(isinstance(why, MediaError) for why in dropped.values())))
         if bad > MAX_BAD_FRACTION * len(self.all_samples):
             raise DataError(
-                f"{bad:,} of {len(self.all_samples):,} records have media that cannot be used, more "
-                f"than {MAX_BAD_FRACTION:.0%}; they are listed in {self.out}/bad_media.jsonl: mend or "
-                "remove them"
+                f"{bad:,} of {len(self.all_samples):,} records have media that cannot be used, "
+                f"more than {MAX_BAD_FRACTION:.0%}; they are listed in {self.out}/bad_media.jsonl: "
+                "mend or remove them"
             )
 
     def check_gradient(self, step: int, groups: list[Group], norm: float) -> None:
@@ -293,9 +299,9 @@ class Run:
         file = self.out / f"nonfinite-rank{self.rank}.pt"
         torch.save([describe_group(group) for group in groups], file)
         raise DataError(
-            f"the gradient of {MAX_NONFINITE} steps in a row, up to step {step}, was infinite or no "
-            "number; weights and optimiser are as they were before them, and the last batch is in "
-            f"{file}; lower --lr, or look at that batch"
+            f"the gradient of {MAX_NONFINITE} steps in a row, up to step {step}, was infinite or "
+            "no number; weights and optimiser are as they were before them, and the last batch is "
+            f"in {file}; lower --lr, or look at that batch"
         )
 
     def finish(self, builder) -> None:
@@ -309,6 +315,8 @@ class Run:
             sys.exit(128 + max(gather(self.signals.number)))
         if self.rank:
             return
+
+        # the first and the last held-out accuracy
         evaluations = self.log.evaluations
         result = f"{self.generated:,} completions"
         if evaluations:

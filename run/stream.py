@@ -1,7 +1,8 @@
 """run/stream.py: which prompts a process trains on, and in which order.
 
-Every prompt belongs to one process for good (`owner`), so that its history in the replay buffer lives
-in one place. Each process walks through its own prompts in endless passes, each in a new random order.
+Every prompt belongs to one process for good (`owner`), so that its history in the replay buffer
+lives in one place. Each process walks through its own prompts in endless passes, each in a new
+random order.
 """
 
 import hashlib
@@ -33,8 +34,8 @@ class PromptStream:
     """Endless passes over a process's samples, as prompts for the model.
 
     A record that cannot be used (media missing or broken, prompt too long) is dropped for good, and
-    the next one takes its place, so that all processes keep step. dropped: why, by id.
-    by_clip: questions about one clip stay together, so that trained towers run once for all of them.
+    the next one takes its place, so that all processes keep step. dropped: why, by id. by_clip:
+    questions about one clip stay together, so that trained towers run once for all of them.
     """
 
     def __init__(
@@ -53,15 +54,19 @@ class PromptStream:
         self.clips = list(clips.values())
 
     def take(self, n: int, hinted: Callable[[str], bool]) -> list[Prompt]:
-        """The prompts of the next n usable records; hinted(id): does its prompt show its hint, if any?
+        """The prompts of the next n usable records; hinted(id): does its prompt show its hint, if
+        any?
 
         Media of the n records after them are decoded meanwhile. Raises DataError when no usable
         record is left.
         """
         prompts: list[Prompt] = []
         while len(prompts) < n:
+            # the next records in line
             samples = self.peek(n - len(prompts))
             self.coming = self.coming[len(samples) :]
+
+            # each becomes a prompt, or the error that says why not
             flags = [bool(sample.hint) and hinted(sample.id) for sample in samples]
             for sample, prompt in zip(samples, self.builder.build(samples, flags), strict=True):
                 if isinstance(prompt, Prompt):
@@ -123,7 +128,8 @@ class PromptStream:
         What they had before them in this pass comes first, one of each in turn, as far as this
         process now owns it; what they had dropped stays dropped.
         """
-        coming, dropped = [], {}
+        coming: list[str] = []
+        dropped: dict[str, list[str]] = {}
         for ids in itertools.zip_longest(*[state["coming"] for state in states]):
             coming += [i for i in ids if i is not None and owns(i)]
         for state in states:
@@ -138,8 +144,8 @@ class PromptStream:
 def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sample]]:
     """(all training samples, this rank's part of the held-out ones), from --data or the toy world.
 
-    Raises DataError for bad records, for media none of which exist, for records of stage 0 without a
-    trace, and where a process would have no prompt.
+    Raises DataError for bad records, for media none of which exist, for records of stage 0 without
+    a trace, and where a process would have no prompt.
     """
     train_file, heldout_file = data_files(cfg, rank)
     samples = load_samples(train_file, cfg.media_root, cfg.stage)
@@ -155,11 +161,12 @@ def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sa
                     "stage 0 imitates traces"
                 )
 
+    # each process needs a prompt of its own
     owners = {owner(sample.id, world) for sample in samples}
     if len(owners) < world:
         raise DataError(
-            f"{train_file}: {len(samples)} prompts are too few for {world} processes, each needs one "
-            "of its own by the hash of its id; use fewer processes or more data"
+            f"{train_file}: {len(samples)} prompts are too few for {world} processes, each needs "
+            "one of its own by the hash of its id; use fewer processes or more data"
         )
     if not heldout_file:
         return samples, []
