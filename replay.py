@@ -17,8 +17,8 @@ The story of a hint, from a record to its removal:
     trainer's), or it is in the hard tier, has failed again, and the policy no longer moves on it
     (the paper's): KL(pi_theta || pi_behaviour) of its replayed completions, which train.py reports
     by `note_kl`, is below `hint_kl`. `add` applies both after each visit and turns the hint on.
- 3. At the next visit next_prompts (run/stream.py) asks `wants_hint`, and instructions (data.py)
-    writes "Hint: ..." below the question. Such a Prompt has `hinted` set.
+ 3. At the next visit PromptStream.take (run/stream.py) asks `wants_hint`, and instructions
+    (data.py) writes "Hint: ..." below the question. Such a Prompt has `hinted` set.
  4. Its completions are stored as entries with `hinted` set, and their rewards never enter Rbar(q).
     When replayed, they are trained under the hinted prompt, for which they were written.
  5. The visit after a hinted one is asked without the hint: the two kinds take turns, since only an
