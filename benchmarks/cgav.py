@@ -114,8 +114,12 @@ def gold_clues(category: str, clue: list | str) -> Clues:
         return Clues(category, [spans], [])
 
     groups = clue if category == "attribute" else [clue]
-    times = [float(entry["timestamp"]) for group in groups for entry in group]
-    times = list(dict.fromkeys(times))
+    times: list[float] = []  # each once, in the order of the clue
+    for group in groups:
+        for entry in group:
+            time = float(entry["timestamp"])
+            if time not in times:
+                times.append(time)
     clusters = []
     for group in groups:
         cluster = []

@@ -1,6 +1,7 @@
 """benchmarks/files.py: reading the files of a benchmark, as they are downloaded."""
 
 import hashlib
+import itertools
 import json
 import re
 import string
@@ -45,7 +46,7 @@ def parquet_rows(path: Path) -> Iterator[dict]:
         batches = pyarrow.parquet.ParquetFile(path).iter_batches(64)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not a parquet file ({error}); download it again") from None
-    return (row for batch in batches for row in batch.to_pylist())
+    return itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
 
 
 def json_rows(content) -> list[dict]:

@@ -311,8 +311,9 @@ def cluster_score(category: str, gold: list, predicted: list) -> float:
         return 0.0
     from scipy.optimize import linear_sum_assignment  # imported here: only this score needs it
 
-    table = np.array(
-        [[pair_score(category, g, p) for p in predicted] for g in gold]
-    )  # (gold, pred)
+    table = np.zeros((len(gold), len(predicted)))  # (gold, predicted)
+    for i, gold_cluster in enumerate(gold):
+        for j, cluster in enumerate(predicted):
+            table[i, j] = pair_score(category, gold_cluster, cluster)
     best = linear_sum_assignment(table, maximize=True)
     return float(table[best].sum() / len(gold))

@@ -11,7 +11,10 @@ from benchmarks.files import LETTERS, clip, first_file, lettered, rows
 def read_tomato(root: Path, scratch: Path) -> Iterator[Item]:
     """The authors' JSON files, or the hub's parquet. Gold is the option's place, from 0."""
     patterns = ("data/*.json", "jsons/*.json", "*.json")
-    paths = sorted(path for pattern in patterns for path in root.glob(pattern))
+    paths: list[Path] = []
+    for pattern in patterns:
+        paths += root.glob(pattern)
+    paths.sort()
     questions = [*json_questions(paths)] or [*parquet_questions(root)]
     for name, reasoning, stem, row in questions:
         yield new_item(

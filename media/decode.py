@@ -150,7 +150,9 @@ def check_media(samples: list[Sample], source: str, advice: str, look: int = 256
     it, both for the message.
     """
     every = max(1, len(samples) // look)
-    paths = [file_of(path) for sample in samples[::every] for _, path in sample.media]
+    paths: list[str] = []
+    for sample in samples[::every]:
+        paths += [file_of(path) for _, path in sample.media]
     if paths and not any(os.path.exists(path) for path in paths):
         raise DataError(
             f"{source}: of {len(paths)} of its media files that were looked for none exists, "
