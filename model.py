@@ -273,7 +273,8 @@ class Policy:
             return
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        # subtle: peft's own switch also sets requires_grad, of adapters that are off to False: put back by hand
+        # peft's own switch also sets requires_grad, to False for adapters that it turns off. What was trained before
+        # must be trained after, so that is put back by hand.
         layers = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
         trained = [p for p in self.model.parameters() if p.requires_grad]
         for layer in layers:

@@ -46,6 +46,8 @@ KEEP = 2  # newest checkpoints that are kept
 # continuation.
 FIXED = ("stage", "model", "train_type", "lora_rank", "train_towers")
 
+NOT_SETTINGS = ("resume", "out", "config")  # say where a run and its flags are, not what they are
+
 SAVE, STOP = 1, 2  # what a signal asks for
 
 
@@ -247,23 +249,20 @@ def complete(out: Path) -> list[Path]:
 class Saved:
     """A checkpoint that was read.
 
-    folder: where it lies            step: how many steps it is the end of
-    generated: completions so far    config: the flags that it was made with
-    logs: where the log files end    samples: the training samples of all processes, set by the run
+    folder: where it lies    step: how many steps it is the end of
+    generated: completions sampled so far    logs: where the log files end
+    own: the state of this process; None when another number of processes made the checkpoint
+    states: [own], or when that number differs, those of all processes that made it, in rank order
     optimizer: `Optimizer.state_dict` on rank 0, empty elsewhere
-    own: the state of this process; None when it was made by another number of processes
-    states: [own], or those of all processes that made it, in rank order, when that number differs
     """
 
     folder: Path
     step: int
     generated: int
-    config: dict
     logs: dict
     own: dict | None
     states: list[dict] = field(repr=False)
     optimizer: dict = field(repr=False)
-    samples: list = field(default_factory=list, repr=False)
 
     def load_optimizer(self, optimizer: Optimizer) -> None:
         """Bring the trained weights and AdamW's moments to where they were, on all processes."""
@@ -292,11 +291,11 @@ def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved |
 
     folder = checkpoints[-1]
     shared = load(folder / "trainer" / "shared.pt")
-    config_before = json.loads(shared["config"])
-    changes = changed_flags(config_before, config)
+    changes = changed_flags(json.loads(shared["config"]), config)
     check_same_run(folder, changes, shared["data"] == data)
 
-    # each its own state, and all of them what all have left when there are more or fewer now
+    # Each process reads its own state. With another number of processes each reads all states, and
+    # takes out of them what it now owns.
     same_world = shared["world"] == world
     ranks = [rank] if same_world else range(shared["world"])
     states = [load(folder / "trainer" / f"rank{r}.pt") for r in ranks]
@@ -308,7 +307,6 @@ def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved |
         folder=folder,
         step=shared["step"],
         generated=shared["generated"],
-        config=config_before,
         logs=shared["logs"],
         own=states[0] if same_world else None,
         states=states,
@@ -317,10 +315,10 @@ def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved |
 
 
 def changed_flags(before: dict, now: dict) -> dict[str, tuple]:
-    """{flag: (value before, value now)} of those that differ and say something about training."""
+    """{flag: (value before, value now)} of those that differ."""
     changes = {}
     for name, value in now.items():
-        if before.get(name) != value and name not in ("resume", "out"):
+        if before.get(name) != value and name not in NOT_SETTINGS:
             changes[name] = (before.get(name), value)
     return changes
 
