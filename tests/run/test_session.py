@@ -1,0 +1,174 @@
+"""run/session.py: how a program ends, and the limits of a run. (Folders, signals and continued runs
+are in test_checkpoint.py.)"""
+
+import math
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from data import TooLong
+from engine.distributed import start_processes
+from formats.sample import DataError
+from groups import Group
+from media.errors import MediaError
+from replay import Entry
+from run.session import MAX_NONFINITE, Run, ends_in_a_sentence
+from tests.runs import small, small_config
+
+
+# ------------------------------------------------------------------ a program's end
+def test_a_full_gpu_ends_the_program_with_a_sentence():
+    def main(argv):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..")
+
+    message = (
+        "error: out of GPU memory: CUDA out of memory; lower --max_tokens, --max_frames or "
+        "--max_pixels, or pass --train_type lora"
+    )
+    with pytest.raises(SystemExit, match=message):
+        ends_in_a_sentence(main, [])
+
+
+def test_bad_input_ends_the_program_with_a_sentence():
+    def main(argv):
+        raise DataError(f"{argv[0]}: no such data file")
+
+    with pytest.raises(SystemExit) as end:
+        ends_in_a_sentence(main, ["x.jsonl"])
+    assert end.value.code == "error: x.jsonl: no such data file"
+
+
+def test_other_errors_keep_their_traceback():
+    def main(argv):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        ends_in_a_sentence(main, [])
+
+
+def test_a_run_uses_the_cores_it_may_use_or_as_many_threads_as_asked(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        start_processes()
+        assert torch.get_num_threads() == 1
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 5})
+        start_processes()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+# ------------------------------------------------------------------ a run
+def test_a_run_opens_its_data_and_frees_its_folder(tmp_path, in_shared_folder):
+    cfg = small_config(tmp_path, "--eval_every=2", "--seed=3")
+    with Run(cfg) as run:
+        assert (run.rank, run.world, run.per_rank) == (0, 1, 2)
+        assert (run.start, run.steps, run.generated, run.seed) == (0, 3, 0, 3000)
+        assert (len(run.samples), len(run.heldout)) == (12, 6)
+        assert [run.evaluates(done) for done in (1, 2, 3)] == [False, True, True]
+    with Run(cfg):  # the same folder again
+        pass
+
+
+def test_one_pass_over_the_data_without_steps(tmp_path, in_shared_folder):
+    cfg = small_config(tmp_path, "--steps=0", "--prompts_per_step=5", "--eval_every=0")
+    with Run(cfg) as run:
+        assert run.steps == 2  # of 12 prompts
+        assert [run.evaluates(done) for done in (1, 2)] == [False, True]
+
+
+def test_a_run_that_cannot_begin_frees_its_folder(tmp_path, in_shared_folder):
+    cfg = small_config(tmp_path, "--data=gone.jsonl")
+    with pytest.raises(DataError, match="no such data file"), Run(cfg):
+        pass
+    with Run(small_config(tmp_path)):
+        pass
+
+
+def test_prompts_that_cannot_be_split_over_processes_are_one_sentence(tmp_path, monkeypatch):
+    three = (0, 3, torch.device("cpu"))
+    monkeypatch.setattr("run.session.start_processes", lambda: three)
+    message = "--prompts_per_step 2 cannot be split evenly over 3 processes; use a multiple of 3"
+    with pytest.raises(DataError, match=message), Run(small_config(tmp_path)):
+        pass
+
+
+def test_a_folder_that_holds_a_run_is_refused(tmp_path, in_shared_folder):
+    """And nothing in it is changed."""
+    out = tmp_path / "run"
+    flags = small(out, "--steps=1", "--eval_every=0", "--max_completion_tokens=4", "--beta=0")
+    train.main(flags)
+
+    def contents():
+        files = [f for f in out.rglob("*") if f.is_file() and f.name != ".lock"]
+        return {f: f.read_bytes() for f in files}
+
+    before = contents()
+    message = "run: holds a run already; go on with it by --resume, or remove the folder, or pass"
+    with pytest.raises(DataError, match=message):
+        train.main(flags)
+    assert contents() == before
+
+
+# ------------------------------------------------------------------ limits
+@pytest.fixture
+def run(tmp_path) -> Run:
+    """A run of 20 records that was not entered."""
+    run = Run(small_config(tmp_path))
+    run.out.mkdir()
+    run.rank = 0
+    run.bad_steps = 0
+    run.all_samples = [SimpleNamespace(id=str(i)) for i in range(20)]
+    return run
+
+
+def group_to_look_at() -> Group:
+    tokens, logps = np.array([5, 6], np.int32), np.array([-0.5, -0.25], np.float32)
+    entries = [Entry(tokens, logps, 1.0, 1.0, 3), Entry(tokens, logps, 0.0, 0.0, 3, hinted=True)]
+    return Group("a", {}, entries, True, torch.tensor([1.0, -1.0]))
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_five_times_in_a_row_ends_the_run(run, norm):
+    """A finite one in between starts the count anew; the groups of the last step are left."""
+    assert MAX_NONFINITE == 5
+    group = group_to_look_at()
+    norms = [norm] * 4 + [1.0] + [norm] * 5
+    for step, value in enumerate(norms[:-1]):
+        run.check(step, [group], value, {})
+    message = r"the gradient of 5 steps in a row, up to step 9, .*nonfinite-rank0\.pt; lower --lr"
+    with pytest.raises(DataError, match=message):
+        run.check(9, [group], norms[-1], {})
+
+    (left,) = torch.load(run.out / "nonfinite-rank0.pt", weights_only=True)
+    rewards, advantages = left.pop("rewards"), left.pop("advantages")
+    assert rewards.tolist() == [1.0, 0.0]
+    assert advantages.tolist() == [1.0, -1.0]
+    assert left == {
+        "id": "a",
+        "hinted": [False, True],
+        "replayed": True,
+        "tokens": [[5, 6], [5, 6]],
+        "behaviour_logps": [[-0.5, -0.25]] * 2,
+    }
+
+
+def test_too_many_bad_media_end_the_run(run, monkeypatch):
+    """4 of 20 may be bad; prompts that are too long do not count; all processes' do."""
+    bad = {str(i): MediaError(str(i), "is missing") for i in range(4)}
+    long = {f"long{i}": TooLong("too long") for i in range(9)}
+    run.check(0, [], 1.0, bad | long)
+    message = r"5 of 20 records have media that cannot be used, more than 20%; .*bad_media\.jsonl"
+    with pytest.raises(DataError, match=message):
+        run.check(0, [], 1.0, bad | {"5": MediaError("5", "is missing")})
+
+    monkeypatch.setattr("run.session.gather", lambda n: [n, 1])
+    with pytest.raises(DataError, match="5 of 20 records"):
+        run.check(0, [], 1.0, bad)
