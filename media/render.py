@@ -93,8 +93,10 @@ def render_sound(scene: Scene, rng: Generator) -> np.ndarray:
 def write_mp4(path: Path, frames: np.ndarray, fps: int, sound: np.ndarray, rate: int) -> None:
     """frames (T, H, W, 3) uint8 at `fps`; sound (n,) float32 in [-1, 1], mono, at `rate` Hz.
 
-    Written under a name of this process's own first, so that the file is whole or absent. The same
-    input gives the same bytes: one thread, fixed presets.
+    Written under a name of this process's own first, so that the file is whole or absent.
+    subtle: on a busy machine about one file in a hundred differs from the same one of another run,
+    by one of 255 levels in some pixels. It is x264's macroblock tree ("mbtree=0" would end it, but
+    make other files than those of toy.VERSION 3).
     """
     partial = path.with_suffix(f".{os.getpid()}.part")
     with av.open(str(partial), "w", format="mp4") as box:

@@ -94,19 +94,23 @@ def test_traces_are_well_formed_and_careful_ones_are_right(scenes):
 
 
 # ------------------------------------------------------------------ clips
+def decode(path):
+    """(T, H, W, 3) frames and (n,) sound, by PyAV (the trainer decodes with decord)."""
+    with av.open(str(path)) as box:
+        frames = np.stack([f.to_ndarray(format="rgb24") for f in box.decode(video=0)])
+    with av.open(str(path)) as box:
+        sound = np.concatenate([f.to_ndarray()[0] for f in box.decode(audio=0)])
+    return frames.astype(int), sound
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_rendered_clip_shows_the_scene(tmp_path, seed):
-    """Decoded with PyAV (the trainer decodes with decord): a shape is high or lit on exactly its
-    beats, the sound is loud on exactly the tones'."""
+    """A shape is high or lit on exactly its beats, the sound is loud on exactly the tones'."""
     rng = np.random.default_rng(seed)
     scene = toy.make_scene(rng)
     path = tmp_path / "clip.mp4"
     toy.write_clip(path, scene, rng)
-    with av.open(str(path)) as box:
-        decoded = [f.to_ndarray(format="rgb24") for f in box.decode(video=0)]
-    frames = np.stack(decoded).astype(int)
-    with av.open(str(path)) as box:
-        sound = np.concatenate([f.to_ndarray()[0] for f in box.decode(audio=0)])
+    frames, sound = decode(path)
     assert frames.shape == (32, 56, 168, 3)
 
     for shape in scene.shapes:
@@ -131,7 +135,9 @@ def test_world_is_deterministic_and_cached(tmp_path):
     b = toy.build(tmp_path / "b", 2, "train", 2, progress=False)
     assert a.read_text() == b.read_text()
     clip = "clips/stage2-train-00001.mp4"
-    assert (a.parent / clip).read_bytes() == (b.parent / clip).read_bytes()
+    (frames, sound), (frames_b, sound_b) = decode(a.parent / clip), decode(b.parent / clip)
+    assert np.array_equal(sound, sound_b)
+    assert (abs(frames - frames_b) > 4).sum() == 0  # media/render.py says why not 0
     before = (a.parent / clip).stat().st_mtime_ns
     toy.build(tmp_path / "a", 2, "train", 3, progress=False)
     assert (a.parent / clip).stat().st_mtime_ns == before
