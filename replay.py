@@ -7,8 +7,9 @@
     replayed groups <--draw_groups--   a tier at 40 / 35 / 25 %, then ONE prompt of it, then 4 of
                                        its completions, successes and failures
 
-An entry is one completion: tokens, behaviour log-probs and rewards. It holds no pixels and no
-sound (media are decoded again or come from a cache): 10,000 of 512 tokens need about 50 MB.
+A prompt is visited when a step samples a fresh group of it, with or without its hint. An entry is
+one completion: tokens, behaviour log-probs and rewards. It holds no pixels and no sound (media are
+decoded again or come from a cache): 10,000 entries of 512 tokens need about 50 MB.
 
 The story of a hint, from a record to its removal:
  1. A record of the data set may carry a `hint` (Sample.hint): a strategy that a stronger model
