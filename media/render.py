@@ -1,23 +1,18 @@
 """media/render.py: how a scene of the toy world looks and sounds, written as an .mp4.
 
 Apart from toy.py, since no question depends on it: there a scene is names and beats, here it
-becomes pixels and a wave. A clip is 4 beats of one second: 32 frames of three cells side by side,
+becomes pixels and a wave. `scene` is a toy.Scene and `shape` a toy.Shape, without the types: toy.py
+imports this file. A clip is 4 beats of one second: 32 frames of three cells side by side,
 and a mono sound track.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
-
-if TYPE_CHECKING:  # toy.py imports this file
-    from toy import Scene, Shape
 
 BEATS = 4
 BEAT_SECONDS = 1.0
@@ -36,14 +31,14 @@ COLOURS = {
 PITCHES = {"low": 300.0, "mid": 800.0, "high": 2200.0}  # Hz
 
 
-def write_clip(path: Path, scene: Scene, rng: Generator) -> None:
-    """Render a scene as an .mp4. rng: for the noise of the sound."""
+def write_clip(path: Path, scene, rng: Generator) -> None:
+    """Render a toy.Scene as an .mp4. rng: for the noise of the sound."""
     frames = render_frames(scene)
     sound = render_sound(scene, rng)
     write_mp4(path, frames, VIDEO_FPS, sound, SAMPLE_RATE)
 
 
-def draw_cell(place: str, shape: Shape | None, beat: int) -> np.ndarray:
+def draw_cell(place: str, shape, beat: int) -> np.ndarray:
     """One place during one beat, (56, 56, 3) uint8: wall, floor, the shape at rest or moving."""
     # Day breaks over the four seconds: the wall gets lighter, so that a frame alone tells its time.
     cell = Image.new("RGB", (CELL, CELL), (16 + 32 * beat,) * 3)
@@ -66,7 +61,7 @@ def draw_cell(place: str, shape: Shape | None, beat: int) -> np.ndarray:
     return np.asarray(cell)
 
 
-def render_frames(scene: Scene) -> np.ndarray:
+def render_frames(scene) -> np.ndarray:
     """All frames of the clip, (32, 56, 168, 3) uint8. They are the same throughout a beat."""
     pictures = []
     for beat in range(BEATS):
@@ -75,7 +70,7 @@ def render_frames(scene: Scene) -> np.ndarray:
     return np.repeat(np.stack(pictures), int(VIDEO_FPS * BEAT_SECONDS), axis=0)
 
 
-def render_sound(scene: Scene, rng: Generator) -> np.ndarray:
+def render_sound(scene, rng: Generator) -> np.ndarray:
     """The mono sound track, (64000,) float32 in [-1, 1] at 16 kHz: faint noise, and a burst of
     0.8 s in the middle of each sounding beat."""
     n = int(BEAT_SECONDS * SAMPLE_RATE)
