@@ -5,15 +5,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rewards
+from data import Prompt
+from formats.sample import Sample
 from problems import PROBLEM_TYPES
 from rewards import (
     ScoringGroup,
     format_reward,
     majority_rewards,
     score_group,
+    score_prompts,
     split_completion,
     weighted,
 )
+from rollout import Completion
 
 GOOD = "<think>look</think><answer>B</answer>"
 WRONG = "<think>x</think><answer>A</answer>"
@@ -146,3 +150,59 @@ def test_megabytes_of_nested_tags_are_scored():
     """A backtracking pattern would not return from this; a linear scan does at once."""
     text = "<answer></think><think></answer>" * 100_000
     assert format_reward(text) == 0 and split_completion(text)[1] is None
+
+
+# ------------------------------------------------------------------ several prompts
+def completions_of(*texts: str) -> list[Completion]:
+    return [Completion([0] * len(text), [0.0] * len(text), text, True) for text in texts]
+
+
+def two_prompts() -> list[Prompt]:
+    first = Sample("q1", "?", "multiple choice", "B")
+    second = Sample("q2", "?", "numeric", "3")
+    return [Prompt(sample, False, None, None) for sample in (first, second)]
+
+
+def test_prompts_are_scored_against_their_own_answers():
+    """Each as score_group does it, with its own gold answer, type, and lengths."""
+    texts = [[GOOD, WRONG], ["<think>x</think><answer>3</answer>", "nothing"]]
+    completions = [completions_of(*group) for group in texts]
+    scores = score_prompts(two_prompts(), completions, stage=2)
+    assert scores == [
+        score_group(texts[0], "B", "multiple choice", [], 2),
+        score_group(texts[1], "3", "numeric", [], 2),
+    ]
+    assert [[s["accuracy"] for s in group] for group in scores] == [[1, 0], [1, 0]]
+
+
+def test_a_reward_sees_the_lengths_of_its_own_completions(monkeypatch):
+    def lengths(group):
+        return [float(n) for n in group.lengths]
+
+    monkeypatch.setitem(rewards.REWARDS, "length", lengths)
+    completions = [completions_of("a", "bb"), completions_of("cccc")]
+    scores = score_prompts(two_prompts(), completions, stage=2)
+    assert [[s["length"] for s in group] for group in scores] == [[1.0, 2.0], [4.0]]
+
+
+def test_the_judge_sees_all_completions_in_one_batch_and_may_miss_one():
+    """A group with a missing verdict is paid by the format alone."""
+    calls = []
+
+    def judge(completions):
+        calls.append(completions)
+        verdicts = [{"audio": 1.0, "visual": 1.0, "location": 0.0, "caption": 0.0}] * 8
+        verdicts[5] = None
+        return verdicts
+
+    completions = [completions_of(GOOD, WRONG, "no tags", GOOD) for _ in range(2)]
+    scores = score_prompts(two_prompts(), completions, 3, judge)
+    (questions,) = calls
+    assert [sample.id for sample, _, _ in questions] == ["q1"] * 4 + ["q2"] * 4
+    texts = [(reasoning, answer) for _, reasoning, answer in questions]
+    assert texts == [("look", "B"), ("x", "A"), ("no tags", ""), ("look", "B")] * 2
+
+    assert [s["judge"] for s in scores[0]] == [0.5] * 4
+    assert [s["judge"] for s in scores[1]] == [0.5, None, 0.5, 0.5]
+    assert [s["reward"] for s in scores[0]] == [0.75, 0.75, 0.25, 0.75]
+    assert [s["reward"] for s in scores[1]] == [1.0, 1.0, 0.0, 1.0]

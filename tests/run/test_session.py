@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-import train
 from data import TooLong
 from engine.distributed import start_processes
 from formats.sample import DataError
@@ -17,7 +16,7 @@ from groups import Group
 from media.errors import MediaError
 from replay import Entry
 from run.session import MAX_NONFINITE, Run, ends_in_a_sentence
-from tests.runs import small, small_config
+from tests.runs import small_config
 
 
 # ------------------------------------------------------------------ a program's end
@@ -98,23 +97,6 @@ def test_prompts_that_cannot_be_split_over_processes_are_one_sentence(tmp_path, 
     message = "--prompts_per_step 2 cannot be split evenly over 3 processes; use a multiple of 3"
     with pytest.raises(DataError, match=message), Run(small_config(tmp_path)):
         pass
-
-
-def test_a_folder_that_holds_a_run_is_refused(tmp_path, in_shared_folder):
-    """And nothing in it is changed."""
-    out = tmp_path / "run"
-    flags = small(out, "--steps=1", "--eval_every=0", "--max_completion_tokens=4", "--beta=0")
-    train.main(flags)
-
-    def contents():
-        files = [f for f in out.rglob("*") if f.is_file() and f.name != ".lock"]
-        return {f: f.read_bytes() for f in files}
-
-    before = contents()
-    message = "run: holds a run already; go on with it by --resume, or remove the folder, or pass"
-    with pytest.raises(DataError, match=message):
-        train.main(flags)
-    assert contents() == before
 
 
 # ------------------------------------------------------------------ limits
