@@ -1,0 +1,192 @@
+"""recipes/*.patch: each applies to this tree, runs, and shows what its method must show.
+
+All runs have the same seed, so that they sample the same completions in step 0. There, what a recipe
+adds can be computed from the log of the run without it.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.families import DEFAULT_MODEL
+from model import load_policy
+from tests.runs import REPO, rows_of
+
+PATCHES = REPO / "recipes"
+FOLDERS = ("benchmarks", "engine", "formats", "media", "run", "tools")
+SMALL = (
+    "--data=toy:6,3",
+    "--prompts_per_step=2",
+    "--fresh=8",
+    "--replay_min=4",
+    "--steps=2",
+    "--eval_every=0",
+    "--save_every=1",
+)
+
+
+def copy_tree(folder: Path) -> Path:
+    """The programs without the tests; the bundled model is a link."""
+    folder.mkdir()
+    for file in REPO.glob("*.py"):
+        shutil.copy2(file, folder)
+    for name in FOLDERS:
+        shutil.copytree(REPO / name, folder / name)
+    (folder / "assets").symlink_to(REPO / "assets")
+    return folder
+
+
+def apply(tree: Path, recipe: str, *options: str) -> None:
+    done = subprocess.run(
+        ["git", "apply", *options, str(PATCHES / f"{recipe}.patch")],
+        cwd=tree,
+        env=os.environ | {"GIT_CEILING_DIRECTORIES": str(tree.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{recipe}.patch must be made anew: {done.stderr}"
+
+
+def train(tree: Path, out: Path, cwd: Path, *flags: str) -> list[dict]:
+    """Run the tree's train.py for two steps. Returns their lines of the log."""
+    done = subprocess.run(
+        [sys.executable, str(tree / "train.py"), *SMALL, f"--out={out}", *flags],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return rows_of(out)[0]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, shared_folder) -> list[dict]:
+    """The log of the tree as it is."""
+    return train(REPO, tmp_path_factory.mktemp("plain") / "run", shared_folder)
+
+
+# ------------------------------------------------------------------ what each method must show
+def check_papo(rows: list[dict], plain: list[dict], out: Path) -> None:
+    """L - gamma KL; with --loss_norm token both are means over the fresh tokens."""
+    assert all(row["kl_masked"] > 0 for row in rows)
+    expected = plain[0]["loss"] - 0.01 * rows[0]["kl_masked"]
+    assert rows[0]["loss"] == pytest.approx(expected, abs=1e-6)
+
+
+def check_care(rows: list[dict], plain: list[dict], out: Path) -> None:
+    """R + w bonus, and a reference that has moved a little, in the checkpoint."""
+    assert rows[0]["reward_consistency"] > 0
+    assert all(0 < row["answer_likelihood"] <= 1 for row in rows)
+    expected = plain[0]["reward"] + 0.5 * rows[0]["reward_consistency"]
+    assert rows[0]["reward"] == pytest.approx(expected, abs=1e-5)
+
+    start = load_policy(DEFAULT_MODEL)
+    now = load_policy(out / "checkpoints" / "000001")
+    state = torch.load(out / "checkpoints" / "000001" / "trainer" / "rank0.pt", weights_only=True)
+    before = start.weights(state["slow"])
+    after = now.weights(state["slow"])
+    moved = 0
+    for name, mean in state["slow"].items():
+        torch.testing.assert_close(mean, torch.lerp(before[name], after[name], 0.005).detach())
+        moved += not torch.equal(mean, before[name])
+    assert moved == len(before) > 0
+
+
+def check_length(rows: list[dict], plain: list[dict], out: Path) -> None:
+    """R + w for right completions among several, here of any length."""
+    assert rows[0]["reward_length"] > 0
+    expected = plain[0]["reward"] + 0.2 * rows[0]["reward_length"]
+    assert rows[0]["reward"] == pytest.approx(expected, abs=1e-5)
+
+
+RECIPES: dict[str, tuple[list[str], Callable]] = {
+    "papo": (["--papo_gamma=0.01"], check_papo),
+    "care": (["--care_bonus=0.5"], check_care),
+    "length_reward": (
+        ["--length_weight=0.2", "--length_low=1", "--length_high=112"],
+        check_length,
+    ),
+}
+
+
+def test_every_recipe_is_tested():
+    assert {file.stem for file in PATCHES.glob("*.patch")} == set(RECIPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_applies_runs_and_shows_its_method(recipe, plain, tmp_path, shared_folder):
+    flags, check = RECIPES[recipe]
+    tree = copy_tree(tmp_path / "tree")
+    apply(tree, recipe)
+    rows = train(tree, tmp_path / "run", shared_folder, *flags)
+    check(rows, plain, tmp_path / "run")
+
+    if recipe == "care":  # its reference is a part of what --resume goes on from
+        again = tmp_path / "again"
+        shutil.copytree(tmp_path / "run", again, symlinks=True)
+        shutil.rmtree(again / "checkpoints" / "000002")
+        (again / "checkpoint").unlink()
+        (again / "checkpoint").symlink_to("checkpoints/000001")
+        resumed = train(tree, again, shared_folder, "--resume", *flags)
+        assert without_times(resumed) == without_times(rows)
+
+
+@pytest.fixture(scope="module")
+def all_recipes(tmp_path_factory) -> Path:
+    """A tree with all recipes in it."""
+    tree = copy_tree(tmp_path_factory.mktemp("all") / "tree")
+    for recipe in RECIPES:
+        apply(tree, recipe, "-C1")
+    return tree
+
+
+def test_recipes_that_are_off_change_nothing(all_recipes, plain, tmp_path, shared_folder):
+    rows = without_times(train(all_recipes, tmp_path / "run", shared_folder))
+    for row, expected in zip(rows, without_times(plain), strict=True):
+        assert {name: row[name] for name in expected} == expected
+
+
+def test_doctests_of_the_patched_files_pass(all_recipes):
+    files = ("problems.py", "rewards.py", "tas.py", "care.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "doctest", *files], cwd=all_recipes, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_an_ordering_is_known_asked_for_and_scored(all_recipes):
+    """Of the six pairs of a, b, c, d, the completion has (b, c) the wrong way round."""
+    code = """
+import json
+from formats.sample import Sample
+from data import question_text
+from rewards import score_group
+sample = Sample("1", "In which order?", "ordering", "a, b, c, d")
+texts = [f"<think>.</think><answer>{answer}</answer>" for answer in ("A > c, b > d", "a, b, c")]
+scores = score_group(texts, sample.answer, sample.problem_type, [], 2)
+print(json.dumps([question_text(sample), [part["accuracy"] for part in scores]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=all_recipes, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    prompt, accuracies = json.loads(done.stdout)
+    assert "Answer with the items in order, joined by commas." in prompt
+    assert accuracies == pytest.approx([5 / 6, 0.0])
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    """The lines of a log without what differs from run to run."""
+    kept = []
+    for row in rows:
+        kept.append({name: v for name, v in row.items() if not name.startswith("time_")})
+    return kept
