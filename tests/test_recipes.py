@@ -140,31 +140,33 @@ def test_a_recipe_applies_runs_and_shows_its_method(recipe, plain, tmp_path, sha
         assert without_times(resumed) == without_times(rows)
 
 
-@pytest.fixture(scope="module")
-def all_recipes(tmp_path_factory) -> Path:
-    """A tree with all recipes in it."""
-    tree = copy_tree(tmp_path_factory.mktemp("all") / "tree")
-    for recipe in RECIPES:
+# two that do not touch the same line can be applied together; -C1 allows for each other's lines
+TOGETHER = (
+    (("papo", "care"), ("care.py", "tas.py")),
+    (("length_reward",), ("problems.py", "rewards.py")),
+)
+
+
+@pytest.mark.parametrize(("recipes", "documented"), TOGETHER)
+def test_recipes_that_are_off_change_nothing(recipes, documented, plain, tmp_path, shared_folder):
+    """Every column of the log is the same; the doctests of what was patched pass."""
+    tree = copy_tree(tmp_path / "tree")
+    for recipe in recipes:
         apply(tree, recipe, "-C1")
-    return tree
-
-
-def test_recipes_that_are_off_change_nothing(all_recipes, plain, tmp_path, shared_folder):
-    rows = without_times(train(all_recipes, tmp_path / "run", shared_folder))
+    rows = without_times(train(tree, tmp_path / "run", shared_folder))
     for row, expected in zip(rows, without_times(plain), strict=True):
         assert {name: row[name] for name in expected} == expected
 
-
-def test_doctests_of_the_patched_files_pass(all_recipes):
-    files = ("problems.py", "rewards.py", "tas.py", "care.py")
     done = subprocess.run(
-        [sys.executable, "-m", "doctest", *files], cwd=all_recipes, capture_output=True, text=True
+        [sys.executable, "-m", "doctest", *documented], cwd=tree, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
 
 
-def test_an_ordering_is_known_asked_for_and_scored(all_recipes):
+def test_an_ordering_is_known_asked_for_and_scored(tmp_path):
     """Of the six pairs of a, b, c, d, the completion has (b, c) the wrong way round."""
+    tree = copy_tree(tmp_path / "tree")
+    apply(tree, "length_reward")
     code = """
 import json
 from formats.sample import Sample
@@ -175,9 +177,8 @@ texts = [f"<think>.</think><answer>{answer}</answer>" for answer in ("A > c, b >
 scores = score_group(texts, sample.answer, sample.problem_type, [], 2)
 print(json.dumps([question_text(sample), [part["accuracy"] for part in scores]]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=all_recipes, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     prompt, accuracies = json.loads(done.stdout)
     assert "Answer with the items in order, joined by commas." in prompt
