@@ -23,11 +23,12 @@ import train
 from config import parse
 from data import build_prompt, prompt_builder
 from engine.families import DEFAULT_MODEL
+from engine.feature_cache import FeatureCache
 from engine.optim import Optimizer
 from formats.sample import Sample
 from media.decode import Media
 from media.features import log_mel
-from model import FeatureCache, Features, bound_memory, load_policy
+from model import Features, load_policy
 from replay import ReplayBuffer
 from rollout import Completion
 from run.stream import load_data
@@ -106,8 +107,7 @@ def main() -> None:
     )
     policy = load_policy(DEFAULT_MODEL) if args.size == "tiny" else make_policy("7b")
     policy.eos_ids = []
-    bound_memory(cfg, policy)
-    policy.checkpoint_layers = cfg.checkpoint_layers
+    policy.max_tokens = cfg.max_tokens
     policy.model.train()
     policy.freeze_towers()
     reference = policy.reference()

@@ -2,17 +2,19 @@
 
 
 def split_by_tokens(rows: list, tokens: list[int], max_tokens: int) -> list[list]:
-    """Rows in order, cut into lists of at most max_tokens tokens; a single longer row stands alone.
+    """Cut rows, in order, into batches of at most max_tokens tokens.
+
+    tokens: of each row. A row that is longer than max_tokens stands alone.
 
     >>> split_by_tokens(["a", "b", "c", "d"], [3, 4, 9, 1], 8)
     [['a', 'b'], ['c'], ['d']]
     """
     batches: list[list] = []
-    room = -1
+    in_batch = 0  # tokens of the last batch
     for row, n in zip(rows, tokens, strict=True):
-        if n > room:
+        if not batches or in_batch + n > max_tokens:
             batches.append([])
-            room = max_tokens
+            in_batch = 0
         batches[-1].append(row)
-        room -= n
+        in_batch += n
     return batches

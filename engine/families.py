@@ -1,62 +1,119 @@
-"""engine/families.py: every touch of transformers' internals."""
+"""engine/families.py: the model families that run here, and every touch of transformers' internals.
+
+    family          towers                decoder                  what is its own
+    Qwen2.5-Omni    vision and audio      Qwen2.5                  checkpoints also hold a talker
+    Qwen2.5-VL      vision                Qwen2.5                  rate of time positions
+    Qwen3-VL        vision, deepstack     Qwen3: q and k norms     times in words (data.py)
+
+transformers moved its modules between 5.17 and 5.23, and both work. A new family needs an entry in
+FAMILIES and in `prompt_format`, and whatever `run_vision_tower` and `block` do not know yet.
+
+Dimensions: T tokens, D width, H query heads, K key-value heads, d head width, N patches, M mel
+bins, L mel frames.
+"""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import transformers
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoTokenizer
-from transformers.utils import cached_file
+from transformers.utils import cached_file, is_flash_attn_2_available
 
 from formats.sample import DataError
-from media.prompt_format import PromptFormat
+from media.features import audio_tokens
+from media.prompt_format import (
+    MEAN,
+    MERGE,
+    PATCH,
+    SAMPLE_RATE,
+    STD,
+    TEMPORAL_PATCH,
+    PromptFormat,
+)
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "assets" / "tiny-omni"
+OMNI = "qwen2_5_omni_thinker"
 
 
-# model_type: transformers' class, and what its vision tower, audio tower, decoder and head are called in checkpoints, on the hub and in ours
+class ModelParts(NamedTuple):
+    """The modules that a policy computes with."""
+
+    visual: nn.Module  # its last module, the merger, is the paper's aligner
+    audio_tower: nn.Module | None
+    text: nn.Module  # the decoder with its embedding
+    head: nn.Module
+
+
+class Family(NamedTuple):
+    """What transformers and the hub's checkpoints call a family and its parts."""
+
+    class_name: str  # in transformers
+    part_names: tuple[str, str, str, str]  # prefixes of weights, in the order of ModelParts
+
+
+# by the model_type of config.json
 FAMILIES = {
-    "qwen2_5_omni_thinker": (
+    OMNI: Family(
         "Qwen2_5OmniThinkerForConditionalGeneration",
         ("thinker.visual", "thinker.audio_tower", "thinker.model", "thinker.lm_head"),
     ),
-    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", ("visual", "", "model", "lm_head")),
-    "qwen3_vl": (
+    "qwen2_5_vl": Family(
+        "Qwen2_5_VLForConditionalGeneration",
+        ("visual", "", "model", "lm_head"),
+    ),
+    "qwen3_vl": Family(
         "Qwen3VLForConditionalGeneration",
         ("model.visual", "", "model.language_model", "lm_head"),
     ),
 }
 
-ATTENTIONS = ("auto", "flash_attention_2", "sdpa", "eager")
+
+def model_class(config) -> type:
+    """transformers' class for models of this config."""
+    return getattr(transformers, FAMILIES[config.model_type].class_name)
 
 
+def first_line(error: Exception) -> str:
+    """The beginning of an error's message, short enough to stand inside a sentence."""
+    return str(error).splitlines()[0][:160]
+
+
+# ------------------------------------------------------------------ config and tokenizer
 def load_config(path: str | Path):
-    """The config of a model folder (or hub name); of a full Qwen2.5-Omni checkpoint, that of its thinker."""
+    """The config of a model folder or hub name; of a full Qwen2.5-Omni, that of its thinker.
+
+    Raises DataError where there is none, or none that can run here.
+    """
     try:
         raw, _ = transformers.PretrainedConfig.get_config_dict(path)
         if not raw:
             raise OSError("it has no config.json")
         raw = raw.get("thinker_config", raw)
-        config = (
-            CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
-            if raw.get("model_type") in FAMILIES
-            else None
-        )
+        known = raw.get("model_type") in FAMILIES
+        config = CONFIG_MAPPING[raw["model_type"]].from_dict(raw) if known else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: not a model folder ({str(error).splitlines()[0][:160]}); pass --model with a folder "
-            "that holds config.json, or a hub name"
+            f"{path}: not a model folder ({first_line(error)}); pass --model with a folder that "
+            "holds config.json, or a hub name"
         ) from None
     if config is None:
         raise DataError(
-            f"{path}: config.json says model_type '{raw.get('model_type')}'; this code runs qwen2_5_omni, {', '.join(FAMILIES)}"
+            f"{path}: config.json says model_type '{raw.get('model_type')}'; this code runs "
+            f"qwen2_5_omni, {', '.join(FAMILIES)}"
         )
+
     for name in ("use_sliding_window", "attention_dropout"):
         if getattr(config.text_config, name, None):
             raise DataError(
-                f"{path}: config.json sets {name} of the text model, which packed rows do not have; set it to 0 if the weights allow it"
+                f"{path}: config.json sets {name} of the text model, which packed rows do not "
+                "have; set it to 0 if the weights allow it"
             )
     return config
 
@@ -64,14 +121,14 @@ def load_config(path: str | Path):
 def prompt_format(config) -> PromptFormat:
     """How the model of this config reads media."""
     vision = config.vision_config
-    form = {
+    shared = {
         "image": config.image_token_id,
         "video": config.video_token_id,
         "patch": vision.patch_size,
     }
-    if config.model_type == "qwen2_5_omni_thinker":
+    if config.model_type == OMNI:
         return PromptFormat(
-            **form,
+            **shared,
             audio=config.audio_token_id,
             audio_start=config.audio_start_token_id,
             audio_end=config.audio_end_token_id,
@@ -80,107 +137,264 @@ def prompt_format(config) -> PromptFormat:
             n_mels=config.audio_config.num_mel_bins,
         )
     if config.model_type == "qwen2_5_vl":
-        return PromptFormat(**form, per_second=vision.tokens_per_second)
-    return PromptFormat(**form, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), timestamps=True)
+        return PromptFormat(**shared, per_second=vision.tokens_per_second)
+    return PromptFormat(**shared, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), timestamps=True)
 
 
 def load_tokenizer_and_config(path: str | Path):
-    """(tokenizer, config) of a model folder. Raises DataError when the tokenizer does not know the media tokens."""
+    """(tokenizer, config) of a model folder or hub name.
+
+    Raises DataError when the tokenizer or its chat template does not fit the config.
+    """
     config = load_config(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, config=config
-        )  # else transformers reads, and warns about, the talker's config
+        # With the config given, transformers does not read (and warn about) the talker's.
+        tokenizer = AutoTokenizer.from_pretrained(path, config=config)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: no tokenizer could be loaded ({str(error).splitlines()[0][:160]})"
-        ) from None
+        raise DataError(f"{path}: no tokenizer could be loaded ({first_line(error)})") from None
+
     form = prompt_format(config)
-    wanted = {"image": form.image, "video": form.video, "audio": form.audio}
-    for name, token in wanted.items():
-        if token is not None and token >= len(tokenizer):
+    media_tokens = {"image": form.image, "video": form.video, "audio": form.audio}
+    media_tokens = {name: token for name, token in media_tokens.items() if token is not None}
+    for name, token in media_tokens.items():
+        if token >= len(tokenizer):
             raise DataError(
-                f"{path}: the config's {name}_token_id = {token} is not in the tokenizer ({len(tokenizer)} tokens); use the model's own files"
+                f"{path}: the config's {name}_token_id = {token} is not in the tokenizer "
+                f"({len(tokenizer)} tokens); use the model's own files"
             )
-    if not tokenizer.chat_template and (
-        file := cached_file(
-            str(path), "chat_template.json", _raise_exceptions_for_missing_entries=False
-        )
-    ):
-        tokenizer.chat_template = json.loads(Path(file).read_text(encoding="utf-8"))[
-            "chat_template"
-        ]  # where older checkpoints keep it
-    if not tokenizer.chat_template:
-        raise DataError(
-            f"{path}: the tokenizer has no chat template; add the model's chat_template.json or .jinja"
-        )
-    turn = {
-        "role": "user",
-        "content": [{"type": name} for name, token in wanted.items() if token is not None],
-    }
-    ids = tokenizer(
-        tokenizer.apply_chat_template([turn], tokenize=False), add_special_tokens=False
-    )["input_ids"]
-    for name, token in wanted.items():
-        if token is not None and ids.count(token) != 1:
-            raise DataError(
-                f"{path}: the chat template writes {ids.count(token)} tokens {token} for one {name}, 1 is needed; tokenizer, chat template and "
-                "config.json must be of one model"
-            )
+
+    load_chat_template(path, tokenizer)
+    check_chat_template(path, tokenizer, media_tokens)
     return tokenizer, config
 
 
-def pick_attention(device: torch.device, attn: str = "auto") -> str:
-    """auto: flash-attn when it is installed and a GPU is used, PyTorch's SDPA otherwise. Raises DataError when flash-attn is asked for and missing."""
-    from transformers.utils import is_flash_attn_2_available
-
-    flash = device.type == "cuda" and is_flash_attn_2_available()
-    if attn == "flash_attention_2" and not flash:
+def load_chat_template(path: str | Path, tokenizer) -> None:
+    """Give the tokenizer the chat template that older checkpoints keep in a file of its own."""
+    if not tokenizer.chat_template:
+        file = find_file(path, "chat_template.json")
+        if file:
+            settings = json.loads(Path(file).read_text(encoding="utf-8"))
+            tokenizer.chat_template = settings["chat_template"]
+    if not tokenizer.chat_template:
         raise DataError(
-            "--attn flash_attention_2 needs a GPU and the package flash-attn; pip install flash-attn --no-build-isolation, or pass --attn sdpa"
+            f"{path}: the tokenizer has no chat template; add the model's chat_template.json or "
+            ".jinja"
         )
-    if attn != "auto":
-        return attn
-    return "flash_attention_2" if flash else "sdpa"
 
 
-def parts(model: nn.Module) -> tuple[nn.Module, nn.Module | None, nn.Module, nn.Module]:
-    """(vision tower, audio tower or None, text decoder, lm_head) of a model: the one place that knows where transformers keeps them."""
-    inner = (
-        model.model if hasattr(model.model, "language_model") else model
-    )  # 5.23: thinker.model.*, 5.17: thinker.*
-    text = inner.language_model if inner is model.model else model.model
-    return inner.visual, getattr(inner, "audio_tower", None), text, model.lm_head
+def check_chat_template(path: str | Path, tokenizer, media_tokens: dict[str, int]) -> None:
+    """Raises DataError unless the template writes one media token for each medium of a turn."""
+    turn = {"role": "user", "content": [{"type": name} for name in media_tokens]}
+    text = tokenizer.apply_chat_template([turn], tokenize=False)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    for name, token in media_tokens.items():
+        if ids.count(token) != 1:
+            raise DataError(
+                f"{path}: the chat template writes {ids.count(token)} tokens {token} for one "
+                f"{name}, 1 is needed; tokenizer, chat template and config.json must be of one "
+                "model"
+            )
+
+
+def find_file(source: str | Path, name: str) -> str | None:
+    """The path of a file of a model folder or hub name; None where it has no such file."""
+    return cached_file(str(source), name, _raise_exceptions_for_missing_entries=False)
+
+
+def eos_ids(tokenizer) -> list[int]:
+    """The ids that end a completion."""
+    ids = {tokenizer.eos_token_id}
+    ids.update(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+    return sorted(ids - {None})
+
+
+def banned_ids(tokenizer, eos_ids: list[int], vocabulary: int) -> Tensor:
+    """(V,) bool: media and chat markers, and the rows of the head past the tokenizer."""
+    banned = torch.zeros(vocabulary, dtype=torch.bool)
+    banned[len(tokenizer) :] = True
+    for token_id, token in tokenizer.added_tokens_decoder.items():
+        if token.special and token_id < vocabulary:
+            banned[token_id] = True
+    banned[eos_ids] = False
+    return banned
+
+
+# ------------------------------------------------------------------ weights and modules
+def load_model(path: str | Path, config, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """transformers' model of a folder or hub name, on `device`.
+
+    Raises DataError when weights are missing, torn or of other shapes.
+    """
+    try:
+        model, info = model_class(config).from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            attn_implementation=tower_attention(device),
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if "ignore_mismatched_sizes" in str(error):
+            raise DataError(
+                f"{path}: shapes of its weights are not those of its config.json; the checkpoint "
+                "is of another class or size"
+            ) from None
+        raise DataError(f"{path}: no weights could be loaded ({first_line(error)})") from None
+
+    # transformers only warns, and fills them with random numbers
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} weights of a {config.model_type} are missing, e.g. "
+            f"{missing[0]}; the checkpoint is of another class, or a file of it is"
+        )
+    return model.to(device)
+
+
+def tower_attention(device: torch.device) -> str:
+    """What the towers' attention runs on: flash-attn where it is installed on a GPU, else SDPA.
+
+    (The decoder's attention is `engine.attention.attend`.)
+    """
+    if device.type == "cuda" and is_flash_attn_2_available():
+        return "flash_attention_2"
+    return "sdpa"
+
+
+def parts(model: nn.Module) -> ModelParts:
+    """The parts of a model: the one place that knows where transformers keeps them."""
+    # 5.23 keeps the towers and the decoder of a thinker in thinker.model; 5.17 keeps the towers in
+    # thinker, and thinker.model is the decoder.
+    if hasattr(model.model, "language_model"):
+        inner, text = model.model, model.model.language_model
+    else:
+        inner, text = model, model.model
+    return ModelParts(inner.visual, getattr(inner, "audio_tower", None), text, model.lm_head)
+
+
+def named_parts(config, modules: ModelParts) -> list[tuple[str, nn.Module]]:
+    """The parts that there are, with the prefix that their weights have in checkpoints."""
+    names = FAMILIES[config.model_type].part_names
+    pairs = zip(names, modules, strict=True)
+    return [(name, module) for name, module in pairs if module is not None]
+
+
+def linear_layers(modules: list[nn.Module | None]) -> list[nn.Linear]:
+    """All linear layers inside these modules: what LoRA adapts."""
+    layers = []
+    for module in modules:
+        if module is not None:
+            layers += [m for m in module.modules() if isinstance(m, nn.Linear)]
+    return layers
 
 
 def parameter_counts(config, lora_rank: int, towers: bool) -> dict[str, int]:
-    """Numbers of weights by part, without making any: decoder (with its embedding), head (0 when tied), towers, one decoder layer, and the adapters that
-    LoRA of this rank would add to the linear layers of the decoder and, if asked, of the towers."""
-    with torch.device("meta"):
-        model = getattr(transformers, FAMILIES[config.model_type][0])(config)
-    visual, audio, text, head = parts(model)
+    """Numbers of weights by part, counted without allocating any.
 
-    def count(module) -> int:
+    decoder (with its embedding), head (0 when tied), towers, layer (one of the decoder's), and
+    adapters: those that LoRA of this rank adds to the decoder and, with `towers`, to the towers.
+    """
+    with torch.device("meta"):
+        modules = parts(model_class(config)(config))
+    visual, audio_tower, text, head = modules
+
+    def count(module: nn.Module | None) -> int:
         return sum(p.numel() for p in module.parameters()) if module is not None else 0
 
-    adapted = [
-        m
-        for part in ((text, visual, audio) if towers else (text,))
-        if part is not None
-        for m in part.modules()
-        if isinstance(m, nn.Linear)
-    ]
+    adapted = linear_layers([text, visual, audio_tower] if towers else [text])
+    tied = head.weight is text.embed_tokens.weight
     return {
         "decoder": count(text),
-        "head": 0 if head.weight is text.embed_tokens.weight else count(head),
-        "towers": count(visual) + count(audio),
+        "head": 0 if tied else count(head),
+        "towers": count(visual) + count(audio_tower),
         "layer": count(text.layers[0]),
         "adapters": sum(lora_rank * (m.in_features + m.out_features) for m in adapted),
     }
 
 
+# ------------------------------------------------------------------ towers
+def run_towers(
+    visual: nn.Module, audio_tower: nn.Module | None, prompts: list
+) -> list[dict[str, Tensor]]:
+    """Features of each prompt (`data.Prompt`), by one call of each tower.
+
+    vision (n, D): of its merged patches; audio (m, D): of its sounds; of Qwen3-VL also deepstack0,
+    deepstack1, .. (n, D). A prompt without a medium lacks its entry.
+    """
+    features: list[dict[str, Tensor]] = [{} for _ in prompts]
+    shown = [i for i, prompt in enumerate(prompts) if prompt.grids]
+    heard = [i for i, prompt in enumerate(prompts) if prompt.mels]
+    if shown:
+        outputs = run_vision_tower(visual, [prompts[i] for i in shown])
+        for i, output in zip(shown, outputs, strict=True):
+            features[i] |= output
+    if heard:
+        sounds = run_audio_tower(audio_tower, [prompts[i] for i in heard])
+        for i, sound in zip(heard, sounds, strict=True):
+            features[i]["audio"] = sound
+    return features
+
+
+def run_vision_tower(visual: nn.Module, prompts: list) -> list[dict[str, Tensor]]:
+    """Features of each prompt's pictures and videos. All have some."""
+    patches = torch.cat([prompt.patches for prompt in prompts])  # (N, pixels of a patch)
+    grids = torch.tensor([grid for prompt in prompts for grid in prompt.grids])  # (pictures, 3)
+    output = visual(patches.to(visual.device, visual.dtype), grid_thw=grids.to(visual.device))
+
+    # Qwen3-VL's tower also returns features of layers further down.
+    by_name = {"vision": output.pooler_output}  # (N / 4, D)
+    for i, features in enumerate(getattr(output, "deepstack_features", [])):
+        by_name[f"deepstack{i}"] = features  # (N / 4, D)
+
+    # back to the prompts
+    tokens = [len(prompt.patches) // MERGE**2 for prompt in prompts]
+    out: list[dict[str, Tensor]] = [{} for _ in prompts]
+    for name, features in by_name.items():
+        for prompt_features, chunk in zip(out, features.split(tokens), strict=True):
+            prompt_features[name] = chunk
+    return out
+
+
+def run_audio_tower(audio_tower: nn.Module, prompts: list) -> list[Tensor]:
+    """Features (m, D) of each prompt's sounds. All have some."""
+    mels = [mel for prompt in prompts for mel in prompt.mels]
+    frames = torch.tensor([mel.shape[1] for mel in mels], device=audio_tower.device)  # (sounds,)
+    stream = torch.cat(mels, dim=1).to(audio_tower.device, audio_tower.dtype)  # (M, sum of L)
+    output = audio_tower(stream, feature_lens=frames).last_hidden_state  # (tokens, D)
+
+    tokens = [sum(audio_tokens(mel.shape[1]) for mel in prompt.mels) for prompt in prompts]
+    return list(output.split(tokens))
+
+
+def deepstack(features: list[dict[str, Tensor]]) -> list[Tensor]:
+    """Qwen3-VL: what is added to the states of all vision tokens after the first decoder layers.
+
+    One tensor (n, D) for each of these layers; of other families, none.
+    """
+    with_vision = [f for f in features if "vision" in f]
+    additions = []
+    while with_vision and f"deepstack{len(additions)}" in with_vision[0]:
+        name = f"deepstack{len(additions)}"
+        additions.append(torch.cat([f[name] for f in with_vision]))
+    return additions
+
+
+# ------------------------------------------------------------------ decoder
+def rotary_table(text: nn.Module, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin (T, 1, d) of positions (3, T), in the form that `rotate` takes."""
+    like = torch.empty(0, dtype=dtype, device=positions.device)  # tells transformers type, device
+    cos, sin = text.rotary_emb(like, positions[:, None])  # (1, T, d) each
+    cos, sin = cos[0, :, None], sin[0, :, None]  # (T, 1, d)
+    half = sin.shape[-1] // 2
+    return cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x (T, heads, d); cos, sin (T, 1, d), the first half of sin negated: (a, b) -> (a cos - b sin, b cos + a sin)."""
+    """Rotary embedding of x (T, heads, d): halves (a, b) -> (a cos - b sin, b cos + a sin).
+
+    cos, sin: (T, 1, d) of `rotary_table`. The first half of sin comes negated, so that one roll is
+    enough.
+    """
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
@@ -189,21 +403,113 @@ def block(
     x: Tensor,
     rotary: tuple[Tensor, Tensor],
     attention: Callable[[Tensor, Tensor, Tensor], Tensor],
-    rows: Tensor | None = None,
+    asked: Tensor | None = None,
 ) -> Tensor:
-    """One decoder layer: x (T, D) -> (T, D), or of `rows` alone. attention: (q (n, H, d), k (T, K, d), v) -> (n, H, d)."""
-    a, (cos, sin) = layer.self_attn, rotary
-    q_norm, k_norm = (
-        getattr(a, "q_norm", nn.Identity()),
-        getattr(a, "k_norm", nn.Identity()),
-    )  # Qwen3's
-    h = layer.input_layernorm(x)
-    k, v = (
-        rotate(k_norm(a.k_proj(h).unflatten(-1, (-1, a.head_dim))), cos, sin),
-        a.v_proj(h).unflatten(-1, (-1, a.head_dim)),
-    )
-    if rows is not None:
-        x, h, cos, sin = x[rows], h[rows], cos[rows], sin[rows]
-    q = rotate(q_norm(a.q_proj(h).unflatten(-1, (-1, a.head_dim))), cos, sin)
-    x = x + a.o_proj(attention(q, k, v).flatten(1))
+    """One decoder layer with attention of our own: x (T, D) -> (T, D), or (n, D) of `asked` alone.
+
+    attention: (q (n, H, d), k (T, K, d), v (T, K, d)) -> (n, H, d). asked: (n,) the tokens that
+    have a query; None: all.
+    """
+    attn = layer.self_attn
+    cos, sin = rotary  # (T, 1, d)
+    q_norm = getattr(attn, "q_norm", nn.Identity())  # Qwen3 has norms of queries and keys
+    k_norm = getattr(attn, "k_norm", nn.Identity())
+
+    h = layer.input_layernorm(x)  # (T, D)
+    k = attn.k_proj(h).unflatten(-1, (-1, attn.head_dim))  # (T, K, d)
+    v = attn.v_proj(h).unflatten(-1, (-1, attn.head_dim))  # (T, K, d)
+    k = rotate(k_norm(k), cos, sin)
+
+    if asked is not None:
+        x, h, cos, sin = x[asked], h[asked], cos[asked], sin[asked]  # (n, ..)
+    q = attn.q_proj(h).unflatten(-1, (-1, attn.head_dim))  # (n, H, d)
+    q = rotate(q_norm(q), cos, sin)
+
+    x = x + attn.o_proj(attention(q, k, v).flatten(1))  # (n, D)
     return x + layer.mlp(layer.post_attention_layernorm(x))
+
+
+# ------------------------------------------------------------------ saving
+# Files of a checkpoint that are copied from the folder that the model came from.
+COPIED_FILES = (
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
+    "spk_dict.pt",
+)
+
+
+def save_weights(weights: dict[str, Tensor], folder: Path) -> None:
+    """Write safetensors files of at most 5 GB."""
+    save_torch_state_dict(weights, folder, max_shard_size="5GB", metadata={"format": "pt"})
+
+
+def save_config(config, folder: Path) -> None:
+    """Write config.json; of a Qwen2.5-Omni in its full form, without the talker."""
+    settings = config.to_dict()
+    if config.model_type == OMNI:
+        settings = {
+            "architectures": ["Qwen2_5OmniForConditionalGeneration"],
+            "model_type": "qwen2_5_omni",
+            "enable_audio_output": False,
+            "transformers_version": transformers.__version__,
+            "thinker_config": settings,
+        }
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def save_processor_files(folder: Path, source: str | Path | None, form: PromptFormat) -> None:
+    """Copy the processors' settings from `source`, where the model came from.
+
+    Where there is no preprocessor_config.json to copy, it is written from `form`.
+    """
+    for name in COPIED_FILES:
+        file = find_file(source, name) if source else None
+        if file:
+            if Path(file).resolve() != (folder / name).resolve():
+                shutil.copyfile(file, folder / name)
+        elif name == "preprocessor_config.json":
+            settings = preprocessor_settings(form)
+            (folder / name).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def preprocessor_settings(form: PromptFormat) -> dict:
+    """What transformers' processors need to know of how media were read."""
+    audio = {}
+    if form.n_mels:
+        extractor = transformers.WhisperFeatureExtractor(
+            feature_size=form.n_mels, sampling_rate=SAMPLE_RATE, return_attention_mask=True
+        )
+        audio = extractor.to_dict()
+        audio.pop("mel_filters", None)  # a matrix that follows from the rest
+    return audio | {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "patch_size": PATCH,
+        "merge_size": MERGE,
+        "temporal_patch_size": TEMPORAL_PATCH,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+    }
+
+
+def merged_weights(named: list[tuple[str, nn.Module]], tied: bool) -> dict[str, Tensor]:
+    """All weights by their names in a checkpoint, with LoRA's adapters added in.
+
+    named: of `named_parts`. tied: the head is the embedding, and is named once.
+    """
+    weights = {}
+    for prefix, part in named[:-1] if tied else named:
+        layers = dict(part.named_modules())
+        for name, value in part.state_dict().items():
+            if "lora_" in name:
+                continue
+            # peft renames what it adapts: "q_proj.weight" is "q_proj.base_layer.weight"
+            adapted, _, leaf = name.rpartition(".base_layer.")
+            if adapted:
+                name = f"{adapted}.{leaf}"
+            if adapted and leaf == "weight":
+                delta = layers[adapted].get_delta_weight("default")  # alpha / rank * B A
+                value = (value.float() + delta.float()).to(value.dtype)
+            weights[f"{prefix}.{name}"] = value.detach()
+    return weights

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.attention import attend
 
@@ -55,6 +55,80 @@ class Prefill:
     question_values: list[Tensor]  # (M, K, Q, d)
     hidden: Tensor  # (M, D) the state of its last token, which the first sampled token follows from
     position: Tensor  # (M,) where its completions start
+
+
+class PrefillPieces:
+    """What the passes of a prefill have computed so far: cut into prompts and questions, not yet
+    padded. Keys and values are lists by layer of lists of tensors (tokens, K, d)."""
+
+    def __init__(self, n_layers: int):
+        self.prompt_keys: list[list[Tensor]] = [[] for _ in range(n_layers)]
+        self.prompt_values: list[list[Tensor]] = [[] for _ in range(n_layers)]
+        self.question_keys: list[list[Tensor]] = [[] for _ in range(n_layers)]
+        self.question_values: list[list[Tensor]] = [[] for _ in range(n_layers)]
+        self.hidden: list[Tensor] = []
+        self.prompt_lengths: list[int] = []
+        self.question_lengths: list[list[int]] = []
+
+    def add(
+        self,
+        kv: list[tuple[Tensor, Tensor]],
+        hidden: Tensor,
+        prompt_lengths: list[int],
+        question_lengths: list[list[int]],
+    ) -> None:
+        """Take in one pass over packed rows [prompt | question 1 | question 2 | .. ].
+
+        kv: each layer's keys and values (T, K, d) of the stream. hidden: (questions, D), the state
+        of each question's last token.
+        """
+        self.hidden.append(hidden)
+        self.prompt_lengths += prompt_lengths
+        self.question_lengths += question_lengths
+
+        # where to cut the stream, and which of the pieces are prompts
+        lengths: list[int] = []
+        is_prompt: list[bool] = []
+        for p, of_prompt in zip(prompt_lengths, question_lengths, strict=True):
+            lengths += [p, *of_prompt]
+            is_prompt += [True] + [False] * len(of_prompt)
+
+        for layer, (keys, values) in enumerate(kv):
+            pieces = zip(keys.split(lengths), values.split(lengths), is_prompt, strict=True)
+            for piece_keys, piece_values, of_prompt in pieces:
+                if of_prompt:
+                    self.prompt_keys[layer].append(piece_keys)
+                    self.prompt_values[layer].append(piece_values)
+                else:
+                    self.question_keys[layer].append(piece_keys)
+                    self.question_values[layer].append(piece_values)
+
+    def pad(self, prompt_end: list[int]) -> Prefill:
+        """All pieces side by side. prompt_end: the position behind each prompt."""
+        device = self.hidden[0].device
+        prompt_of = []
+        position = []
+        for prompt, lengths in enumerate(self.question_lengths):
+            prompt_of += [prompt] * len(lengths)
+            position += [prompt_end[prompt] + length for length in lengths]
+        question_lengths = [length for lengths in self.question_lengths for length in lengths]
+        return Prefill(
+            lengths=self.prompt_lengths,
+            keys=[pad_tokens(layer, "right").contiguous() for layer in self.prompt_keys],
+            values=[pad_tokens(layer, "right").contiguous() for layer in self.prompt_values],
+            prompt_of=torch.tensor(prompt_of, device=device),
+            question_lengths=torch.tensor(question_lengths, device=device),
+            question_keys=[pad_tokens(layer, "left") for layer in self.question_keys],
+            question_values=[pad_tokens(layer, "left") for layer in self.question_values],
+            hidden=torch.cat(self.hidden),
+            position=torch.tensor(position, device=device),
+        )
+
+
+def pad_tokens(pieces: list[Tensor], side: str) -> Tensor:
+    """Pieces (tokens, K, d) of different lengths -> (pieces, K, tokens of the longest, d)."""
+    padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True, padding_side=side)
+    return padded.transpose(1, 2)
 
 
 class PrefixKV:

@@ -1,59 +1,74 @@
-"""engine/logprobs.py: log-probs of tokens without the logits of a whole batch."""
+"""engine/logprobs.py: log-probs of tokens without the logits of a whole batch.
+
+With V = 150,000 ids the fp32 logits of 16,000 tokens take 10 GB, and their gradient as much again.
+Here logits are computed for LOGIT_CHUNK tokens at a time, reduced to one log-prob per token, and
+thrown away. The backward pass computes each chunk a second time.
+
+Dimensions: n tokens, c tokens of a chunk, V vocabulary, D width.
+"""
 
 import torch
 from torch import Tensor
 
-LOGIT_CHUNK = 1024  # completion tokens per fp32 logits block, so that no (tokens, V) tensor of a whole batch exists
+LOGIT_CHUNK = 1024  # tokens whose fp32 logits are held at a time
 
 
 class TokenLogprobs(torch.autograd.Function):
-    """log softmax(h W^T / temperature)[target] with a chunk of fp32 logits at a time, which the backward pass makes again.
+    """log softmax(hidden weight^T / temperature)[target] of each token, (n,) fp32.
 
-    h (n, D), weight (V, D), targets (n,), banned (V,) bool: ids without probability. -> (n,) fp32.
+    hidden (n, D); weight (V, D); targets (n,); banned (V,) bool: ids without probability.
     """
 
     @staticmethod
-    def forward(ctx, h, weight, targets, banned, temperature):
-        lse, picked = (torch.empty(len(h), device=h.device) for _ in range(2))
-        for at in range(0, len(h), LOGIT_CHUNK):
-            part = slice(at, at + LOGIT_CHUNK)
-            logits = fp32_logits(h[part], weight, banned, temperature)  # (c, V)
-            lse[part] = logits.logsumexp(-1)
-            picked[part] = logits.gather(-1, targets[part, None])[:, 0]
-        ctx.save_for_backward(h, weight, targets, banned, lse)
+    def forward(ctx, hidden, weight, targets, banned, temperature):
+        lse = torch.empty(len(hidden), device=hidden.device)  # (n,)
+        target_logits = torch.empty(len(hidden), device=hidden.device)  # (n,)
+        for chunk in chunks(len(hidden)):
+            logits = fp32_logits(hidden[chunk], weight, banned, temperature)  # (c, V)
+            lse[chunk] = logits.logsumexp(-1)
+            target_logits[chunk] = logits.gather(-1, targets[chunk, None])[:, 0]
+
+        ctx.save_for_backward(hidden, weight, targets, banned, lse)
         ctx.temperature = temperature
-        return picked - lse
+        return target_logits - lse
 
     @staticmethod
     def backward(ctx, grad):
-        h, weight, targets, banned, lse = ctx.saved_tensors
-        dh = torch.empty_like(h) if ctx.needs_input_grad[0] else None
-        dw = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        for at in range(0, len(h), LOGIT_CHUNK):
-            part = slice(at, at + LOGIT_CHUNK)
-            logits = fp32_logits(h[part], weight, banned, ctx.temperature)
-            p = logits.sub_(lse[part, None]).exp_()  # (c, V)
-            g = grad[part, None] / ctx.temperature
-            d = (
-                p.mul_(-g).scatter_add_(-1, targets[part, None], g).to(weight.dtype)
-            )  # g (onehot - p)
-            if dh is not None:
-                dh[part] = d @ weight
-            if dw is not None:
-                dw.addmm_(d.mT, h[part])
-        return dh, dw, None, None, None
+        hidden, weight, targets, banned, lse = ctx.saved_tensors
+        dhidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # (n, D)
+        dweight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # (V, D)
+
+        for chunk in chunks(len(hidden)):
+            logits = fp32_logits(hidden[chunk], weight, banned, ctx.temperature)  # (c, V)
+            probs = logits.sub_(lse[chunk, None]).exp_()  # (c, V)
+
+            # d logp[target] / d logits = onehot(target) - probs
+            scaled = grad[chunk, None] / ctx.temperature  # (c, 1)
+            dlogits = probs.mul_(-scaled).scatter_add_(-1, targets[chunk, None], scaled)  # (c, V)
+            dlogits = dlogits.to(weight.dtype)
+            if dhidden is not None:
+                dhidden[chunk] = dlogits @ weight
+            if dweight is not None:
+                dweight.addmm_(dlogits.mT, hidden[chunk])
+        return dhidden, dweight, None, None, None
 
 
-def fp32_logits(h: Tensor, weight: Tensor, banned: Tensor, temperature: float) -> Tensor:
-    """(n, V) fp32 logits at `temperature`, -inf where banned. Products and sums are fp32 whatever the type of h and weight."""
-    if h.device.type == "cuda" and weight.dtype != torch.float32:
-        logits = torch.mm(
-            h, weight.mT, out_dtype=torch.float32
-        )  # tensor cores: bf16 products are exact in fp32
+def chunks(n: int) -> list[slice]:
+    """The tokens 0 .. n - 1 in slices of LOGIT_CHUNK."""
+    return [slice(start, start + LOGIT_CHUNK) for start in range(0, n, LOGIT_CHUNK)]
+
+
+def fp32_logits(hidden: Tensor, weight: Tensor, banned: Tensor, temperature: float) -> Tensor:
+    """(n, V) fp32 logits at `temperature`, -inf where banned.
+
+    Products and sums are in fp32 whatever the type of hidden and weight: bf16 logits of about 20
+    would be off by 0.06, and an importance ratio with them.
+    """
+    if hidden.device.type == "cuda" and weight.dtype != torch.float32:
+        # Tensor cores multiply bf16 exactly and sum in fp32.
+        logits = torch.mm(hidden, weight.mT, out_dtype=torch.float32)  # (n, V)
     else:
-        logits = h.float() @ weight.float().mT
-    return (
-        logits.masked_fill_(banned, float("-inf"))
-        if temperature == 1
-        else logits.div_(temperature).masked_fill_(banned, float("-inf"))
-    )
+        logits = hidden.float() @ weight.float().mT  # (n, V)
+    if temperature != 1:
+        logits.div_(temperature)
+    return logits.masked_fill_(banned, float("-inf"))

@@ -1,8 +1,9 @@
 """media/digest.py: a short key for what a prompt shows and plays.
 
-The towers' features of a prompt are kept by this key. It is made of the pixels and the sound themselves, not of the
-names of their files: a copy of a prompt with masked, shuffled or silenced media has another key, and gets features of
-its own, while two files of the same content share one key.
+The towers' features of a prompt are kept by this key (model.Features). It is made of the pixels and
+the sound themselves, not of the names of their files: a copy of a prompt with masked, shuffled or
+silenced media has another key and gets features of its own, while two files of the same content
+have one key and share them.
 """
 
 import hashlib
@@ -29,8 +30,9 @@ _KNOWN_DIGESTS = WeakTensorKeyDictionary()
 def tensor_digest(tensor: Tensor) -> bytes:
     """Digest of dtype, shape and bytes of a tensor.
 
-    PyTorch counts the in-place edits of a tensor in `_version`, so that an edited tensor is hashed anew. subtle: edits
-    that go around PyTorch (through `tensor.data`, or a NumPy array of the same memory) are not counted.
+    PyTorch counts a tensor's in-place edits in `_version`, so an edited tensor is hashed anew.
+    subtle: edits behind PyTorch's back (through `tensor.data`, or through a NumPy array of the same
+    memory) are not counted.
 
     >>> pixels = torch.zeros(2, 3)
     >>> before = tensor_digest(pixels)
@@ -58,9 +60,8 @@ def tensor_digest(tensor: Tensor) -> bytes:
 
 
 def media_digest(prompt) -> str:
-    """Key (hexadecimal) of all that the towers read of a prompt: its patches, their grids, and its mels, in order.
-
-    prompt: a `data.Prompt`. Prompts of text alone share one key.
+    """Key (hexadecimal) of all that the towers read of a prompt (`data.Prompt`): its patches, their
+    grids, and its mels, in order. Prompts of text alone share one key.
     """
     hasher = hashlib.blake2b(digest_size=DIGEST_BYTES)
     hasher.update(f"grids {[tuple(grid) for grid in prompt.grids]} ".encode())

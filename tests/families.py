@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from engine.families import DEFAULT_MODEL, FAMILIES
+from engine.families import DEFAULT_MODEL, model_class
 from media.prompt_format import MEAN, STD
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -73,7 +73,7 @@ def tiny_family(model_type: str, folder: str | Path, tied: bool = False, seed: i
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = getattr(transformers, FAMILIES[model_type][0])(config)
+        model = model_class(config)(config)
         with torch.no_grad():
             for p in model.parameters():
                 if p.ndim == 1:

@@ -14,15 +14,16 @@ from transformers import (
 )
 
 from data import build_prompt
-from engine import attention as attention_module
 from engine import logprobs as logprobs_module
+from engine import packed_rows as attention_module
 from engine.attention import attend, attend_backward, attend_by_hand, attend_by_hand_backward, join
 from engine.batching import split_by_tokens
 from engine.families import DEFAULT_MODEL, parts
+from engine.feature_cache import FeatureCache
 from engine.logprobs import TokenLogprobs, fp32_logits
 from formats.sample import DataError
 from media.digest import media_digest
-from model import FeatureCache, Features, Policy, load_policy
+from model import Features, Policy, load_policy
 from tests.random_media import media_of, sample_of
 from tests.reference import hf_inputs, hf_logps, random_completions
 from tools.tiny_model import MEDIA_TOKENS, make_tiny_policy
@@ -547,7 +548,7 @@ def test_features_are_made_anew_after_the_towers_have_changed(fresh_policy, prom
     fresh_policy.model.zero_grad()
     features.backward()  # no gradient has come in since: nothing happens
     assert len(tower_passes) == 3
-    assert all(p.grad is None for p in fresh_policy.towers())
+    assert all(p.grad is None for p in fresh_policy.tower_parameters())
 
 
 def test_feature_cache_is_bounded():

@@ -1,0 +1,73 @@
+"""engine/adapters.py: LoRA by peft (Hu et al., arXiv 2106.09685).
+
+An adapted linear layer computes W x + (alpha / rank) B A x. W stays; A (rank, in) and B (out, rank)
+are trained. B starts at zero, so a new adapter changes nothing.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+LORA_ALPHA = 32  # the product of two adapters is scaled by alpha / rank
+
+
+def has_adapters(model: nn.Module) -> bool:
+    return hasattr(model, "peft_config")
+
+
+def add_adapters(model: nn.Module, layers: list[nn.Linear], rank: int, seed: int) -> None:
+    """Put an adapter on each of these layers of a model, and freeze all else.
+
+    Adapters are fp32 whatever the weights are: at the learning rates in use a step of theirs would
+    be lost in bf16 (optim.py). All processes must pass the same seed.
+    """
+    import peft  # here: it takes seconds that only LoRA needs to wait
+
+    for p in model.parameters():
+        p.requires_grad_(False)
+
+    # peft wants names
+    adapted = set(layers)
+    names = [name for name, module in model.named_modules() if module in adapted]
+    config = peft.LoraConfig(r=rank, lora_alpha=LORA_ALPHA, target_modules=names)
+    torch.manual_seed(seed)
+    peft.inject_adapter_in_model(config, model)
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data = p.data.float()
+
+
+@contextlib.contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Within, the model computes as if it had no adapters."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    # subtle: peft's switch also sets requires_grad, to False for adapters that it turns off. What
+    # was trained before must be trained after, so that is put back by hand.
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for p in trained:
+            p.requires_grad_(True)
+
+
+def save_adapters(model: nn.Module, folder: Path) -> None:
+    """Write the adapters alone, in the form that peft loads."""
+    import peft
+
+    folder.mkdir(exist_ok=True)
+    weights = {}
+    for name, weight in peft.get_peft_model_state_dict(model).items():
+        weights[f"base_model.model.{name}"] = weight.detach().contiguous().cpu()
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    model.peft_config["default"].save_pretrained(folder)

@@ -1,0 +1,264 @@
+"""engine/packed_rows.py: where the tokens of packed rows stand, and attention over them.
+
+A packed row is a prompt with all that follows on it: completions in training, questions in a
+prefill. The rows of a batch stand one behind the other in a stream, without padding:
+
+    [ prompt 1 | suffix 1 | suffix 2 | .. ][ prompt 2 | suffix 1 | .. ] ..
+
+                  keys: prompt  s1      s2
+    queries  prompt     causal
+             s1         all     causal
+             s2         all             causal
+
+The prompt is causal. A suffix sees all of its prompt (part 1) and itself, causally (part 2), but no
+other suffix. `join` puts the two parts together by their log-sum-exps. Backward, each part gets the
+JOINED output and log-sum-exp, which makes its gradient exact (ring attention uses this identity,
+arXiv 2310.01889).
+
+In the last layer nothing of a prompt is needed any more but the state of its last token, which
+predicts the first token of every suffix. So that layer computes queries, and all that follows on
+them, for this token and the suffixes alone. Hence two layouts: of all layers but the last, and of
+the last one.
+
+Worked example: a prompt of P = 3 tokens with suffixes of 2 and 1 tokens. The stream has T = 6:
+
+    index in the stream          0  1  2 | 3  4 | 5
+    token                        p  p  p | a  a | b
+    query of the last layer            0 | 1  2 | 3
+
+>>> layouts = packed_layouts([3], [[2, 1]], "cpu")
+>>> body = layouts.all_but_last_layer      # keys and queries are both numbered as in the stream
+>>> body.prompt_keys
+[slice(0, 3, None)]
+>>> body.causal_queries                    # the prompt: p p p
+[slice(0, 3, None)]
+>>> body.full_queries                      # what sees the whole prompt: a a b
+[slice(3, 6, None)]
+>>> body.block_k.tolist()                  # a suffix per line; 0 is padding
+[[3, 4], [5, 0]]
+>>> body.block_cells.tolist()              # the cells [a, a, b, padding] that hold tokens
+[0, 1, 2]
+>>> body.suffix_k.tolist()
+[3, 4, 5]
+
+>>> last = layouts.last_layer              # its keys are those of the stream, its queries are fewer
+>>> last.asked.tolist()                    # the tokens with a query: the last p, a, a, b
+[2, 3, 4, 5]
+>>> last.causal_queries                    # no query of the prompt's other tokens
+[slice(0, 0, None)]
+>>> last.full_queries                      # the prompt's last token sees all of the prompt, too
+[slice(0, 4, None)]
+>>> last.block_q.tolist(), last.block_k.tolist()
+([[1, 2], [3, 0]], [[3, 4], [5, 0]])
+>>> last.suffix_q.tolist(), last.suffix_k.tolist()
+([1, 2, 3], [3, 4, 5])
+
+>>> layouts.prompt_end.tolist()            # the last p: its state predicts the first a and the b
+[0, 0]
+>>> layouts.suffix_end.tolist()            # the second a, and the b
+[2, 3]
+
+Dimensions: T tokens of the stream, n queries, N suffixes, S tokens of the longest one, H query
+heads, K key-value heads, d head width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engine.attention import attend, attend_backward, join
+
+
+class PromptPart(NamedTuple):
+    """Queries of one row against the keys of its prompt, both as slices."""
+
+    queries: slice
+    keys: slice
+    causal: bool
+
+
+@dataclass
+class Layout:
+    """Which queries see which keys. Keys are numbered as in the stream, queries by `asked`."""
+
+    asked: Tensor | None  # (n,) the tokens of the stream that have a query; None: all of them
+
+    # Part 1, one entry per row: the prompt's keys, its own queries (causal), and those that see all
+    # of it. Slices may be empty.
+    prompt_keys: list[slice]
+    causal_queries: list[slice]
+    full_queries: list[slice]
+
+    # Part 2: the suffixes as a block, one per line, padded on the right. block_q and block_k say
+    # which query and key stands in a cell, block_cells (m,) which of the N * S cells hold tokens.
+    # suffix_q and suffix_k are the same queries and keys without the padding.
+    block_q: Tensor  # (N, S)
+    block_k: Tensor  # (N, S)
+    block_cells: Tensor  # (m,)
+    suffix_q: Tensor  # (m,)
+    suffix_k: Tensor  # (m,)
+
+    def prompt_parts(self) -> Iterator[PromptPart]:
+        """Part 1, call by call."""
+        for side, causal in ((self.causal_queries, True), (self.full_queries, False)):
+            for queries, keys in zip(side, self.prompt_keys, strict=True):
+                if queries.stop > queries.start:
+                    yield PromptPart(queries, keys, causal)
+
+
+class PackedLayouts(NamedTuple):
+    """The layouts of a stream, and where the last layer's output holds the states that matter."""
+
+    all_but_last_layer: Layout
+    last_layer: Layout
+    prompt_end: Tensor  # (N,) of each suffix, its prompt's last token: predicts the suffix's first
+    suffix_end: Tensor  # (N,) of each suffix, its own last token; of an empty one, prompt_end
+
+
+def packed_layouts(
+    prompt_lengths: list[int], suffix_lengths: list[list[int]], device: torch.device | str
+) -> PackedLayouts:
+    """Lay out rows of prompts and of the suffixes that follow on each. (Example: see the top.)"""
+    prompts: list[slice] = []
+    suffixes: list[slice] = []
+    tails: list[slice] = []  # the last layer's queries of each row
+    asked: list[int] = []
+    suffix_starts: list[int] = []
+    prompt_end: list[int] = []
+    suffix_end: list[int] = []
+
+    row_start = 0
+    for p, lengths in zip(prompt_lengths, suffix_lengths, strict=True):
+        suffixes_start = row_start + p
+        row_end = suffixes_start + sum(lengths)
+        prompts.append(slice(row_start, suffixes_start))
+        suffixes.append(slice(suffixes_start, row_end))
+
+        # The last layer asks the row from the prompt's last token on.
+        tail_start = len(asked)
+        asked += range(suffixes_start - 1, row_end)
+        tails.append(slice(tail_start, len(asked)))
+
+        offset = 0  # tokens of the row's suffixes so far
+        for length in lengths:
+            suffix_starts.append(suffixes_start + offset)
+            offset += length
+            prompt_end.append(tail_start)
+            suffix_end.append(tail_start + offset if length else tail_start)
+        row_start = row_end
+
+    def to_tensor(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    # the suffixes as a padded block
+    lengths = [length for row in suffix_lengths for length in row]
+    column = torch.arange(max(lengths, default=0), device=device)  # (S,)
+    is_token = column < to_tensor(lengths)[:, None]  # (N, S)
+    block_k = torch.where(is_token, to_tensor(suffix_starts)[:, None] + column, 0)  # (N, S)
+    cells = is_token.flatten().nonzero().squeeze(-1)  # (m,)
+    suffix_k = block_k.flatten()[cells]  # (m,)
+
+    all_but_last = Layout(
+        None, prompts, prompts, suffixes, block_k, block_k, cells, suffix_k, suffix_k
+    )
+
+    # the last layer: the same keys; a token's query is found by its place among those asked
+    asked = to_tensor(asked)  # (n,)
+    place = torch.zeros(row_start, dtype=torch.long, device=device)  # (T,)
+    place[asked] = torch.arange(len(asked), device=device)
+    no_queries = [slice(0, 0)] * len(prompts)
+    last = Layout(
+        asked, prompts, no_queries, tails, place[block_k], block_k, cells, place[suffix_k], suffix_k
+    )
+    return PackedLayouts(all_but_last, last, to_tensor(prompt_end), to_tensor(suffix_end))
+
+
+class PackedAttention(torch.autograd.Function):
+    """Attention over a stream: q (n, H, d) of the queries, k and v (T, K, d) -> (n, H, d)."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        out = torch.empty_like(q)  # (n, H, d)
+        lse = torch.empty(q.shape[:2], device=q.device)  # (n, H)
+
+        # part 1: the prompts' keys, row by row
+        for queries, keys, causal in layout.prompt_parts():
+            part, part_lse = attend(one_row(q[queries]), one_row(k[keys]), one_row(v[keys]), causal)
+            out[queries] = part[0].transpose(0, 1)
+            lse[queries] = part_lse[0].transpose(0, 1)
+
+        # part 2: each suffix against itself, all in one call; padding is on the right, so that no
+        # token sees it
+        if len(layout.suffix_q):
+            q_block = as_batch(q[layout.block_q])  # (N, H, S, d)
+            k_block = as_batch(k[layout.block_k])  # (N, K, S, d)
+            v_block = as_batch(v[layout.block_k])  # (N, K, S, d)
+            part, part_lse = attend(q_block, k_block, v_block, causal=True)
+            part = unpad(part, layout)  # (m, H, d)
+            part_lse = unpad(part_lse[..., None], layout)[..., 0]  # (m, H)
+            own = layout.suffix_q
+            out[own], lse[own] = join(out[own], lse[own], part, part_lse)
+
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.layout = layout
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        q, k, v, out, lse = ctx.saved_tensors
+        layout = ctx.layout
+        dq = torch.zeros_like(q)  # (n, H, d)
+        dk = torch.zeros_like(k)  # (T, K, d)
+        dv = torch.zeros_like(v)  # (T, K, d)
+
+        # part 1, given the joined output and log-sum-exp
+        for queries, keys, causal in layout.prompt_parts():
+            dq_part, dk_part, dv_part = attend_backward(
+                one_row(grad[queries]),
+                one_row(q[queries]),
+                one_row(k[keys]),
+                one_row(v[keys]),
+                one_row(out[queries]),
+                lse[queries].transpose(0, 1)[None],  # (1, H, n)
+                causal,
+            )
+            dq[queries] += dq_part[0].transpose(0, 1)
+            dk[keys] += dk_part[0].transpose(0, 1)
+            dv[keys] += dv_part[0].transpose(0, 1)
+
+        # part 2, likewise; the gradient of padding is 0
+        if len(layout.suffix_q):
+            grad_block = grad.new_zeros(*layout.block_q.shape, *grad.shape[1:])  # (N, S, H, d)
+            grad_block.flatten(0, 1)[layout.block_cells] = grad[layout.suffix_q]
+            dq_block, dk_block, dv_block = attend_backward(
+                as_batch(grad_block),
+                as_batch(q[layout.block_q]),
+                as_batch(k[layout.block_k]),
+                as_batch(v[layout.block_k]),
+                as_batch(out[layout.block_q]),
+                lse[layout.block_q].transpose(1, 2),  # (N, H, S)
+                causal=True,
+            )
+            # Each token stands in one cell, so that += on indices adds everything.
+            dq[layout.suffix_q] += unpad(dq_block, layout)
+            dk[layout.suffix_k] += unpad(dk_block, layout)
+            dv[layout.suffix_k] += unpad(dv_block, layout)
+        return dq, dk, dv, None
+
+
+def one_row(x: Tensor) -> Tensor:
+    """Tokens (n, H, d) -> (1, H, n, d), as the kernels want them."""
+    return as_batch(x[None])
+
+
+def as_batch(x: Tensor) -> Tensor:
+    """A block (N, S, H, d) -> (N, H, S, d), as the kernels want it."""
+    return x.transpose(1, 2)
+
+
+def unpad(block: Tensor, layout: Layout) -> Tensor:
+    """What the kernels return, (N, H, S, d) -> (m, H, d): the cells that hold tokens."""
+    return block.transpose(1, 2).flatten(0, 1)[layout.block_cells]
