@@ -1,0 +1,145 @@
+"""engine/adapters.py: LoRA against weights that were added by hand, peft, and the real loop."""
+
+import peft
+import pytest
+import torch
+from torch import nn
+
+from config import parse
+from engine.families import DEFAULT_MODEL, parameter_counts, parts
+from model import Features, load_policy
+from tests.reference import hf_inputs, random_completions
+from train import run_stage
+
+# Sums of a few hundred products in another order
+CLOSE = {"atol": 1e-4, "rtol": 1e-5}
+
+
+def fill_adapters(policy, std=0.05):
+    """Give new adapters, whose products are zero, something to say."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in policy.model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=std, generator=generator)
+
+
+def count_linear(*modules):
+    return sum(isinstance(m, nn.Linear) for module in modules for m in module.modules())
+
+
+@pytest.mark.parametrize("towers", [False, True])
+def test_adapters_sit_on_all_linear_layers_and_start_at_nothing(fresh_policy, prompts, towers):
+    policy = fresh_policy
+    completions = [random_completions(policy, [4])] * 4
+    n_decoder = count_linear(policy.text)
+    n_all = count_linear(*parts(policy.model)[:3])
+    with torch.no_grad():
+        before, _ = policy.completion_logps(prompts, Features(policy).of(prompts), completions)
+        policy.add_adapters(8, towers)
+        after, _ = policy.completion_logps(prompts, Features(policy).of(prompts), completions)
+    assert torch.equal(before, after)
+    assert n_decoder == 7 * 4
+
+    decoder, tower = policy.named_trained()
+    assert len(decoder) == 2 * n_decoder
+    assert len(tower) == (2 * (n_all - n_decoder) if towers else 0)
+    assert policy.trains_towers == towers
+    assert all("lora_" in name for name in decoder | tower)
+    assert not any("lm_head" in name for name in decoder)
+    n_weights = sum(p.numel() for p in (decoder | tower).values())
+    assert n_weights == parameter_counts(policy.config, 8, towers)["adapters"]
+
+
+@pytest.fixture(scope="module")
+def by_hand_case(prompts):
+    """A policy with adapters of rank 4, and the log-probs without adapters, with them added by
+    hand, and through them."""
+    policy = load_policy(DEFAULT_MODEL)
+    completions = [random_completions(policy, [6, 3], i) for i in range(4)]
+    policy.freeze_towers()
+    features = Features(policy).of(prompts)
+    with torch.no_grad():
+        plain, _ = policy.completion_logps(prompts, features, completions)
+    policy.add_adapters(4, towers=False)
+    fill_adapters(policy)
+
+    by_hand = load_policy(DEFAULT_MODEL)
+    adapted = dict(policy.text.named_modules())
+    with torch.no_grad():
+        for name, layer in by_hand.text.named_modules():
+            if isinstance(layer, nn.Linear):
+                a = adapted[name].lora_A["default"].weight  # (rank, in)
+                b = adapted[name].lora_B["default"].weight  # (out, rank)
+                layer.weight += 32 / 4 * b @ a
+        expected, _ = by_hand.completion_logps(prompts, features, completions)
+    return policy, features, completions, plain, expected
+
+
+def test_adapters_add_their_scaled_product_and_the_reference_is_without(by_hand_case, prompts):
+    """Log-probs with adapters are those of W + (alpha / r) B A; the reference's are those of W, in
+    value and without touching gradients."""
+    policy, features, completions, plain, expected = by_hand_case
+    reference = policy.reference()
+    adapted, mask = policy.completion_logps(prompts, features, completions)
+    with torch.no_grad():
+        without, _ = reference.completion_logps(prompts, features, completions)
+    assert torch.equal(without, plain)
+    torch.testing.assert_close(adapted, expected, **CLOSE)
+    assert (expected - plain).abs().max() > 0.01
+
+    # after the reference has switched adapters off and on again
+    adapted[mask].sum().backward()
+    for name, p in policy.model.named_parameters():
+        if "lora_" in name:
+            assert p.grad.norm() > 0
+        else:
+            assert p.grad is None
+
+
+def test_a_checkpoint_holds_merged_weights_and_an_adapter_that_peft_reads(
+    by_hand_case, prompts, tmp_path
+):
+    policy, features, completions, _, expected = by_hand_case
+    policy.save(tmp_path)
+    merged = load_policy(tmp_path)
+    base = load_policy(DEFAULT_MODEL).model
+    with torch.no_grad():
+        logp, _ = merged.completion_logps(prompts, features, completions)
+        torch.testing.assert_close(logp, expected, **CLOSE)
+        with_adapter = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")
+        inputs = hf_inputs(merged, prompts[0])
+        theirs = with_adapter(**inputs).logits
+        torch.testing.assert_close(theirs, merged.model(**inputs).logits, **CLOSE)
+
+
+def test_a_lora_run_moves_adapters_only_and_the_next_stage_starts_from_it(
+    in_shared_folder, tmp_path
+):
+    flags = "--data toy:4,2 --prompts_per_step 2 --steps 2 --replay_min 4 --media_cache= "
+    flags += "--max_completion_tokens 24 --train_type lora --lora_rank 4 --lr 1e-2"
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_stage(parse([*flags.split(), "--out", str(first)]))
+    before = load_policy(DEFAULT_MODEL)
+    after = load_policy(first / "checkpoint")
+    moved = []
+    pairs = zip(before.model.named_parameters(), after.model.parameters(), strict=True)
+    for (name, p), q in pairs:
+        if not torch.equal(p, q):
+            moved.append(name)
+    assert moved
+    for name in moved:
+        assert name.endswith("proj.weight")
+        assert "layers" in name
+        assert "visual" not in name
+        assert "audio" not in name
+
+    trainer = first / "checkpoint" / "trainer"
+    state = torch.load(trainer / "optimizer.pt", weights_only=True)
+    for name, tensors in state.items():
+        assert "lora_" in name
+        assert set(tensors) >= {"exp_avg", "exp_avg_sq"}
+
+    start = ["--stage", "3", "--model", str(first / "checkpoint"), "--out", str(second)]
+    run_stage(parse([*flags.split(), *start]))
+    assert (second / "checkpoint" / "adapter" / "adapter_config.json").is_file()

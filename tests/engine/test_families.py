@@ -1,0 +1,330 @@
+"""engine/families.py: every supported class and form of checkpoint, against transformers itself."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from config import parse
+from data import build_prompt, prompt_builder
+from engine.families import (
+    DEFAULT_MODEL,
+    FAMILIES,
+    parameter_counts,
+    parts,
+    tower_attention,
+)
+from formats.sample import DataError, Sample
+from media.decode import Media
+from model import Features, load_policy
+from rollout import Sampling, generate
+from tests.families import tiny_family
+from tests.reference import hf_inputs, hf_logps, random_completions
+from train import run_stage
+
+VISION = ("qwen2_5_vl", "qwen3_vl")
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory):
+    """A tiny Qwen2.5-VL whose head is its embedding."""
+    folder = tmp_path_factory.mktemp("tied")
+    return load_policy(tiny_family("qwen2_5_vl", folder, tied=True))
+
+
+@pytest.fixture(scope="module")
+def all_families(families, tied):
+    return families | {"tied": tied}
+
+
+def prompts_of(policy) -> list:
+    """A video, two pictures of different sizes around text, and text alone.
+
+    The video is so wide that transformers, too, starts the text behind Qwen2.5-VL's video after its
+    last position (see tests/media/test_tmrope.py).
+    """
+    rng = np.random.default_rng(0)
+    side = 2 * policy.form.patch
+
+    def pixels(n, h, w):
+        return rng.integers(0, 256, (n, h * side, w * side, 3), dtype=np.uint8)
+
+    video = Media("video", pixels(4, 2, 5), None, 1.0)
+    pictures = [Media("image", pixels(1, 2, 2)), Media("image", pixels(1, 1, 4))]
+    cases = [
+        (Sample("v", "What moves?", "free-form", "a", videos=["v"]), [video]),
+        (Sample("i", "Is <image> like <image>?", "yes/no", "no", images=["a", "b"]), pictures),
+        (Sample("t", "What is 1 + 1?", "numeric", "2"), []),
+    ]
+    return [build_prompt(s, media, policy.tokenizer, policy.form) for s, media in cases]
+
+
+# ------------------------------------------------------------------ every class
+@pytest.mark.parametrize("name", [*VISION, "tied"])
+def test_log_probs_and_gradients_equal_transformers(all_families, name):
+    """Packed rows against repeated ones, decoder and vision tower, deepstack and the norms of
+    queries and keys included."""
+    policy = all_families[name]
+    policy.model.zero_grad()
+    prompts = prompts_of(policy)
+    lengths = ([5, 1, 9], [7], [3, 4])
+    completions = [random_completions(policy, some, i) for i, some in enumerate(lengths)]
+    features = Features(policy)
+    logp, mask = policy.completion_logps(prompts, features.of(prompts), completions)
+    weights = torch.randn(logp.shape, generator=torch.Generator().manual_seed(1))
+    (logp * weights)[mask].sum().backward()
+    features.backward()
+    ours = {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
+    policy.model.zero_grad()
+
+    row = 0
+    for prompt, group in zip(prompts, completions, strict=True):
+        for completion in group:
+            n = len(completion)
+            expected = hf_logps(policy, prompt, completion)
+            torch.testing.assert_close(logp[row, :n], expected, atol=1e-5, rtol=1e-5)
+            (expected * weights[row, :n]).sum().backward()
+            row += 1
+    theirs = {n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None}
+    assert theirs.keys() == ours.keys()
+    assert any("visual.blocks" in n for n in theirs)
+    for n, grad in theirs.items():
+        assert (ours[n] - grad).norm() <= 1e-4 * grad.norm() + 1e-5, n
+    policy.model.zero_grad()
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_greedy_rollout_equals_transformers_generate(families, name, monkeypatch):
+    policy = families[name]
+    monkeypatch.setattr(policy, "eos_ids", [])
+    monkeypatch.setattr(policy, "banned", torch.zeros_like(policy.banned))
+    prompts = prompts_of(policy)
+    with torch.no_grad():
+        features = Features(policy).of(prompts)
+        completions = generate(policy, prompts, features, 1, Sampling(8, temperature=0))
+        for prompt, (completion,) in zip(prompts, completions, strict=True):
+            tokens = []
+            for _ in range(8):
+                logits = policy.model(**hf_inputs(policy, prompt, tokens)).logits
+                tokens.append(int(logits[0, -1].argmax()))
+            assert completion.tokens == tokens
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_a_stage_runs_on_every_class(families, name, in_shared_folder, tmp_path):
+    """Stage 1 on the toy world's videos by the real loop; what it leaves loads in transformers' own
+    class, by the hub's names."""
+    flags = "--method avatar_paper --stage 1 --data toy:4,2 --prompts_per_step 2 --steps 2 "
+    flags += "--replay_min 4 --max_completion_tokens 8 --media_cache= --use_audio true "
+    flags += "--train_towers true --max_pixels 4096"
+    paths = ["--model", str(families[name].source), "--out", str(tmp_path)]
+    run_stage(parse([*flags.split(), *paths]))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["generated"] for row in rows if "loss" in row] == [8, 16]
+
+    checkpoint = tmp_path / "checkpoint"
+    model_class = getattr(transformers, FAMILIES[name].class_name)
+    again, info = model_class.from_pretrained(checkpoint, output_loading_info=True)
+    assert not any(info.values())
+    assert again.config.model_type == name
+    names = set(safe_open(checkpoint / "model.safetensors", "pt").keys())
+    visual = "model.visual" if name == "qwen3_vl" else "visual"
+    text = "model.language_model" if name == "qwen3_vl" else "model"
+    assert any(n.startswith(f"{visual}.blocks.0") for n in names)
+    assert {"lm_head.weight", f"{text}.layers.1.mlp.up_proj.weight"} <= names
+
+
+def test_the_sound_of_a_video_is_left_out_for_a_model_that_hears_nothing(families, samples):
+    builder = prompt_builder(parse(["--media_cache", ""]), families["qwen3_vl"])
+    prompt = builder(samples[0])
+    assert prompt.mels == []
+    assert len(prompt.grids) == 1
+
+
+def test_parts_are_found_in_both_layouts(policy):
+    """transformers 5.23 keeps the towers under thinker.model, 5.17 had them directly under the
+    thinker."""
+    expected = (policy.visual, policy.audio_tower, policy.text, policy.head)
+    older = SimpleNamespace(
+        visual=policy.visual,
+        audio_tower=policy.audio_tower,
+        model=policy.text,
+        lm_head=policy.head,
+    )
+    assert parts(older) == expected
+    assert parts(policy.model) == expected
+
+
+def test_towers_run_on_sdpa_without_flash_attn(policy):
+    assert policy.visual.config._attn_implementation == "sdpa"
+    assert tower_attention(torch.device("cpu")) == "sdpa"
+
+
+# ------------------------------------------------------------------ every form of checkpoint
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory, policy):
+    """The bundled thinker as transformers writes it (thinker only), in shards, and in the full form
+    with a talker's weights beside it."""
+    root = tmp_path_factory.mktemp("forms")
+    for name, size in (("thinker", "5GB"), ("shards", "800KB")):
+        policy.model.save_pretrained(root / name, max_shard_size=size)
+        policy.tokenizer.save_pretrained(root / name)
+    policy.save(root / "full")
+    file = root / "full" / "model.safetensors"
+    talker = {"talker.model.layers.0.mlp.up_proj.weight": torch.ones(3, 3)}
+    save_file(load_file(file) | talker, file, metadata={"format": "pt"})
+    return root
+
+
+@pytest.mark.parametrize("form", ["thinker", "shards", "full"])
+def test_both_forms_of_an_omni_checkpoint_load(forms, form, policy):
+    files = list((forms / form).glob("*.safetensors"))
+    assert (len(files) > 3) == (form == "shards")
+    again = load_policy(forms / form)
+    pairs = zip(policy.model.parameters(), again.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert again.config.model_type == "qwen2_5_omni_thinker"
+
+
+def test_what_is_saved_has_the_hubs_names_and_config(forms):
+    """The full form of Qwen2.5-Omni: what vLLM's loader maps from (`thinker.model.`,
+    `thinker.lm_head.`, `thinker.`) and its config reads."""
+    names = set(load_file(forms / "full" / "model.safetensors"))
+    assert names >= {
+        "thinker.model.embed_tokens.weight",
+        "thinker.model.layers.0.self_attn.q_proj.bias",
+        "thinker.model.norm.weight",
+        "thinker.lm_head.weight",
+        "thinker.audio_tower.conv1.weight",
+        "thinker.visual.merger.mlp.0.weight",
+    }
+    assert {n.split(".")[0] for n in names} == {"thinker", "talker"}
+    thinker_parts = {n.split(".")[1] for n in names if n.startswith("thinker")}
+    assert thinker_parts == {"model", "lm_head", "audio_tower", "visual"}
+
+    config = json.loads((forms / "full" / "config.json").read_text())
+    assert config["model_type"] == "qwen2_5_omni"
+    assert config["architectures"] == ["Qwen2_5OmniForConditionalGeneration"]
+    assert config["thinker_config"]["text_config"]["hidden_size"] == 128
+    assert config["enable_audio_output"] is False
+    theirs = transformers.AutoConfig.from_pretrained(forms / "full")
+    assert type(theirs).__name__ == "Qwen2_5OmniConfig"
+
+
+def test_a_tied_head_is_saved_once_and_trained_once(tied, tmp_path):
+    assert tied.head.weight is tied.text.embed_tokens.weight
+    decoder, _ = tied.named_trained()
+    assert "model.embed_tokens.weight" in decoder
+    assert "lm_head.weight" not in decoder
+    tied.save(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    again = load_policy(tmp_path)
+    assert torch.equal(again.head.weight, tied.head.weight)
+    assert again.head.weight is again.text.embed_tokens.weight
+    assert parameter_counts(tied.config, 8, False)["head"] == 0
+    twin = tied.reference()
+    assert twin.head.weight is twin.text.embed_tokens.weight
+    assert twin.head.weight is not tied.head.weight
+
+
+# ------------------------------------------------------------------ what is refused
+CONFIGS = [
+    (None, "not a model folder"),
+    ('{"model_type": "bert"}', "model_type 'bert'"),
+    (
+        '{"model_type": "qwen2_5_omni_thinker", "text_config": {"attention_dropout": 0.1}}',
+        "attention_dropout",
+    ),
+    (
+        '{"model_type": "qwen2_5_omni_thinker", "text_config": {"use_sliding_window": true}}',
+        "use_sliding_window",
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), CONFIGS)
+def test_a_folder_that_is_no_model_is_refused(tmp_path, content, message):
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(DataError, match=message) as error:
+        load_policy(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_without_weights_is_refused(policy, tmp_path):
+    policy.config.save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="no weights could be loaded"):
+        load_policy(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def other_model(families, tmp_path_factory):
+    """A folder with the weights of another class, and a tokenizer without the media tokens."""
+    folder = tmp_path_factory.mktemp("other") / "model"
+    shutil.copytree(families["qwen2_5_vl"].source, folder)
+    tokenizer = (DEFAULT_MODEL / "tokenizer.json").read_text()
+    tokenizer = tokenizer.replace("<|VIDEO|>", "<|FILM|>").replace("<|IMAGE|>", "<|STILL|>")
+    (folder / "tokenizer.json").write_text(tokenizer)
+    eos_token = transformers.AutoTokenizer.from_pretrained(DEFAULT_MODEL).eos_token
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos_token}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def take_weights(folder, other):
+    shutil.copyfile(other / "model.safetensors", folder / "model.safetensors")
+
+
+def drop_audio(folder, other):
+    weights = load_file(folder / "model.safetensors")
+    weights = {name: weight for name, weight in weights.items() if "audio" not in name}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def tear_weights(folder, other):
+    (folder / "model.safetensors").write_bytes(b"torn")
+
+
+def take_tokenizer(folder, other):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(other / name, folder / name)
+
+
+def drop_template(folder, other):
+    (folder / "chat_template.jinja").unlink()
+
+
+def spoil_template(folder, other):
+    template = "{{ messages[0]['content'] | length }}"
+    (folder / "chat_template.jinja").write_text(template)
+
+
+FAULTS = [
+    (take_weights, "not those of its config.json; the checkpoint is of another"),
+    (drop_audio, "weights of a qwen2_5_omni_thinker are missing, e.g. .*audio_tower"),
+    (tear_weights, "no weights could be loaded"),
+    (take_tokenizer, "the chat template writes 0 tokens"),
+    (drop_template, "the tokenizer has no chat template"),
+    (spoil_template, "1 is needed; tokenizer, chat template and config.json"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), FAULTS)
+def test_checkpoints_that_do_not_fit_are_refused_in_one_sentence(
+    other_model, tmp_path, spoil, message
+):
+    folder = tmp_path / "model"
+    shutil.copytree(DEFAULT_MODEL, folder)
+    spoil(folder, other_model)
+    with pytest.raises(DataError, match=message) as error:
+        load_policy(folder)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
