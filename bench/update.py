@@ -1,11 +1,15 @@
-"""Update: log-probs and gradients of one group by our packed row, against G repeated rows with full fp32 logits, on the same tokens and weights.
+"""Update: log-probs and gradients of one group by our packed row, against repeated rows.
 
-    python bench/update.py                                         # one CPU thread: P = 1024, G = 8, R = 64
+    python bench/update.py                       # one CPU thread: P = 1024, G = 8, R = 64
     python bench/update.py --size 7b --prompt 8192 --tokens 512
 
-Time is that of forward and backward of an importance-sampled loss; peak memory is what they need beyond weights and gradients, each side in a
-process of its own. On a GPU both sides checkpoint each layer, and MFU counts the floating-point operations of the packed form for ours, of the
-repeated form for theirs (6 per weight and token, 12 per head width and seen key), over 790 TFLOP/s.
+Theirs are G rows [prompt | completion] with full fp32 logits, on the same tokens and weights. Time
+is that of forward and backward of an importance-sampled loss; peak memory is what they need beyond
+weights and gradients, each side in a process of its own.
+
+On a GPU both sides checkpoint each layer, and MFU is counted over 790 TFLOP/s: the floating-point
+operations of the packed form for ours, of the repeated form for theirs (6 per weight and token, 12
+per head width and visible key).
 """
 
 import json
@@ -25,6 +29,7 @@ from common import (
 from model import Features
 
 SIDES = {"ours": "packed row, chunked logits", "theirs": "repeated rows, full fp32 logits"}
+PEAK_FLOPS = 790e12  # bf16 operations per second of an H100, as in practice
 
 
 def main() -> None:
@@ -32,95 +37,107 @@ def main() -> None:
     if args.side:
         print(json.dumps(measure(args)))
         return
+
     rows = [{"side": name} | in_own_process(side) for side, name in SIDES.items()]
-    logps, grads = (
-        [torch.tensor(row.pop(name)) for row in rows] for name in ("logps", "gradients")
-    )
+    our_logps, their_logps = (torch.tensor(row.pop("logps")) for row in rows)
+    our_grads, their_grads = (torch.tensor(row.pop("gradients")) for row in rows)
+    ours = rows[0]
     for row in rows:
-        row["ours_is_faster_by"], row["memory_ratio"] = (
-            row["seconds"] / rows[0]["seconds"],
-            row["peak_extra_MB"] / rows[0]["peak_extra_MB"],
-        )
-    bound = args.group * (args.prompt + args.tokens) / (args.prompt + args.group * args.tokens)
-    report(
-        args,
-        f"update: 1 prompt of {args.prompt} tokens, {args.group} completions of {args.tokens} tokens, {args.size}",
-        rows,
-        {
-            "token_bound": round(bound, 2),
-            "largest_difference_of_logps": f"{(logps[0] - logps[1]).abs().max():.1e}",
-            "relative_difference_of_gradients": f"{(grads[0] - grads[1]).norm() / grads[1].norm():.1e}",
-        },
-    )
+        row["ours_is_faster_by"] = row["seconds"] / ours["seconds"]
+        row["memory_ratio"] = row["peak_extra_MB"] / ours["peak_extra_MB"]
+
+    p, g, r = args.prompt, args.group, args.tokens
+    logp_difference = (our_logps - their_logps).abs().max()
+    grad_difference = (our_grads - their_grads).norm() / their_grads.norm()
+    facts = {
+        "token_bound": round(g * (p + r) / (p + g * r), 2),
+        "largest_difference_of_logps": f"{logp_difference:.1e}",
+        "relative_difference_of_gradients": f"{grad_difference:.1e}",
+    }
+    title = f"update: 1 prompt of {p} tokens, {g} completions of {r} tokens, {args.size}"
+    report(args, title, rows, facts)
 
 
 def measure(args) -> dict:
-    """One side: seconds, peak memory, and what shows that the sides agree: all log-probs, and a sample of the gradients."""
+    """One side: seconds, peak memory, and what shows that the sides agree: all log-probs, and a
+    sample of the gradients."""
     policy = make_policy(args.size)
     policy.model.train()
     policy.freeze_towers()
     prompt = text_prompt(policy, args.prompt)
-    completions = torch.randint(
-        0, 500, (args.group, args.tokens), generator=torch.Generator().manual_seed(1)
-    )
-    advantages = torch.linspace(-1, 1, args.group, device=policy.device)[:, None]
-    params = [p for p in policy.model.parameters() if p.requires_grad]
-    gpu = device().type == "cuda"
-    policy.checkpoint_layers = gpu
-    if gpu and args.side == "theirs":
+    generator = torch.Generator().manual_seed(1)
+    completions = torch.randint(0, 500, (args.group, args.tokens), generator=generator)  # (G, R)
+    advantages = torch.linspace(-1, 1, args.group, device=policy.device)[:, None]  # (G, 1)
+    on_gpu = device().type == "cuda"
+    if on_gpu and args.side == "theirs":
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def ours():
-        return policy.completion_logps(
-            [prompt], Features(policy).of([prompt]), [completions.tolist()]
-        )[0]
-
-    def theirs():
-        ids = torch.cat([prompt.ids.expand(args.group, -1), completions], dim=1).to(
-            policy.device
-        )  # (G, P + R)
-        logits = policy.model(
-            input_ids=ids, attention_mask=torch.ones_like(ids)
-        ).logits.float()  # (G, P + R, V)
-        logp = logits.masked_fill(policy.banned, float("-inf")).log_softmax(-1)
-        return logp[:, args.prompt - 1 : -1].gather(-1, ids[:, args.prompt :, None]).squeeze(-1)
-
-    side = {"ours": ours, "theirs": theirs}[args.side]
+    def logps():
+        if args.side == "ours":
+            return packed_logps(policy, prompt, completions)
+        return repeated_logps(policy, prompt, completions)
 
     def work():
-        logp = side()  # (G, R)
-        ratio = (logp - logp.detach()).exp()
+        logp = logps()  # (G, R)
+        ratio = (logp - logp.detach()).exp()  # (G, R)
         (-(ratio * advantages).mean()).backward()
-        return logp
 
-    for p in params:
+    # gradients exist before the measurement, so that they do not count as extra memory
+    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    for p in parameters:
         p.grad = torch.zeros_like(p)
     peak = peak_extra(work)
-    sample = torch.cat([p.grad.flatten()[:: max(1, p.numel() // 20)] for p in params]).float()
+    sample = [p.grad.flatten()[:: max(1, p.numel() // 20)] for p in parameters]
     seconds = timed(work, args.repeats)
+
     with torch.no_grad():
-        logps = side()
+        final_logps = logps()
     row = {
         "seconds": seconds["median"],
         "min": seconds["min"],
         "peak_extra_MB": peak,
-        "logps": logps.flatten().tolist(),
-        "gradients": sample.tolist(),
+        "logps": final_logps.flatten().tolist(),
+        "gradients": torch.cat(sample).float().tolist(),
     }
-    if gpu:
-        text, p, g, r = policy.text.config, args.prompt, args.group, args.tokens
-        body, head = (
-            sum(x.numel() for x in policy.text.layers.parameters()),
-            policy.head.weight.numel(),
-        )
-        packed = args.side == "ours"
-        seen = p * p / 2 + g * (p * r + r * r / 2) if packed else g * (p + r) ** 2 / 2
-        work_done = 6 * body * (p + g * r if packed else g * (p + r)) + 6 * head * (
-            g * r if packed else g * (p + r)
-        )
-        work_done += 12 * text.num_hidden_layers * text.hidden_size * seen
-        row["MFU"] = work_done / seconds["median"] / 790e12
+    if on_gpu:
+        row["MFU"] = operations(policy, args) / seconds["median"] / PEAK_FLOPS
     return row
+
+
+def packed_logps(policy, prompt, completions: torch.Tensor) -> torch.Tensor:
+    """(G, R) by one packed row."""
+    features = Features(policy).of([prompt])
+    logp, _ = policy.completion_logps([prompt], features, [completions.tolist()])
+    return logp
+
+
+def repeated_logps(policy, prompt, completions: torch.Tensor) -> torch.Tensor:
+    """(G, R) by transformers' forward over G rows [prompt | completion]."""
+    p = len(prompt.ids)
+    prompts = prompt.ids.expand(len(completions), -1)  # (G, P)
+    ids = torch.cat([prompts, completions], dim=1).to(policy.device)  # (G, P + R)
+    output = policy.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    logits = output.logits.float().masked_fill(policy.banned, float("-inf"))  # (G, P + R, V)
+    logp = logits.log_softmax(-1)[:, p - 1 : -1]  # (G, R, V)
+    return logp.gather(-1, ids[:, p:, None]).squeeze(-1)
+
+
+def operations(policy, args) -> float:
+    """Floating-point operations of one forward and backward pass of this side."""
+    p, g, r = args.prompt, args.group, args.tokens
+    layer_weights = sum(w.numel() for w in policy.text.layers.parameters())
+    head_weights = policy.head.weight.numel()
+    if args.side == "ours":
+        tokens = p + g * r
+        head_tokens = g * r
+        visible_keys = p * p / 2 + g * (p * r + r * r / 2)
+    else:
+        tokens = g * (p + r)
+        head_tokens = g * (p + r)
+        visible_keys = g * (p + r) ** 2 / 2
+    text = policy.text.config
+    attention = 12 * text.num_hidden_layers * text.hidden_size * visible_keys
+    return 6 * layer_weights * tokens + 6 * head_weights * head_tokens + attention
 
 
 if __name__ == "__main__":
