@@ -1,38 +1,48 @@
-"""A whole training step with its phases: ours against the loop of the trainers built on transformers' generate, on the same model, prompts and
-completions; EOS off.
+"""A whole training step with its phases: ours against the loop of the trainers built on
+transformers' generate, on the same model, prompts and completions; EOS off.
 
-    python bench/step.py                             # one CPU thread: the bundled model, 16 toy prompts, 8 completions of 64 tokens each
+    # one CPU thread: the bundled model, 16 toy prompts, 8 completions of 64 tokens each
+    python bench/step.py
+
     python bench/step.py --size 7b --prompts 4 --frames 32 --tokens 512
 
-Their loop (EchoInk, Video-R1, R1-V) takes one prompt at a time: generate with the prompt repeated G times, media included; log-probs of the
-policy and of the reference from G repeated rows, media through both towers each time, full fp32 logits; backward; one optimiser step in the end.
-Both sides learn from the completions that ours sampled (the learning rate is 0, so that every repeat starts alike), and their log-probs are compared.
-A third column is the step of AVATAR as in the paper on our side: 4 fresh completions of each prompt and 4 replayed ones of as many others.
+Their loop (EchoInk, Video-R1, R1-V) takes one prompt at a time: generate with the prompt repeated G
+times, media included; log-probs of the policy and of the reference from G repeated rows, media
+through both towers each time, full fp32 logits; backward; one optimiser step in the end. Both sides
+learn from the completions that ours sampled (the learning rate is 0, so that every repeat starts in
+the same way), and their log-probs are compared. A third column is the step of AVATAR as in the
+paper on our side: G/2 fresh completions of each prompt and G/2 replayed ones of as many others.
+
+Dimensions: G completions of a prompt, P prompt tokens, R completion tokens, V vocabulary.
 """
 
-import contextlib
 import copy
 import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from unittest import mock
 
 import numpy as np
 import torch
-from common import arguments, clock, device, make_policy, report
+from common import arguments, clock, make_policy, report
+from torch import Tensor
 
 import train
-from config import parse
-from data import build_prompt, prompt_builder
+from config import Config, parse
+from data import Prompt, build_prompt, prompt_builder
 from engine.families import DEFAULT_MODEL
-from engine.feature_cache import FeatureCache
 from engine.optim import Optimizer
 from formats.sample import Sample
+from groups import Group, fresh_groups, global_counts, replayed_groups
 from media.decode import Media
 from media.features import log_mel
-from model import Features, load_policy
+from model import Features, Policy, load_policy
 from replay import ReplayBuffer
-from rollout import Completion
+from rewards import score_prompts
+from rollout import Completion, Sampling, generate
+from run.learner import MAX_GRAD_NORM, make_optimizer, prepare
 from run.stream import load_data
-from tas import clipped_is_loss, half_loss, importance_ratio, temporal_weights
+from tas import clipped_is_loss, importance_ratio, kl_k3, loss_weights, temporal_weights
 
 PHASES = (
     "media",
@@ -44,326 +54,364 @@ PHASES = (
     "optimiser",
 )
 
+Build = Callable[[list[Sample]], list[Prompt]]  # decodes anew at each call
+
 
 class Phases(dict):
-    """Seconds by phase: `next` ends one and begins another; what `during` wraps counts as a phase of its own inside another."""
+    """Seconds by phase. `next` ends a phase and begins another."""
 
     def __init__(self):
         super().__init__(dict.fromkeys(PHASES, 0.0))
-        self.name = None
+        self.name: str | None = None
+        self.start = 0.0
 
     def next(self, name: str | None) -> None:
         now = clock()
         if self.name:
             self[self.name] += now - self.start
-        self.name, self.start = name, now
+        self.name = name
+        self.start = now
 
-    def during(self, name: str, call):
-        def wrapped(*args, **kwargs):
+    def during(self, name: str, function: Callable) -> Callable:
+        """The function, as a phase of its own inside of whatever phase it is called in."""
+
+        def timed(*args, **kwargs):
             outer = self.name
             self.next(name)
-            out = call(*args, **kwargs)
+            result = function(*args, **kwargs)
             self.next(outer)
-            return out
+            return result
 
-        return wrapped
-
-
-class Maker:
-    """PromptMaker's two calls. Fresh prompts are made anew each time, as for clips never seen; replayed ones are kept, as in a run."""
-
-    def __init__(self, make_many, kept: list[Sample]):
-        self.make_many, self.kept = (
-            make_many,
-            dict(zip([s.id for s in kept], make_many(kept), strict=True)),
-        )
-
-    def many(self, samples):
-        return self.make_many(samples)
-
-    def each(self, samples, hinted):
-        return [self.kept[s.id] for s in samples]
+        return timed
 
 
-def main() -> None:
-    args = arguments(__doc__.split("\n")[0], prompts=16, group=8, tokens=64, frames=32, seconds=60)
-    cfg = parse(
-        [
-            "--method",
-            "grpo",
-            "--fresh",
-            str(args.group),
-            "--prompts_per_step",
-            str(args.prompts),
-            "--media_cache",
-            "",
-            "--stage",
-            "2",
-            "--max_completion_tokens",
-            str(args.tokens),
-            "--device",
-            device().type,
-        ]
-    )
-    policy = load_policy(DEFAULT_MODEL) if args.size == "tiny" else make_policy("7b")
-    policy.eos_ids = []
-    policy.max_tokens = cfg.max_tokens
-    policy.model.train()
-    policy.freeze_towers()
-    reference = policy.reference()
-    theirs = Theirs(policy, reference)
-    samples, make_many = (
-        toy_prompts(cfg, policy, args) if args.size == "tiny" else random_prompts(policy, args)
-    )
-    samples, others = samples[: args.prompts], samples[args.prompts :]
-    maker, by_id = Maker(make_many, others), {s.id: s for s in others}
-    optimizer = Optimizer(*policy.named_trained(), 0.0)
-    avatar = copy.copy(cfg)
-    avatar.fresh, avatar.replayed, avatar.tas_shape = (
-        args.group // 2,
-        args.group - args.group // 2,
-        "u",
-    )
-    past = copy.copy(cfg)
-    past.fresh, buffer = avatar.replayed, ReplayBuffer()
-    train.rollout_step(
-        past,
-        policy,
-        buffer,
-        maker.build_or_raise(others),
-        0,
-        torch.Generator(policy.device).manual_seed(0),
-    )
-    for kept in (
-        buffer.stored.values()
-    ):  # a past step's completions of other prompts; rewards that differ, as replay looks for
-        for i, entry in enumerate(kept.entries):
-            entry.reward = entry.accuracy = float(i % 2)
-    columns = {"ours": [], "theirs": [], "ours, avatar": []}
-    difference = 0.0
-    for i in range(args.repeats + 1):
-        table = {name: Phases() for name in columns}
-        forget(policy, maker)
-        groups, logps = ours(
-            cfg, policy, reference, optimizer, ReplayBuffer(), maker, samples, by_id, table["ours"]
-        )
-        difference = max(
-            difference,
-            theirs.step(cfg, optimizer, groups, samples, make_many, table["theirs"], logps),
-        )
-        forget(policy, maker)
-        ours(
-            avatar,
-            policy,
-            reference,
-            optimizer,
-            copy.deepcopy(buffer),
-            maker,
-            samples,
-            by_id,
-            table["ours, avatar"],
-        )
-        for name, phases in table.items():
-            if i:  # the first round warms up
-                columns[name].append(phases | {"whole step": sum(phases.values())})
-    rows = []
-    for phase in columns["ours"][0]:
-        row = {"phase": phase} | {
-            f"{name} s": statistics.median(p[phase] for p in runs) for name, runs in columns.items()
-        }
-        rows.append(
-            row
-            | {
-                "theirs / ours": row["theirs s"] / row["ours s"]
-                if min(row["ours s"], row["theirs s"]) > 1e-4
-                else None
-            }
-        )
-    count = args.prompts * args.group
-    rows.append(
-        {"phase": "completions trained per s"}
-        | {k: count / v if k.endswith(" s") else v for k, v in rows[-1].items() if k != "phase"}
-    )
-    rows[-1]["theirs / ours"] = None
-    report(
-        args,
-        f"step: {args.prompts} prompts, {args.group} completions of {args.tokens} tokens each, {args.size}",
-        rows,
-        {
-            "prompt_tokens": round(float(np.mean([len(g.prompt.ids) for g in groups]))),
-            "largest_difference_of_logps": f"{difference:.1e}",
-        },
-    )
+class NoLog:
+    """Takes what the update notes for the log, and drops it."""
+
+    def note(self, **values) -> None:
+        pass
 
 
-def forget(policy, maker) -> None:
-    """The feature cache as before the step: it holds the clips of earlier steps, not those of fresh prompts."""
-    policy.cache = FeatureCache(policy.cache.max_bytes)
-    Features(policy).of(list(maker.kept.values()))
+# ------------------------------------------------------------------------------ our step
+@dataclass
+class OurStep:
+    """Steps 1-6 of train.py, made of its own functions."""
 
+    cfg: Config
+    policy: Policy
+    reference: Policy
+    optimizer: Optimizer
+    samples: list[Sample]
+    build: Build
+    stored: dict[str, Prompt]  # prompts of stored completions, by id: kept, as in a run
 
-def ours(cfg, policy, reference, optimizer, buffer, maker, samples, by_id, phases):
-    """One step by train.py's own functions. Returns its fresh groups and their log-probs (not timed)."""
-    features = Features(policy)
-    with contextlib.ExitStack() as patches:
-        for owner, name, phase in (
-            (maker, "many", "media"),
-            (features, "of", "towers"),
-            (train, "generate", "rollout"),
-            (reference, "completion_logps", "reference"),
-        ):
-            patches.enter_context(
-                mock.patch.object(owner, name, phases.during(phase, getattr(owner, name)))
-            )
+    def forget(self) -> None:
+        """The feature cache as before a step: it holds the clips of earlier steps, and not those of
+        fresh prompts."""
+        self.policy.cache = type(self.policy.cache)(self.policy.cache.max_bytes)
+        Features(self.policy).of(list(self.stored.values()))
+
+    def run(self, cfg: Config, buffer: ReplayBuffer, phases: Phases) -> tuple[list[Group], Tensor]:
+        """One step. Returns its fresh groups, and their log-probs, (N, R), which are not timed."""
+        phases.next("media")
+        prompts = self.build(self.samples)
+        phases.next("towers")
+        features = Features(self.policy)
+        features.of(prompts)
+
+        phases.next("rollout")
+        generator = torch.Generator(self.policy.device).manual_seed(1)
+        sampling = Sampling(cfg.max_completion_tokens, cfg.temperature, generator)
+        completions = generate(self.policy, prompts, features.of(prompts), cfg.fresh, sampling)
+
         phases.next("reward, buffer")
-        fresh, _ = train.rollout_step(
-            cfg,
-            policy,
-            buffer,
-            maker.build_or_raise(samples),
-            1,
-            torch.Generator(policy.device).manual_seed(1),
-            features=features,
-        )
-        groups = fresh + (
-            train.replay_step(cfg, maker, buffer, by_id, len(samples), 1) if cfg.replayed else []
-        )
-        for g in groups:  # random completions earn alike: keep every group in the update
-            g.advantages = torch.linspace(-1, 1, len(g.tokens))
+        groups = self.store(cfg, buffer, prompts, completions, step=1)
+        if cfg.replayed:
+            drawn = buffer.draw_groups(len(prompts), cfg.replayed, before=1)
+            groups = groups + replayed_groups(drawn, self.stored_prompt)
+        for group in groups:
+            group.advantages = torch.linspace(-1, 1, len(group.entries))  # (G,)
+
         phases.next("policy forward, backward")
-        train.update_step(cfg, policy, reference, groups, 1, features)
+        timed_reference = phases.during("reference", train.reference_logps)
+        with mock.patch.object(train, "reference_logps", timed_reference):
+            train.accumulate_gradients(
+                cfg, self.policy, self.reference, groups, features, NoLog(), step=1
+            )
         phases.next("optimiser")
-        optimizer.step(0.0, 1.0)
+        self.optimizer.step(0.0, MAX_GRAD_NORM)
         phases.next(None)
-    with torch.no_grad():
-        prompts = [g.prompt for g in fresh]
-        logps, _ = policy.completion_logps(prompts, features.of(prompts), [g.tokens for g in fresh])
-    return fresh, logps
+
+        fresh = [group for group in groups if not group.replayed]
+        with torch.no_grad():
+            logps, _ = self.policy.completion_logps(
+                prompts, features.of(prompts), [token_ids(group) for group in fresh]
+            )
+        return fresh, logps
+
+    def stored_prompt(self, prompt_id: str, hinted: bool) -> Prompt:
+        return self.stored[prompt_id]
+
+    def store(
+        self,
+        cfg: Config,
+        buffer: ReplayBuffer,
+        prompts: list[Prompt],
+        completions: list[list[Completion]],
+        step: int,
+    ) -> list[Group]:
+        """Score the completions and store them. Returns their groups."""
+        scores = score_prompts(prompts, completions, cfg.stage)
+        groups = fresh_groups(prompts, completions, scores, step)
+        for group in groups:
+            # Random completions earn alike: rewards that differ keep every group in the update
+            for i, entry in enumerate(group.entries):
+                entry.reward = entry.accuracy = float(i % 2)
+            buffer.add(group.id, group.entries)
+        buffer.refresh()
+        return groups
+
+    def past_step(self, cfg: Config) -> ReplayBuffer:
+        """A buffer with the completions that an earlier step wrote for the stored prompts."""
+        buffer = ReplayBuffer(cfg.capacity, cfg.hint_patience, cfg.hint_kl, seed=0)
+        prompts = list(self.stored.values())
+        generator = torch.Generator(self.policy.device).manual_seed(0)
+        sampling = Sampling(cfg.max_completion_tokens, cfg.temperature, generator)
+        features = Features(self.policy)
+        completions = generate(self.policy, prompts, features.of(prompts), cfg.replayed, sampling)
+        self.store(cfg, buffer, prompts, completions, step=0)
+        return buffer
 
 
-class Theirs:
-    """The peers' step: transformers' model called as it is, one prompt at a time, everything repeated G times."""
+def token_ids(group: Group) -> list[list[int]]:
+    return [entry.tokens.tolist() for entry in group.entries]
 
-    def __init__(self, policy, reference):
-        self.policy, self.model = policy, policy.model
-        self.reference = copy.deepcopy(policy.model).requires_grad_(False)
 
-    def inputs(self, prompt, g, completions=None):
+# ------------------------------------------------------------------------------ their step
+class TheirStep:
+    """transformers' model called as it is, one prompt at a time, everything repeated G times."""
+
+    def __init__(self, ours: OurStep):
+        self.ours = ours
+        self.policy = ours.policy
+        self.model = ours.policy.model
+        self.reference = copy.deepcopy(self.model).requires_grad_(False)
+
+    def run(self, cfg: Config, groups: list[Group], our_logps: Tensor, phases: Phases) -> float:
+        """One step on the completions of `groups`. Returns the largest difference of its log-probs
+        from ours, (N, R)."""
+        counts = global_counts(groups)
+        largest = 0.0
+        for i, (sample, group) in enumerate(zip(self.ours.samples, groups, strict=True)):
+            phases.next("media")
+            prompt = self.ours.build([sample])[0]
+            phases.next("rollout")  # their towers run inside every forward pass
+            self.sample(prompt, cfg)
+            phases.next("reward, buffer")
+            score_prompts([prompt], [group.sampled], cfg.stage)
+
+            completions = token_ids(group)
+            phases.next("reference")
+            with torch.no_grad():
+                ref_logp = self.logps(self.reference, prompt, completions)  # (G, R)
+            phases.next("policy forward, backward")
+            logp = self.logps(self.model, prompt, completions)  # (G, R)
+            self.loss(cfg, logp, ref_logp, group.advantages, counts).backward()
+            phases.next(None)
+
+            ours = our_logps[i * cfg.fresh : (i + 1) * cfg.fresh]  # (G, R)
+            largest = max(largest, (logp.detach() - ours).abs().max().item())
+        phases.next("optimiser")
+        self.ours.optimizer.step(0.0, MAX_GRAD_NORM)
+        phases.next(None)
+        return largest
+
+    @torch.no_grad()
+    def sample(self, prompt: Prompt, cfg: Config) -> None:
+        self.model.generate(
+            **self.inputs(prompt, cfg.fresh),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=cfg.max_completion_tokens,
+            min_new_tokens=cfg.max_completion_tokens,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+
+    def inputs(self, prompt: Prompt, g: int, completions: list[list[int]] | None = None) -> dict:
         """The thinker's arguments for G rows of the prompt, with or without its completions."""
-        move = self.policy.device
-        ids = prompt.ids.to(move).expand(g, -1)
-        if completions is not None:
-            ids = torch.cat([ids, torch.tensor(completions, device=move)], dim=1)
+        device = self.policy.device
         dtype = self.policy.head.weight.dtype
+        ids = prompt.ids.to(device).expand(g, -1)  # (G, P)
+        if completions is not None:
+            ids = torch.cat([ids, torch.tensor(completions, device=device)], dim=1)  # (G, P + R)
+        mel = prompt.mels[0].to(device, dtype)
+        heard = torch.ones(g, mel.shape[1], dtype=torch.long, device=device)
         return {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
-            "pixel_values_videos": prompt.patches.to(move, dtype).repeat(g, 1),
-            "video_grid_thw": torch.tensor(prompt.grids, device=move).repeat(g, 1),
-            "input_features": prompt.mels[0].to(move, dtype).repeat(g, 1, 1),
-            "feature_attention_mask": torch.ones(
-                g, prompt.mels[0].shape[1], dtype=torch.long, device=move
-            ),
+            "pixel_values_videos": prompt.patches.to(device, dtype).repeat(g, 1),
+            "video_grid_thw": torch.tensor(prompt.grids, device=device).repeat(g, 1),
+            "input_features": mel.repeat(g, 1, 1),
+            "feature_attention_mask": heard,
             "use_audio_in_video": True,
-            "video_second_per_grid": torch.ones(g, device=move),
+            "video_second_per_grid": torch.ones(g, device=device),
         }
 
-    def logps(self, model, prompt, completions, temperature):
-        logits = (
-            model(**self.inputs(prompt, len(completions), completions)).logits.float() / temperature
-        )  # (G, P + R, V)
+    def logps(self, model, prompt: Prompt, completions: list[list[int]]) -> Tensor:
+        """(G, R) log-probs from full logits of repeated rows."""
+        inputs = self.inputs(prompt, len(completions), completions)
+        logits = model(**inputs).logits.float()  # (G, P + R, V)
         logits = logits.masked_fill(self.policy.banned, float("-inf"))
-        ids = torch.tensor(completions, device=logits.device)
-        return (
-            logits.log_softmax(-1)[:, len(prompt.ids) - 1 : -1]
-            .gather(-1, ids[..., None])
-            .squeeze(-1)
-        )  # (G, R)
+        predicting = logits.log_softmax(-1)[:, len(prompt.ids) - 1 : -1]  # (G, R, V)
+        ids = torch.tensor(completions, device=logits.device)  # (G, R)
+        return predicting.gather(-1, ids[..., None]).squeeze(-1)
 
-    def step(self, cfg, optimizer, groups, samples, make_many, phases, ours) -> float:
-        """One step on the completions of `groups`. Returns the largest difference of its log-probs from ours."""
-        g, worst = cfg.fresh, 0.0
-        for at, (sample, group) in enumerate(zip(samples, groups, strict=True)):
-            phases.next("media")
-            prompt = make_many([sample])[0]
-            phases.next("rollout")  # their towers run inside every forward pass
-            with torch.no_grad():
-                self.model.generate(
-                    **self.inputs(prompt, g),
-                    do_sample=True,
-                    temperature=1.0,
-                    top_k=0,
-                    top_p=1.0,
-                    max_new_tokens=cfg.max_completion_tokens,
-                    min_new_tokens=cfg.max_completion_tokens,
-                    eos_token_id=None,
-                    pad_token_id=0,
-                )
-            phases.next("reward, buffer")
-            train.score(
-                cfg,
-                [prompt],
-                [
-                    [
-                        Completion(t, b, self.policy.tokenizer.decode(t), False)
-                        for t, b in zip(group.tokens, group.behaviour, strict=True)
-                    ]
-                ],
-            )
-            phases.next("reference")
-            with torch.no_grad():
-                ref = self.logps(self.reference, prompt, group.tokens, cfg.temperature)
-            phases.next("policy forward, backward")
-            logp = self.logps(self.model, prompt, group.tokens, cfg.temperature)
-            mask = torch.ones_like(logp, dtype=torch.bool)
-            loss, _ = clipped_is_loss(
-                importance_ratio(logp, logp.detach(), mask),
-                logp,
-                group.advantages.to(logp.device),
-                temporal_weights(mask, 0.0, "uniform"),
-                mask,
-                beta=cfg.beta,
-                ref_logp=ref,
-            )
-            half_loss(loss, mask, g * len(groups), mask.numel() * len(groups)).backward()
-            phases.next(None)
-            worst = max(worst, (logp.detach() - ours[at * g : (at + 1) * g]).abs().max().item())
-        phases.next("optimiser")
-        optimizer.step(0.0, 1.0)
-        phases.next(None)
-        return worst
+    def loss(
+        self, cfg: Config, logp: Tensor, ref_logp: Tensor, advantages: Tensor, counts: Tensor
+    ) -> Tensor:
+        """GRPO's loss of one prompt's completions, its part of the whole step's."""
+        mask = torch.ones_like(logp, dtype=torch.bool)  # (G, R)
+        weights = temporal_weights(mask, 0.0, "uniform")  # (G, R)
+        ratio = importance_ratio(logp, logp.detach(), mask)  # (G, R)
+        loss, _ = clipped_is_loss(ratio, logp, advantages.to(logp.device), weights)  # (G, R)
+        loss = loss + cfg.beta * kl_k3(logp, ref_logp)  # (G, R)
+        is_replayed = torch.zeros(len(logp), dtype=torch.bool, device=logp.device)  # (G,)
+        return (loss * loss_weights(mask, is_replayed, counts, 1.0, cfg.loss_norm)).sum()
 
 
-def toy_prompts(cfg, policy, args):
-    """Two steps' samples of the toy world, and a function that decodes their clips anew at each call, as a first visit does."""
-    cfg.toy_clips = max(cfg.toy_clips, args.prompts)  # two questions about each
-    mine, _ = load_data(cfg, 0, 1)
-    return mine[: 2 * args.prompts], lambda some: prompt_builder(cfg, policy).build_or_raise(some)
+# ------------------------------------------------------------------------------ prompts
+def toy_prompts(cfg: Config, policy: Policy, n: int) -> tuple[list[Sample], Build]:
+    """Samples of the toy world, two about each of n / 2 clips, and a function that decodes them
+    anew at each call, as a first visit does."""
+    samples, _ = load_data(replace(cfg, data=f"toy:{(n + 1) // 2},1"), 0, 1)
+
+    def build(some: list[Sample]) -> list[Prompt]:
+        return prompt_builder(cfg, policy).build_or_raise(some)
+
+    return samples[:n], build
 
 
-def random_prompts(policy, args):
-    """Prompts with random pictures of 448 x 448 and random sound: 32 frames and 60 s make about 5,600 tokens."""
-    samples = [
-        Sample(f"bench{i}", "What happens, and when?", "numeric", "1", videos=[f"none{i}"])
-        for i in range(2 * args.prompts)
-    ]
+def random_prompts(policy: Policy, args) -> tuple[list[Sample], Build]:
+    """Prompts with random pictures of 448 x 448 and random sound: 32 frames and 60 s make about
+    5,600 tokens. Samples are of two steps."""
+    samples = []
+    for i in range(2 * args.prompts):
+        videos = [f"none{i}"]
+        samples.append(Sample(f"bench{i}", "What happens?", "numeric", "1", videos=videos))
 
-    def builder(some):
-        out = []
-        for s in some:
-            rng = np.random.default_rng(int(s.id[5:]))
+    def build(some: list[Sample]) -> list[Prompt]:
+        prompts = []
+        for sample in some:
+            rng = np.random.default_rng(int(sample.id.removeprefix("bench")))
             sound = rng.standard_normal(args.seconds * 16_000).astype(np.float32)
             media = Media(
                 "video",
                 rng.integers(0, 256, (args.frames, 448, 448, 3), dtype=np.uint8),
-                None,
-                2 * args.seconds / args.frames,
+                seconds_per_group=2 * args.seconds / args.frames,
                 mel=log_mel(sound, policy.form.n_mels),
             )
-            out.append(build_prompt(s, [media], policy.tokenizer, policy.form))
-        return out
+            prompts.append(build_prompt(sample, [media], policy.tokenizer, policy.form))
+        return prompts
 
-    return samples, builder
+    return samples, build
+
+
+# ------------------------------------------------------------------------------ the program
+def settings(args) -> Config:
+    flags = {
+        "--method": "grpo",
+        "--stage": 2,
+        "--fresh": args.group,
+        "--prompts_per_step": args.prompts,
+        "--max_completion_tokens": args.tokens,
+        "--media_cache": "",
+        "--train_type": "full",
+        "--beta": 0.02,
+    }
+    words = []
+    for name, value in flags.items():
+        words += [name, str(value)]
+    return parse(words)
+
+
+def set_up(args) -> OurStep:
+    """The model, its optimiser and the prompts of two steps: fresh ones and stored ones."""
+    cfg = settings(args)
+    policy = load_policy(DEFAULT_MODEL) if args.size == "tiny" else make_policy("7b")
+    policy.eos_ids = []
+    policy.max_tokens = cfg.max_tokens
+    policy.model.train()
+    learner, reference = prepare(cfg, policy)
+    optimizer = make_optimizer(cfg, learner, weight_decay=0.0)
+    if args.size == "tiny":
+        samples, build = toy_prompts(cfg, policy, 2 * args.prompts)
+    else:
+        samples, build = random_prompts(policy, args)
+    fresh = samples[: args.prompts]
+    others = samples[args.prompts :]
+    stored = {prompt.sample.id: prompt for prompt in build(others)}
+    return OurStep(cfg, policy, reference, optimizer, fresh, build, stored)
+
+
+def phase_rows(columns: dict[str, list[dict[str, float]]], completions: int) -> list[dict]:
+    """Median seconds of each phase on each side, and how many completions that is per second."""
+    rows = []
+    for phase in [*PHASES, "whole step"]:
+        row: dict = {"phase": phase}
+        for name, repeats in columns.items():
+            row[f"{name} s"] = statistics.median(seconds[phase] for seconds in repeats)
+        row["theirs / ours"] = None
+        if min(row["ours s"], row["theirs s"]) > 1e-4:
+            row["theirs / ours"] = row["theirs s"] / row["ours s"]
+        rows.append(row)
+
+    rate: dict = {"phase": "completions trained per s"}
+    for name in columns:
+        rate[f"{name} s"] = completions / rows[-1][f"{name} s"]
+    rate["theirs / ours"] = None
+    return [*rows, rate]
+
+
+def main() -> None:
+    args = arguments(
+        __doc__.split("\n\n")[0], prompts=16, group=8, tokens=64, frames=32, seconds=60
+    )
+    ours = set_up(args)
+    theirs = TheirStep(ours)
+    cfg = ours.cfg
+    half = args.group // 2
+    avatar = replace(cfg, fresh=half, replayed=args.group - half, tas_shape="u")
+    past = ours.past_step(avatar)
+
+    columns: dict[str, list[dict]] = {"ours": [], "theirs": [], "ours, avatar": []}
+    largest = 0.0
+    for i in range(args.repeats + 1):
+        phases = {name: Phases() for name in columns}
+        ours.forget()
+        empty = ReplayBuffer(cfg.capacity, 0, 0.0, seed=0)
+        groups, logps = ours.run(cfg, empty, phases["ours"])
+        largest = max(largest, theirs.run(cfg, groups, logps, phases["theirs"]))
+        ours.forget()
+        ours.run(avatar, copy.deepcopy(past), phases["ours, avatar"])
+        if i:  # the first round warms up
+            for name in columns:
+                whole = sum(phases[name].values())
+                columns[name].append(phases[name] | {"whole step": whole})
+
+    prompt_tokens = [len(prompt.ids) for group in groups for prompt in group.prompts.values()]
+    report(
+        args,
+        f"step: {args.prompts} prompts, {args.group} completions of {args.tokens} tokens each, "
+        f"{args.size}",
+        phase_rows(columns, args.prompts * args.group),
+        {
+            "prompt_tokens": round(float(np.mean(prompt_tokens))),
+            "largest_difference_of_logps": f"{largest:.1e}",
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""bench/: every benchmark runs, prints both sides, and writes its figures. How fast they are is no test's business."""
+"""bench/: every benchmark runs, prints both sides, and writes its figures. How fast they are is no
+test's business."""
 
 import json
 import subprocess
@@ -10,84 +11,67 @@ import pytest
 BENCH = Path(__file__).parent.parent / "bench"
 
 
-@pytest.mark.parametrize(
-    ("name", "flags", "rows"),
-    [
-        pytest.param(
-            "rollout",
-            ["--prompt", "40", "--group", "2", "--tokens", "4"],
-            ["ours", "generate, dynamic cache", "generate, static cache"],
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "update",
-            ["--prompt", "40", "--group", "2", "--tokens", "4"],
-            ["packed row, chunked logits", "repeated rows, full fp32 logits"],
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "step",
-            ["--prompts", "2", "--group", "4", "--tokens", "4"],
-            [
-                "media",
-                "towers",
-                "rollout",
-                "reward, buffer",
-                "reference",
-                "policy forward, backward",
-                "optimiser",
-                "whole step",
-                "completions trained per s",
-            ],
-            marks=pytest.mark.slow,
-        ),
-        (
-            "evaluation",
-            [
-                "--videos",
-                "2",
-                "--questions",
-                "2",
-                "--prompt",
-                "40",
-                "--question",
-                "8",
-                "--tokens",
-                "4",
-            ],
-            [
-                "ours, shared prefill",
-                "ours, batched",
-                "ours, one at a time",
-                "generate, one at a time",
-            ],
-        ),
-        (
-            "decode",
-            [],
-            ["frames", "frames", "frames", "sound", "sound", "both, resized", "both, resized"],
-        ),
-    ],
-)
-def test_a_benchmark_prints_both_sides(tmp_path, name, flags, rows):
+def run_bench(folder: Path, name: str, rows: list[str], *flags: str) -> dict:
+    """Run a benchmark once. Returns what it writes, after a look at its rows."""
     done = subprocess.run(
         [sys.executable, BENCH / f"{name}.py", "--repeats", "1", "--json", "out.json", *flags],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads((tmp_path / "out.json").read_text())
+    result = json.loads((folder / "out.json").read_text())
     assert {"command", "date", "device", "torch", "transformers"} <= set(result)
-    assert [next(iter(row.values())) for row in result["rows"]] == rows and all(
-        row in done.stdout for row in rows
-    )
-    if name == "update":
-        assert (
-            float(result["largest_difference_of_logps"]) < 1e-4
-            and float(result["relative_difference_of_gradients"]) < 1e-4
-        )
-    if name == "evaluation":
-        assert all(row["same_tokens"] == 1 for row in result["rows"])
-    if name == "step":
-        assert float(result["largest_difference_of_logps"]) < 1e-4
+    assert [next(iter(row.values())) for row in result["rows"]] == rows
+    assert all(row in done.stdout for row in rows)
+    return result
+
+
+@pytest.mark.slow
+def test_rollout(tmp_path):
+    rows = ["ours", "generate, dynamic cache", "generate, static cache"]
+    run_bench(tmp_path, "rollout", rows, "--prompt", "40", "--group", "2", "--tokens", "4")
+
+
+@pytest.mark.slow
+def test_update(tmp_path):
+    rows = ["packed row, chunked logits", "repeated rows, full fp32 logits"]
+    flags = ("--prompt", "40", "--group", "2", "--tokens", "4")
+    result = run_bench(tmp_path, "update", rows, *flags)
+    assert float(result["largest_difference_of_logps"]) < 1e-4
+    assert float(result["relative_difference_of_gradients"]) < 1e-4
+
+
+@pytest.mark.slow
+def test_step(tmp_path):
+    rows = [
+        "media",
+        "towers",
+        "rollout",
+        "reward, buffer",
+        "reference",
+        "policy forward, backward",
+        "optimiser",
+        "whole step",
+        "completions trained per s",
+    ]
+    flags = ("--prompts", "2", "--group", "4", "--tokens", "4")
+    result = run_bench(tmp_path, "step", rows, *flags)
+    assert float(result["largest_difference_of_logps"]) < 1e-4
+
+
+def test_evaluation(tmp_path):
+    rows = [
+        "ours, shared prefill",
+        "ours, batched",
+        "ours, one at a time",
+        "generate, one at a time",
+    ]
+    sizes = ("--videos", "2", "--questions", "2", "--prompt", "40", "--question", "8")
+    result = run_bench(tmp_path, "evaluation", rows, *sizes, "--tokens", "4")
+    assert all(row["same_tokens"] == 1 for row in result["rows"])
+
+
+def test_decode(tmp_path):
+    rows = ["frames", "frames", "frames", "sound", "sound", "both, resized", "both, resized"]
+    run_bench(tmp_path, "decode", rows)
