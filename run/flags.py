@@ -116,7 +116,7 @@ def from_file(path: str, words: dict, parser: argparse.ArgumentParser) -> tuple[
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         parser.error(f"--config {path}: not a run's config.json ({type(error).__name__}: {error})")
 
-    options = {action.dest: action for action in parser._actions}
+    options = {action.dest: action for action in parser._actions if action.dest != "help"}
     for name in ("config", "out", "resume"):  # these belong to a start, not to a setting
         values.pop(name, None)
     if unknown := sorted(values.keys() - options):
@@ -126,6 +126,8 @@ def from_file(path: str, words: dict, parser: argparse.ArgumentParser) -> tuple[
     for name, value in values.items():
         option = options[name]
         try:
+            if not isinstance(value, str | int | float):
+                raise ValueError
             values[name] = option.type(value if isinstance(value, str) else json.dumps(value))
         except (ValueError, argparse.ArgumentTypeError):
             parser.error(f"--config {path}: {name} {value!r} is no {option.metavar}")

@@ -295,6 +295,8 @@ def test_another_method_stage_or_model_beside_a_config_file_derives_presets_anew
         ('{"given": [], "resume_": 1, "steps": 2}', "unknown flag 'resume_'"),
         ('{"given": [], "temperature": null}', "temperature None is no FLOAT"),
         ('{"given": [], "temperature": [1]}', "temperature [1] is no FLOAT"),
+        ('{"given": [], "model": null}', "model None is no STR"),
+        ('{"given": [], "help": true}', "unknown flag 'help'"),
         ('{"given": [], "train_towers": 1}', "train_towers 1 is no BOOL"),
     ],
 )
