@@ -32,7 +32,9 @@ def stages_of(argv: list[str]) -> list[Config]:
     checkpoint = ""
     for cfg in configs:
         cfg.out = f"{folder}/stage{cfg.stage}"
-        cfg.model = checkpoint or cfg.model
+        if checkpoint:  # named in config.json as if the user had: a start from that file keeps it
+            cfg.model = checkpoint
+            cfg.given.add("model")
         checkpoint = f"{cfg.out}/checkpoint"
     return configs
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import train
-from config import parse
+from config import parse, to_json
 from run import curriculum
 from run.curriculum import stages_of, write_summary
 from tests.runs import rows_of, small
@@ -40,6 +40,16 @@ def test_each_stage_has_its_own_presets():
         "some/7b",
         "runs/stages12-grpo-seed4/stage1/checkpoint",
     ]
+
+
+def test_a_stage_run_again_from_its_config_starts_from_the_same_checkpoint(tmp_path):
+    """Also under another method, which takes from the file only what was asked for there."""
+    _, second = stages_of(["--stage=0,2", "--out=a"])
+    file = tmp_path / "config.json"
+    file.write_text(to_json(second))
+    for other in ([], ["--method=grpo"]):
+        cfg = parse([f"--config={file}", *other])
+        assert (cfg.stage, cfg.model) == (2, "a/stage0/checkpoint")
 
 
 @pytest.mark.parametrize("stages", ["0,4", "0,", "0,two"])
