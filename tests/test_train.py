@@ -185,6 +185,39 @@ def test_options_of_the_loss_and_the_buffer_run(tmp_path, in_shared_folder, flag
     assert steps[-1]["replayed"] > 0
 
 
+def test_a_runs_advantages_are_against_the_group_or_the_prompts_history(
+    tmp_path, in_shared_folder, monkeypatch
+):
+    """Step 5 in NumPy: fresh rewards against their own mean, replayed ones against the mean of the
+    prompt's last rewards, those of this step included."""
+    buffers = []
+    kinds = []
+
+    class Buffer(ReplayBuffer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            buffers.append(self)
+
+    def check(cfg, learner, reference, groups, features, log, step):
+        for group in groups:
+            rewards = np.array([entry.reward for entry in group.entries])
+            history = buffers[0].prompts[group.id].rewards
+            baseline = np.mean(history) if group.replayed else rewards.mean()
+            std = rewards.std(ddof=1)
+            expected = (rewards - baseline) / (std + 1e-4) if std > 1e-6 else 0 * rewards
+            np.testing.assert_allclose(group.advantages.numpy(), expected, atol=1e-5)
+            assert all((entry.step < step) == group.replayed for entry in group.entries)
+            kinds.append((group.replayed, group.replayed and abs(baseline - rewards.mean()) > 0.01))
+        return accumulate_gradients(cfg, learner, reference, groups, features, log, step)
+
+    accumulate_gradients = train.accumulate_gradients
+    monkeypatch.setattr(train, "ReplayBuffer", Buffer)
+    monkeypatch.setattr(train, "accumulate_gradients", check)
+    run(tmp_path, "--replay_min=8", "--replayed=2", "--eval_every=0")
+    assert kinds.count((False, False)) == 6
+    assert (True, True) in kinds  # a history that is not the group's own mean
+
+
 @pytest.mark.parametrize("stage", [1, 3])
 def test_visual_and_localisation_stages_run(tmp_path, in_shared_folder, stage):
     run(tmp_path, "--steps=2", stage=stage)
