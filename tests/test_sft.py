@@ -12,7 +12,7 @@ import train
 from config import parse
 from data import prompt_builder
 from engine.families import DEFAULT_MODEL
-from model import load_policy
+from model import Features, load_policy
 from run.stream import PromptStream, load_data
 from sft import TraceRow, on_traces, trace_batches, trace_rows
 from tests.reference import hf_inputs
@@ -100,9 +100,10 @@ def test_shared_prefixes_equal_separate_prompts(policy, traced):
     prefixes = [row.prompt for row in rows]
     texts = [row.texts for row in rows]
     traces = [[t[n:]] for r in rows for t, n in zip(r.texts, r.skipped, strict=True)]
+    features = Features(policy)
     with torch.no_grad():
-        logp, mask = policy.completion_logps(prefixes, policy.features(prefixes), texts)
-        alone, alone_mask = policy.completion_logps(traced, policy.features(traced), traces)
+        logp, mask = policy.completion_logps(prefixes, features.of(prefixes), texts)
+        alone, alone_mask = policy.completion_logps(traced, features.of(traced), traces)
     ours = logp[on_traces(rows, mask)]
     assert len(ours) == n_tokens
     torch.testing.assert_close(ours, alone[alone_mask], atol=1e-5, rtol=0)
