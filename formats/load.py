@@ -99,8 +99,8 @@ def read_file(path: Path) -> list[RawRecord]:
 
 
 def is_downloaded(raw: RawRecord) -> bool:
-    """Is the record of a downloaded form, and not of ours?"""
-    return "messages" in raw.content or "problem" in raw.content
+    """Is the record of a downloaded form, which has no id of its own, and not of ours?"""
+    return "id" not in raw.content or "messages" in raw.content or "problem" in raw.content
 
 
 def make_sample(raw: RawRecord) -> Sample:
@@ -124,10 +124,10 @@ def make_sample(raw: RawRecord) -> Sample:
             "Video-R1, EchoInk and IntentTrain (problem, path, solution), "
             "AVATAR / ms-swift (messages, solution)"
         )
-    if is_downloaded(raw):
-        fields["id"] = downloaded_id(fields, record.get("problem_id"), raw.root_name)
 
-    sample = Sample(**fields, where=raw.where)
+    sample = Sample(**{"id": "", **fields}, where=raw.where)
+    if is_downloaded(raw):
+        sample.id = downloaded_id(sample, record.get("problem_id"), raw.root_name)
     try:
         sample.problem_type = problem_type(sample.problem_type).name
     except ValueError as error:
@@ -138,7 +138,7 @@ def make_sample(raw: RawRecord) -> Sample:
     return sample
 
 
-def downloaded_id(fields: dict, problem_id: object, root_name: str) -> str:
+def downloaded_id(sample: Sample, problem_id: object, root_name: str) -> str:
     """An id for a record that has none of its own: `problem_id`, if any, and 16 hex digits of the
     SHA-256 of what makes the prompt and its target.
 
@@ -148,15 +148,15 @@ def downloaded_id(fields: dict, problem_id: object, root_name: str) -> str:
     """
     content = [
         root_name,
-        fields["question"],
-        fields["options"],
-        fields["problem_type"],
-        fields["answer"],
-        fields["trace"],
-        fields["videos"],
-        fields["images"],
-        fields["audios"],
-        fields.get("soundtrack"),
+        sample.question,
+        sample.options,
+        sample.problem_type,
+        sample.answer,
+        sample.trace,
+        sample.videos,
+        sample.images,
+        sample.audios,
+        sample.soundtrack,
     ]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return digest if problem_id is None else f"{problem_id}-{digest}"

@@ -108,6 +108,14 @@ def check_length(rows: list[dict], plain: list[dict], out: Path) -> None:
     assert rows[0]["reward"] == pytest.approx(expected, abs=1e-5)
 
 
+def check_entropy(rows: list[dict], plain: list[dict], out: Path) -> None:
+    """Weights from 1 (sure) to 1.3 (the most uncertain token of each completion)."""
+    assert all(row["entropy"] > 0 for row in rows)
+    assert all(1.001 < row["tas_weight"] < 1.299 for row in rows)
+    assert rows[0]["loss"] != plain[0]["loss"]
+    assert rows[0]["reward"] == plain[0]["reward"]
+
+
 RECIPES: dict[str, tuple[list[str], Callable]] = {
     "papo": (["--papo_gamma=0.01"], check_papo),
     "care": (["--care_bonus=0.5"], check_care),
@@ -115,6 +123,7 @@ RECIPES: dict[str, tuple[list[str], Callable]] = {
         ["--length_weight=0.2", "--length_low=1", "--length_high=112"],
         check_length,
     ),
+    "entropy_tas": (["--tas_shape=entropy"], check_entropy),
 }
 
 
@@ -142,7 +151,7 @@ def test_a_recipe_applies_runs_and_shows_its_method(recipe, plain, tmp_path, sha
 
 # two that do not touch the same line can be applied together; -C1 allows for each other's lines
 TOGETHER = (
-    (("papo", "care"), ("care.py", "tas.py")),
+    (("papo", "care", "entropy_tas"), ("care.py", "tas.py", "engine/logprobs.py")),
     (("length_reward",), ("problems.py", "rewards.py")),
 )
 

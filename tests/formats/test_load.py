@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 
+from formats import load
 from formats.load import load_samples
 from tests.formats.forms import AVATAR, OWN, R1, as_lines, refused, refused_record, write
 from tests.formats.test_messages import BAD_DIALOGUES
@@ -50,6 +51,18 @@ def test_an_id_does_not_change_with_the_hint_or_the_caption(tmp_path):
     [plain] = ids(tmp_path, AVATAR)
     assert re.fullmatch("[0-9a-f]{16}", plain)
     assert ids(tmp_path, AVATAR | {"hint": "h", "audio_cues": "c"}) == [plain]
+
+
+def test_a_new_form_says_what_it_knows_and_gets_an_id(tmp_path, monkeypatch):
+    """A reader of records need not fill in ids, options or traces."""
+
+    def minimal(record, where):
+        return {"question": record["messages"], "answer": "3", "problem_type": "numeric"}
+
+    monkeypatch.setattr(load, "messages_record", minimal)
+    first, second = ids(tmp_path, {"messages": "a"}, {"messages": "b"})
+    assert re.fullmatch("[0-9a-f]{16}", first)
+    assert first != second
 
 
 @pytest.mark.parametrize(
