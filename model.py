@@ -23,7 +23,6 @@ key-value heads, d head width.
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +39,7 @@ from engine.distributed import FSDPUnit
 from engine.feature_cache import FeatureCache
 from engine.kv_cache import Prefill, PrefillPieces
 from engine.logprobs import TokenLogprobs, fp32_logits
-from engine.packed_rows import Layout, PackedAttention, PackedLayouts, packed_layouts
+from engine.packed_rows import Layout, PackedAttention, PackedRows, packed_layouts, row_lengths
 from media.digest import media_digest
 
 FEATURE_CACHE_BYTES = 4 * 2**30  # host memory for the outputs of frozen towers
@@ -57,30 +56,6 @@ def load_policy(
     tokenizer, config = families.load_tokenizer_and_config(path)
     model = families.load_model(path, config, torch.device(device), dtype)
     return Policy(model, tokenizer, path)
-
-
-@dataclass
-class PackedRows:
-    """[prompt | suffix 1 | .. | suffix G] of each prompt, all rows in one stream.
-
-    A suffix is a completion without its last token (in training), or a question (in a prefill).
-    """
-
-    prompt_lengths: list[int]
-    suffix_lengths: list[list[int]]
-    vectors: Tensor  # (T, D) what the decoder reads
-    positions: Tensor  # (3, T) time, height, width
-    layouts: PackedLayouts  # who attends to whom
-
-    # Qwen3-VL: what is added to the states of the vision tokens after the first layers
-    vision_tokens: Tensor | None  # (m,) their places in the stream
-    deepstack: list[Tensor]  # (m, D) for each of these layers
-
-
-def row_lengths(prompts: list[Prompt], suffixes: list[list[list[int]]]) -> list[int]:
-    """Tokens of each packed row."""
-    rows = zip(prompts, suffixes, strict=True)
-    return [len(prompt.ids) + sum(map(len, of_prompt)) for prompt, of_prompt in rows]
 
 
 class Policy:
@@ -253,6 +228,7 @@ class Policy:
             steps = torch.tensor(steps, dtype=torch.long) + prompt.next_position  # (tokens,)
             positions += [prompt.positions, steps.expand(3, -1)]
 
+        # where everything stands in the stream
         prompt_lengths = [len(prompt.ids) for prompt in prompts]
         suffix_lengths = [[len(suffix) for suffix in of_prompt] for of_prompt in suffixes]
         deepstack = families.deepstack(features)
@@ -284,7 +260,9 @@ class Policy:
         """cos and sin (T, 1, d) of positions (3, T), for `families.rotate`."""
         return families.rotary_table(self.text, positions, self.head.weight.dtype)
 
-    def run(self, rows: PackedRows, kv: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+    def run_decoder(
+        self, rows: PackedRows, kv: list[tuple[Tensor, Tensor]] | None = None
+    ) -> Tensor:
         """The decoder over packed rows: states (n, D) of the tokens that the last layer asks.
 
         kv: a list that gets each layer's keys and values, (T, K, d) each.
@@ -348,7 +326,7 @@ class Policy:
                 [questions[i] for i in batch],
             )
             kv: list[tuple[Tensor, Tensor]] = []
-            hidden = self.run(rows, kv)  # (n, D)
+            hidden = self.run_decoder(rows, kv)  # (n, D)
             last = hidden[rows.layouts.suffix_end]  # (questions, D)
             pieces.add(kv, last, rows.prompt_lengths, rows.suffix_lengths)
         return pieces.pad([prompt.next_position for prompt in prompts])
@@ -387,6 +365,7 @@ class Policy:
         completions: list[list[list[int]]],
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
+        # the completions as a padded block
         flat = [completion for group in completions for completion in group]
         tokens = pad_sequence([torch.tensor(c, dtype=torch.long) for c in flat], batch_first=True)
         tokens = tokens.to(self.device)  # (N, R)
@@ -399,7 +378,7 @@ class Policy:
         # the last token of a completion predicts nothing: left out
         suffixes = [[completion[:-1] for completion in group] for group in completions]
         rows = self.pack(prompts, features, suffixes)
-        hidden = self.run(rows)  # (n, D)
+        hidden = self.run_decoder(rows)  # (n, D)
 
         # Each token is predicted by the state before it: the first one by the prompt's last token,
         # the others by the token before them.
@@ -479,9 +458,15 @@ class Features:
 
         The towers run again, one prompt at a time, as under checkpointing, so that a step keeps
         none of their activations. Then the outputs are forgotten, because the optimiser is about to
-        change the towers: the next `of` computes them anew.
+        change the towers: the next `of` computes them anew. Raises ValueError where a prompt was
+        edited in place in between: its gradient would be that of other media.
         """
         for digest, prompt in self.prompts.items():
+            if media_digest(prompt) != digest:
+                raise ValueError(
+                    f"media of prompt '{prompt.sample.id}' were edited in place between the "
+                    "forward and the backward pass; edit a copy (dataclasses.replace)"
+                )
             leaves = self.outputs[digest]
             grads = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
             if grads:

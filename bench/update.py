@@ -29,7 +29,7 @@ from common import (
 from model import Features
 
 SIDES = {"ours": "packed row, chunked logits", "theirs": "repeated rows, full fp32 logits"}
-PEAK_FLOPS = 790e12  # bf16 operations per second of an H100, as in practice
+PEAK_FLOPS = 790e12  # operations per second that MFU is a fraction of
 
 
 def main() -> None:

@@ -6,7 +6,7 @@
     Qwen3-VL        vision, deepstack     Qwen3: q and k norms     times in words (data.py)
 
 transformers moved its modules between 5.17 and 5.23, and both work. A new family needs an entry in
-FAMILIES and in `prompt_format`, and whatever `run_vision_tower` and `block` do not know yet.
+FAMILIES, a case in `prompt_format`, and whatever is its own in `run_vision_tower` and `block`.
 
 Dimensions: T tokens, D width, H query heads, K key-value heads, d head width, N patches, M mel
 bins, L mel frames.
@@ -120,6 +120,7 @@ def load_config(path: str | Path):
 
 def prompt_format(config) -> PromptFormat:
     """How the model of this config reads media."""
+    # The classes name their fields differently where the families differ; the rest is one.
     vision = config.vision_config
     shared = {
         "image": config.image_token_id,
@@ -294,7 +295,7 @@ def parameter_counts(config, lora_rank: int, towers: bool) -> dict[str, int]:
     decoder (with its embedding), head (0 when tied), towers, layer (one of the decoder's), and
     adapters: those that LoRA of this rank adds to the decoder and, with `towers`, to the towers.
     """
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes without memory
         modules = parts(model_class(config)(config))
     visual, audio_tower, text, head = modules
 

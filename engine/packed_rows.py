@@ -63,7 +63,7 @@ heads, K key-value heads, d head width.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -118,62 +118,110 @@ class PackedLayouts(NamedTuple):
     suffix_end: Tensor  # (N,) of each suffix, its own last token; of an empty one, prompt_end
 
 
+@dataclass
+class PackedRows:
+    """[prompt | suffix 1 | .. | suffix G] of each prompt, all rows in one stream.
+
+    A suffix is a completion without its last token (in training), or a question (in a prefill).
+    """
+
+    prompt_lengths: list[int]
+    suffix_lengths: list[list[int]]
+    vectors: Tensor  # (T, D) what the decoder reads
+    positions: Tensor  # (3, T) time, height, width
+    layouts: PackedLayouts  # who attends to whom
+
+    # Qwen3-VL: what is added to the states of the vision tokens after the first layers
+    vision_tokens: Tensor | None  # (m,) their places in the stream
+    deepstack: list[Tensor]  # (m, D) for each of these layers
+
+
+def row_lengths(prompts: list, suffixes: list[list[list[int]]]) -> list[int]:
+    """Tokens of each packed row. prompts: of `data.Prompt`; suffixes: token ids."""
+    rows = zip(prompts, suffixes, strict=True)
+    return [len(prompt.ids) + sum(map(len, of_prompt)) for prompt, of_prompt in rows]
+
+
 def packed_layouts(
     prompt_lengths: list[int], suffix_lengths: list[list[int]], device: torch.device | str
 ) -> PackedLayouts:
     """Lay out rows of prompts and of the suffixes that follow on each. (Example: see the top.)"""
     prompts: list[slice] = []
-    suffixes: list[slice] = []
-    tails: list[slice] = []  # the last layer's queries of each row
-    asked: list[int] = []
+    suffixes: list[slice] = []  # all of a row's suffixes together
     suffix_starts: list[int] = []
+    asked: list[int] = []  # what the last layer asks
+    asked_of_row: list[slice] = []  # where a row's tokens stand among those asked
     prompt_end: list[int] = []
     suffix_end: list[int] = []
 
     row_start = 0
     for p, lengths in zip(prompt_lengths, suffix_lengths, strict=True):
-        suffixes_start = row_start + p
-        row_end = suffixes_start + sum(lengths)
-        prompts.append(slice(row_start, suffixes_start))
-        suffixes.append(slice(suffixes_start, row_end))
+        prompt_stop = row_start + p
+        row_stop = prompt_stop + sum(lengths)
+        prompts.append(slice(row_start, prompt_stop))
+        suffixes.append(slice(prompt_stop, row_stop))
 
-        # The last layer asks the row from the prompt's last token on.
-        tail_start = len(asked)
-        asked += range(suffixes_start - 1, row_end)
-        tails.append(slice(tail_start, len(asked)))
+        # the last layer asks a row from its prompt's last token on
+        first_asked = len(asked)
+        asked += range(prompt_stop - 1, row_stop)
+        asked_of_row.append(slice(first_asked, len(asked)))
 
         offset = 0  # tokens of the row's suffixes so far
         for length in lengths:
-            suffix_starts.append(suffixes_start + offset)
+            suffix_starts.append(prompt_stop + offset)
             offset += length
-            prompt_end.append(tail_start)
-            suffix_end.append(tail_start + offset if length else tail_start)
-        row_start = row_end
+            prompt_end.append(first_asked)
+            suffix_end.append(first_asked + offset if length else first_asked)
+        row_start = row_stop
 
-    def to_tensor(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=device)
+    # all layers but the last: a token's query has the number of its key
+    flat_lengths = [length for lengths in suffix_lengths for length in lengths]
+    block, cells = suffix_block(suffix_starts, flat_lengths, device)  # (N, S), (m,)
+    suffix_tokens = block.flatten()[cells]  # (m,)
+    body = Layout(
+        asked=None,
+        prompt_keys=prompts,
+        causal_queries=prompts,
+        full_queries=suffixes,
+        block_q=block,
+        block_k=block,
+        block_cells=cells,
+        suffix_q=suffix_tokens,
+        suffix_k=suffix_tokens,
+    )
 
-    # the suffixes as a padded block
-    lengths = [length for row in suffix_lengths for length in row]
+    # the last layer: the same keys, but a query has the number of its token among those asked
+    asked_tokens = torch.tensor(asked, device=device)  # (n,)
+    number = torch.zeros(row_start, dtype=torch.long, device=device)  # (T,)
+    number[asked_tokens] = torch.arange(len(asked), device=device)
+    last = replace(
+        body,
+        asked=asked_tokens,
+        causal_queries=[slice(0, 0)] * len(prompts),
+        full_queries=asked_of_row,
+        block_q=number[block],
+        suffix_q=number[suffix_tokens],
+    )
+    ends = [torch.tensor(e, dtype=torch.long, device=device) for e in (prompt_end, suffix_end)]
+    return PackedLayouts(body, last, *ends)
+
+
+def suffix_block(
+    starts: list[int], lengths: list[int], device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """The tokens of the suffixes that begin at `starts`, as a block (N, S), 0 on padding; and which
+    of its N * S cells hold tokens, (m,).
+
+    >>> block, cells = suffix_block([3, 5], [2, 1], "cpu")
+    >>> block.tolist(), cells.tolist()
+    ([[3, 4], [5, 0]], [0, 1, 2])
+    """
+    first = torch.tensor(starts, dtype=torch.long, device=device)[:, None]  # (N, 1)
+    length = torch.tensor(lengths, dtype=torch.long, device=device)[:, None]  # (N, 1)
     column = torch.arange(max(lengths, default=0), device=device)  # (S,)
-    is_token = column < to_tensor(lengths)[:, None]  # (N, S)
-    block_k = torch.where(is_token, to_tensor(suffix_starts)[:, None] + column, 0)  # (N, S)
-    cells = is_token.flatten().nonzero().squeeze(-1)  # (m,)
-    suffix_k = block_k.flatten()[cells]  # (m,)
-
-    all_but_last = Layout(
-        None, prompts, prompts, suffixes, block_k, block_k, cells, suffix_k, suffix_k
-    )
-
-    # the last layer: the same keys; a token's query is found by its place among those asked
-    asked = to_tensor(asked)  # (n,)
-    place = torch.zeros(row_start, dtype=torch.long, device=device)  # (T,)
-    place[asked] = torch.arange(len(asked), device=device)
-    no_queries = [slice(0, 0)] * len(prompts)
-    last = Layout(
-        asked, prompts, no_queries, tails, place[block_k], block_k, cells, place[suffix_k], suffix_k
-    )
-    return PackedLayouts(all_but_last, last, to_tensor(prompt_end), to_tensor(suffix_end))
+    is_token = column < length  # (N, S)
+    block = torch.where(is_token, first + column, 0)  # (N, S)
+    return block, is_token.flatten().nonzero().squeeze(-1)
 
 
 class PackedAttention(torch.autograd.Function):

@@ -89,8 +89,8 @@ MIXES = [
 
 @pytest.fixture(scope="module", params=range(len(MIXES)))
 def theirs(request, shared_policy, prompts):
-    """Completions, weights of their tokens, and what transformers makes of one [prompt | completion]
-    row after the other: log-probs, and the gradients of their weighted sum."""
+    """Completions, weights of their tokens, and what transformers makes of them, as one row
+    [prompt | completion] after the other: log-probs, and the gradients of their weighted sum."""
     mix = MIXES[request.param]
     policy = shared_policy
     policy.model.zero_grad()
@@ -322,6 +322,15 @@ def test_media_edited_in_place_have_new_features(fresh_policy, prompts, tower_pa
     assert len(tower_passes) == 2
     assert not torch.allclose(before, edited, atol=1e-3)
     assert torch.equal(edited, Features(fresh_policy).of([prompt])[0]["vision"])
+
+
+def test_media_edited_before_the_backward_pass_are_refused(trainable, prompts):
+    prompt = replace(prompts[0], patches=prompts[0].patches.clone())
+    features = Features(trainable)
+    features.of([prompt])[0]["vision"].sum().backward()
+    prompt.patches.zero_()
+    with pytest.raises(ValueError, match="edited in place between the forward and the backward"):
+        features.backward()
 
 
 def test_the_same_media_under_two_paths_pass_the_towers_once(fresh_policy, prompts, tower_passes):
