@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 
 from formats.sample import DataError
 from media.prompt_format import MIN_PIXELS
-from run.flags import fill, flag, is_tiny, read_flags
+from run.flags import check_flags, fill, flag, is_tiny, read_flags
 
 # ------------------------------------------------------------------------------ presets
 PAPER = {  # the paper's own numbers
@@ -170,7 +170,9 @@ class Replay:
         choices=("tiers", "uniform"),
     )
     capacity: int = flag(
-        10_000, "completions the buffer holds: 40 / 35 / 25 % hard / medium / easy", 1
+        10_000,
+        "completions the buffer holds, over all processes: 40 / 35 / 25 % hard / medium / easy",
+        1,
     )
     hint_patience: int | None = flag(
         None,
@@ -190,7 +192,7 @@ class Replay:
 class Update:
     """Advantages and update"""
 
-    alpha: float = flag(1.0, "weight of the off-policy part in J = J_on + alpha J_off")
+    alpha: float = flag(1.0, "weight of the off-policy part in J = J_on + alpha J_off", 0)
     tas_shape: str | None = flag(
         None,
         "temporal weights: u, uniform, decay, incline, inverse (avatar u, grpo uniform = off)",
@@ -272,7 +274,7 @@ class Checks:
     """Evaluation and checkpoints"""
 
     eval_every: int | None = flag(
-        None, "steps between evaluations; 0 = only at the start and the end"
+        None, "steps between evaluations; 0 = at the start and the end (stage 0: the end)", 0
     )
     save_every: int = flag(
         0, "steps between checkpoints; 0 = only at the end, and when a signal asks for one", 0
@@ -290,11 +292,13 @@ def parse(argv: list[str]) -> Config:
 
     Unknown flags and values out of range end the program with one sentence.
     """
-    cfg, _ = read_flags(Config, "train.py: AVATAR, stages 0 to 3. README.md has examples.", argv)
+    title = "train.py: AVATAR, stages 0 to 3. README.md has examples."
+    cfg, parser = read_flags(Config, title, argv)
     if cfg.data in ("", "toy"):
         cold_start = cfg.stage == 0 and is_tiny(cfg.model)
         cfg.data = f"toy:{5000 if cold_start else 256},160"  # 160 clips are 320 questions
     fill(cfg, by_model_and_stage(cfg) | METHODS[cfg.method])  # a method wins over a model
+    check_flags(cfg, parser)  # the presets' values, too
     cfg.out = cfg.out or f"runs/stage{cfg.stage}-{cfg.method}-seed{cfg.seed}"
 
     if cfg.judge_endpoint:  # before it is written into the run's config.json

@@ -238,7 +238,10 @@ def micro_batches(groups: list[Group], max_tokens: int, learner: Policy) -> list
 
 
 def filler(device: torch.device) -> Batch:
-    """A batch of one prompt token and one completion token, whose loss and gradient are 0."""
+    """A batch of one prompt token and two completion tokens, whose loss and gradient are 0.
+
+    Two, so that every layer has a completion token to pass: the last one predicts nothing.
+    """
     token = 0  # any id will do: its log-prob counts nowhere
     sample = Sample("", "", "numeric", "")
     prompt = Prompt(sample, False, torch.tensor([token]), torch.zeros(3, 1, dtype=torch.long))

@@ -430,9 +430,9 @@ class ReplayBuffer:
         self.stored = {}
         self.inserted = 0
         for state in states:
-            rank = ReplayBuffer()
-            rank.load_state_dict(state)
-            self.prompts |= {i: history for i, history in rank.prompts.items() if owns(i)}
-            self.stored |= {i: history for i, history in rank.stored.items() if owns(i)}
-            self.inserted = max(self.inserted, rank.inserted)
-            self.ranking = rank.ranking  # the same on all ranks
+            source = ReplayBuffer()
+            source.load_state_dict(state)
+            self.prompts |= {i: history for i, history in source.prompts.items() if owns(i)}
+            self.stored |= {i: history for i, history in source.stored.items() if owns(i)}
+            self.inserted = max(self.inserted, source.inserted)
+            self.ranking = source.ranking  # the same on all ranks

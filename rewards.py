@@ -206,10 +206,10 @@ def weighted(parts: dict[str, float | None], weights: dict[str, float]) -> float
     1.0
     """
     known = {name: weight for name, weight in weights.items() if parts[name] is not None}
-    if not known:
-        return 0.0
-    scale = sum(weights.values()) / sum(known.values())
-    return sum(weight * scale * parts[name] for name, weight in known.items())
+    total = sum(weight * parts[name] for name, weight in known.items())
+    if len(known) == len(weights) or not known:
+        return total
+    return total * sum(weights.values()) / sum(known.values())
 
 
 def score_group(
@@ -236,9 +236,12 @@ def score_group(
     weights = STAGE_REWARDS[stage]
     missing = {name: None for name in weights if None in values[name]}
 
+    # plain floats: a checkpoint holds no NumPy numbers (torch.load(weights_only=True))
     scores = []
-    for of_completion in zip(*values.values(), strict=True):
-        parts = dict(zip(REWARDS, of_completion, strict=True))
+    for i in range(len(texts)):
+        parts = {}
+        for name, of_group in values.items():
+            parts[name] = None if of_group[i] is None else float(of_group[i])
         scores.append(parts | {"reward": weighted(parts | missing, weights)})
     return scores
 

@@ -186,13 +186,17 @@ def loss_weights(
     tensor([[0.3333, 0.3333],
             [0.3333, 0.0000]])
     """
-    if norm not in NORMS:
-        raise ValueError(f"unknown loss norm '{norm}'; known: {', '.join(NORMS)}")
-    total = counts[:, NORMS.index(norm)].to(mask.device)  # (2,): completions or tokens
-    scale = torch.where(is_replayed, alpha, 1.0) / total[is_replayed.long()].clamp(min=1)  # (N,)
+    n_completions, n_tokens = counts.to(mask.device).unbind(dim=1)  # (2,), (2,): fresh, replayed
+    part = is_replayed.long()  # (N,): the row of counts
+    weight = torch.where(is_replayed, alpha, 1.0)  # (N,)
     if norm == "sequence":
-        scale = scale / mask.sum(dim=1).clamp(min=1)  # (N,)
-    return scale[:, None] * mask  # (N, R)
+        length = mask.sum(dim=1).clamp(min=1)  # (N,)
+        weight = weight / n_completions[part].clamp(min=1) / length  # (N,)
+    elif norm == "token":
+        weight = weight / n_tokens[part].clamp(min=1)  # (N,)
+    else:
+        raise ValueError(f"unknown loss norm '{norm}'; known: {', '.join(NORMS)}")
+    return weight[:, None] * mask  # (N, R)
 
 
 # ------------------------------------------------------------------------------ diagnostics

@@ -13,8 +13,7 @@ One step (--method avatar; in brackets the paper's numbers, --method avatar_pape
     3 insert       fresh groups into the buffer; Rbar(q), tiers, hint states move      replay.py
     4 draw         B stored prompts, up to 6 (4) completions of earlier steps each     replay.py
     5 advantages   fresh: GRPO's; replayed: against Rbar(q)                            tas.py
-    6 update       clipped importance-sampled loss, shaped by TAS                      tas.py
-                   J = J_on + alpha J_off, log-probs by packed rows                    model.py
+    6 update       J = J_on + alpha J_off, clipped, importance-sampled, shaped by TAS  tas.py
 
 How this differs from the paper and its released trainer (the modules list their own points):
  1. Only the fresh completions are generated. Until the buffer holds --replay_min completions a step
@@ -93,12 +92,14 @@ AGES = ((1, 4), (5, 16), (17, 64), (65, FOREVER))  # steps since a replayed comp
 # ------------------------------------------------------------------------------ stages 1 to 3
 def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> None:
     """Stages 1-3, from the first step (or the checkpoint's) to the last."""
+    # the policy samples; the learner is trained: the same object, unless it is sharded
     learner, reference = prepare(cfg, policy)
     optimizer = make_optimizer(cfg, learner, weight_decay=0.0)
     judge = make_judge(cfg, run.samples + run.heldout, policy.device)
 
     # what a checkpoint holds beside the weights
-    buffer = ReplayBuffer(cfg.capacity, cfg.hint_patience, cfg.hint_kl, seed=run.seed)
+    capacity = max(1, cfg.capacity // run.world)  # --capacity is that of the whole run
+    buffer = ReplayBuffer(capacity, cfg.hint_patience, cfg.hint_kl, seed=run.seed)
     stream = PromptStream(run.samples, builder, run.seed)
     generator = torch.Generator(policy.device).manual_seed(run.seed)
     state = {"buffer": buffer, "stream": stream, "generator": generator}
@@ -107,16 +108,17 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
     run.restore(policy, learner, optimizer, state)
     sampling = Sampling(cfg.max_completion_tokens, cfg.temperature, generator)
     if not run.saved:
-        log.evaluation(0, 0, *evaluate(cfg, policy, builder, run.heldout, judge))
+        means, examples = evaluate(cfg, policy, builder, run.heldout, judge)
+        log.evaluation(0, 0, means, examples)
 
     for step in range(run.start, run.steps):
         log.start_step()
         features = Features(policy)  # every clip passes the towers once a step
 
-        # Steps 1-3 run once; with --dynamic_sampling again, for new prompts in place of groups of
-        # equal rewards, which have no signal.
+        # Steps 1-3 run once. With --dynamic_sampling they run again for new prompts in place of groups
+        # of equal rewards, which have no signal; the last round's groups stay as they are.
         fresh: list[Group] = []
-        sampled = 0
+        n_sampled = 0
         for _ in range(1 + cfg.dynamic_sampling):
             fresh = [group for group in fresh if group.has_signal]
             missing = run.per_rank - len(fresh)
@@ -127,11 +129,12 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
             # them
             prompts = stream.take(missing, hinted=buffer.wants_hint)
             completions = generate(policy, prompts, features.of(prompts), cfg.fresh, sampling)
-            sampled += missing * cfg.fresh
+            n_sampled += missing * cfg.fresh
 
             # 2 reward: format, accuracy, self and judge, by the stage's table
             scores = score_prompts(prompts, completions, cfg.stage, judge)
             groups = fresh_groups(prompts, completions, scores, step)
+            log.note_rewards(groups)
 
             # 3 insert: Rbar(q) and hint states move with every group
             for group in groups:
@@ -140,7 +143,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
 
         # tiers are global: places among the Rbar(q) of all prompts, on all processes
         buffer.refresh(gather_lists(buffer.all_vcrs()))
-        run.generated += sum(gather(sampled))
+        run.generated += sum(gather(n_sampled))
         log.lap("rollout")
 
         # 4 draw: stored prompts, completions of earlier steps, successes and failures
@@ -153,24 +156,24 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         # 5 advantages: fresh against their group, replayed against the prompt's own history
         for group in fresh:
             group.advantages = group_advantages(group.rewards)  # (G,)
-        for group in replayed:
+        for group in replayed:  # a prompt's first visit is unhinted, so it has a VCRS
             group.advantages = replay_advantages(group.rewards, buffer.vcrs(group.id))  # (G,)
 
         # 6 update: J = J_on + alpha J_off, clipped, shaped by TAS
         groups = fresh + replayed
-        moved = accumulate_gradients(cfg, learner, reference, groups, features, log, step)
-        norm, lr = optimizer_step(cfg, policy, learner, optimizer, step, run.steps)
-        for prompt_id, kl in moved.items():
+        behaviour_kl = accumulate_gradients(cfg, learner, reference, groups, features, log, step)
+        grad_norm, lr = optimizer_step(cfg, policy, learner, optimizer, step, run.steps)
+        for prompt_id, kl in behaviour_kl.items():
             buffer.note_kl(prompt_id, float(np.mean(kl)))  # the hint rule asks for it
         log.lap("update")
 
         if step % LOG_EVERY == 0:
             log.examples(step, first_examples(fresh[0]))
-        log.step(step, run.generated, groups, buffer, norm, lr, stream.dropped)
-        run.check(step, groups, norm, stream.dropped)
+        log.step(step, run.generated, groups, buffer, grad_norm, lr, stream.dropped)
+        run.check(step, groups, grad_norm, stream.dropped)
         if run.evaluates(step + 1):
-            scores, examples = evaluate(cfg, policy, builder, run.heldout, judge)
-            log.evaluation(step + 1, run.generated, scores, examples)
+            means, examples = evaluate(cfg, policy, builder, run.heldout, judge)
+            log.evaluation(step + 1, run.generated, means, examples)
         if run.save_or_stop(step + 1, policy, optimizer, state):
             break
     log.finish()
@@ -192,16 +195,16 @@ def accumulate_gradients(
     counts = global_counts(groups)  # (2, 2)
     behaviour_kl: dict[str, list[float]] = defaultdict(list)
 
-    # the other groups have no gradient: leaving them out is exact
-    useful = [g for g in groups if g.has_signal or (cfg.beta and not g.replayed)]
+    # The other groups have no gradient: leaving them out is exact, as long as every term but the KL
+    # is multiplied by the advantage. A new term must keep its groups.
+    useful = [g for g in groups if g.advantages.any() or (cfg.beta and not g.replayed)]
     for batch in micro_batches(useful, cfg.max_tokens, learner):
         logp, mask = learner.completion_logps(
             batch.prompts, features.of(batch.prompts), batch.completions, cfg.temperature
         )  # (N, R), (N, R)
         mask = mask & batch.is_counted[:, None]  # (N, R)
 
-        # -min(r A_t, clip(r) A_t) with A_t = w_t A; the ratio is pi_theta over the policy that
-        # wrote it
+        # the clipped loss of --clip, with A_t = w_t A and the ratio pi_theta / pi_behaviour
         weights = temporal_weights(mask, cfg.tas_lambda, cfg.tas_shape)  # (N, R)
         ratio = importance_ratio(logp, batch.behaviour_logps, mask, cfg.is_level)  # (N, R)
         loss, clipped = clipped_is_loss(
@@ -212,6 +215,7 @@ def accumulate_gradients(
         if reference is not None:
             fresh_tokens = mask & ~batch.is_replayed[:, None]  # (N, R)
             ref_logp = reference_logps(reference, batch, features, cfg.temperature)  # (N, R)
+            ref_logp = torch.where(fresh_tokens, ref_logp, logp.detach())  # (N, R): KL 0 elsewhere
             kl = kl_k3(logp, ref_logp) * fresh_tokens  # (N, R)
             loss = loss + cfg.beta * kl  # (N, R)
             log.note(kl=kl[fresh_tokens])

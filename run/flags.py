@@ -138,6 +138,15 @@ def from_file(path: str, words: dict, parser: argparse.ArgumentParser) -> tuple[
     return values, given & values.keys()
 
 
+def check_flags(cfg, parser: argparse.ArgumentParser) -> None:
+    """Check what presets have filled in; raises ValueError where they have left a flag without a value."""
+    for f in fields(cfg):
+        value = getattr(cfg, f.name)
+        if value is None:
+            raise ValueError(f"the flag --{f.name} has no default, and no preset gives it a value")
+        check_value(f, value, parser)
+
+
 def check_value(f, value, parser: argparse.ArgumentParser) -> None:
     """End the program with one sentence where a flag's value is out of range or unknown."""
     if value is None:

@@ -36,7 +36,7 @@ from run.plots import plot_run
 
 FILES = ("metrics.jsonl", "completions.jsonl", "bad_media.jsonl", "dropped.jsonl")
 BINS = np.linspace(-2.5, 2.5, 42)  # of the advantages' histogram; the outermost hold what is beyond
-COLUMNS = (  # what every line of a step has, so that the file reads as a table; null where unknown
+COLUMNS = (  # what every line of a step has; null where no token or completion has a value
     "loss",
     "kl",
     "ratio_mean",
@@ -78,13 +78,15 @@ class Notes:
         columns: dict[str, float | None] = {}
         for name, (total, count, largest) in merged.items():
             if name.endswith("_sum"):
+                if name.removesuffix("_sum") in merged:
+                    raise ValueError(f"'{name}' and '{name.removesuffix('_sum')}' are one column")
                 columns[name.removesuffix("_sum")] = finite(total)
             elif not count:
                 columns[name] = None
             elif name.endswith("_max"):
                 columns[name] = finite(largest)
             else:
-                columns[name] = finite(round(total / count, 6))
+                columns[name] = finite(float(f"{total / count:.6g}"))
         return columns
 
 
@@ -176,29 +178,24 @@ class Log:
         """
         self.note_groups(groups, step)
         self.note_dropped(dropped)
-        row = {"step": step, "stage": self.cfg.stage, "generated": generated}
-        row |= dict.fromkeys(COLUMNS)
-        row |= self.notes.columns()
-        row |= effective_sample_fraction(row)
-        row |= sum_columns(gather(buffer.stats()))
-        row["hinted_prompts"] = gather_lists(buffer.hinted_prompts())
-        row |= self.end_of_line(norm, lr)
+        columns = dict.fromkeys(COLUMNS) | self.notes.columns()
+        columns |= effective_sample_fraction(columns)
+        row = joined(
+            {"step": step, "stage": self.cfg.stage, "generated": generated},
+            columns,
+            sum_columns(gather(buffer.stats())),
+            {"hinted_prompts": gather_lists(buffer.hinted_prompts())},
+            self.end_of_line(norm, lr),
+        )
         self.write_row(row)
         self.bar.set_postfix(
             reward=f"{row['reward']:.2f}", accuracy=f"{row['accuracy']:.2f}", generated=generated
         )
         self.bar.update()
 
-    def note_groups(self, groups: list[Group], step: int) -> None:
-        """Columns and histograms of what the groups hold."""
-        histograms: dict[str, list[float]] = {"fresh": [], "replayed": []}
+    def note_rewards(self, groups: list[Group]) -> None:
+        """Columns of what was sampled and scored; each reward becomes reward_<name>."""
         for group in groups:
-            histograms["replayed" if group.replayed else "fresh"] += group.advantages.tolist()
-            self.note(groups_sum=[1], zero_advantage_groups_sum=[not group.has_signal])
-            if group.replayed:
-                ages = [step - entry.step for entry in group.entries]
-                self.note(replay_age=ages, replayed_sum=[len(ages)])
-                continue
             for entry in group.entries:
                 self.note(
                     reward=[entry.reward],
@@ -209,8 +206,19 @@ class Log:
                 for name, value in entry.scores.items():
                     if name != "reward":
                         self.note(**{f"reward_{name}": [value]})
-        if not any(group.replayed for group in groups):
-            self.note(replayed_sum=[])
+
+    def note_groups(self, groups: list[Group], step: int) -> None:
+        """Columns and histograms of what the groups are trained with."""
+        histograms: dict[str, list[float]] = {"fresh": [], "replayed": []}
+        for group in groups:
+            histograms["replayed" if group.replayed else "fresh"] += group.advantages.tolist()
+            ages = [step - entry.step for entry in group.entries if group.replayed]
+            self.note(
+                groups_sum=[1],
+                zero_advantage_groups_sum=[not group.advantages.any()],
+                replay_age=ages,
+                replayed_sum=[len(ages)],
+            )
 
         for kind, counts in self.advantages.items():
             values = np.clip(gather_lists(histograms[kind]), BINS[0], BINS[-1])
@@ -227,10 +235,12 @@ class Log:
     ) -> None:
         """One line of metrics.jsonl for a step of stage 0."""
         self.note_dropped(dropped)
-        row = {"step": step, "stage": 0, "generated": 0, "loss": finite(loss)}
-        row["completion_tokens"] = tokens
-        row |= self.notes.columns()
-        row |= self.end_of_line(norm, lr)
+        row = joined(
+            {"step": step, "stage": 0, "generated": 0, "loss": finite(loss)},
+            {"completion_tokens": tokens},
+            self.notes.columns(),
+            self.end_of_line(norm, lr),
+        )
         self.write_row(row)
         self.bar.set_postfix(loss=f"{loss:.3f}")
         self.bar.update()
@@ -323,6 +333,20 @@ class Log:
 def finite(x: float) -> float | None:
     """A number that JSON knows."""
     return x if math.isfinite(x) else None
+
+
+def joined(*parts: dict) -> dict:
+    """One line of columns; raises ValueError where two parts give the same name.
+
+    >>> joined({"a": 1}, {"b": 2})
+    {'a': 1, 'b': 2}
+    """
+    row: dict = {}
+    for columns in parts:
+        if taken := row.keys() & columns.keys():
+            raise ValueError(f"two columns of metrics.jsonl are called '{min(taken)}'; rename one")
+        row |= columns
+    return row
 
 
 def sum_columns(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -133,7 +133,8 @@ class Run:
                                      --resume, the newest checkpoint
         run.samples, run.heldout     this process's training samples, its part of the held-out ones
         run.start, run.steps         the first step, and the one after the last
-        run.restore(state)           bring objects to where the checkpoint left them
+        run.announce()               write config.json and open the logs
+        run.restore(..)              bring weights, optimiser and `state` to the checkpoint's
         run.save_or_stop(..)         save when it is time to; True when the run is to end
 
     `state` is what each process saves beside the weights and the optimiser: {name: object with
@@ -247,6 +248,7 @@ class Run:
                 thing.load_state_dict(states[0])
         if self.same_world:
             set_random_states(self.saved.own["random"], self.device)
+        self.saved.states = []  # buffers of all processes, maybe
         self.log.reported = set(state["stream"].dropped)
 
     def save_or_stop(self, done: int, policy, optimizer, state: dict) -> bool:

@@ -258,6 +258,8 @@ def test_dynamic_sampling_replaces_groups_of_equal_rewards_and_counts_them(
         spent += 4 * len(ids)
     assert 1 < len(rounds) <= 4
     assert row["generated"] == row["buffer_size"] == spent
+    rewards = [0.2 if dull[i] else 0.25 for ids in rounds for i in ids]  # 1 of 4 gets 1
+    assert row["reward"] == pytest.approx(np.mean(rewards))  # over all that was sampled
     assert row["groups"] == 2
     assert row["zero_advantage_groups"] == 2 - kept
 
@@ -652,8 +654,7 @@ def test_the_kl_term_acts_on_fresh_completions_only(cfg, fresh_policy, builder, 
     assert losses[0] > 1e-3
     assert losses[1] - losses[2] == pytest.approx(losses[0], rel=1e-3)
 
-    for entry in group.entries:
-        entry.reward = 0.0
+    group.advantages = torch.zeros(4)
     assert update(cfg, fresh_policy, reference, [group])["ratio_mean"] == []
 
 
@@ -664,15 +665,12 @@ def test_groups_of_equal_rewards_are_left_out_exactly(cfg, fresh_policy, builder
     groups = sampled(cfg, fresh_policy, builder.build_or_raise(samples[:2]))
     spread_advantages(groups)
     groups[0].advantages = torch.zeros(4)
-    for entry in groups[0].entries:
-        entry.reward = 0.5
     log = update(cfg, fresh_policy, None, groups)
     assert len(log["ratio_mean"]) == sum(len(entry.tokens) for entry in groups[1].entries)
     left_out = fresh_policy.head.weight.grad.clone()
 
     fresh_policy.model.zero_grad()
-    for i, entry in enumerate(groups[0].entries):
-        entry.reward = float(i)  # now it runs, with advantages of zero
+    groups[0].advantages = torch.full((4,), 1e-30)  # now it runs, with next to no advantages
     update(cfg, fresh_policy, None, groups)
     torch.testing.assert_close(fresh_policy.head.weight.grad, left_out, atol=1e-7, rtol=1e-5)
 
@@ -703,3 +701,25 @@ def test_a_few_steps_on_one_prompt_raise_its_reward(cfg, fresh_policy, builder, 
         logp, _ = fresh_policy.completion_logps([prompt], features.of([prompt]), tokens)
     assert logp[0].sum() > sum(good.logps)
     assert logp[1].sum() < sum(bad.logps)
+
+
+def test_the_kl_term_is_finite_on_replayed_tokens_that_the_policy_has_left(
+    cfg, fresh_policy, builder, samples, monkeypatch
+):
+    """A log-prob of -100 on a replayed token, where exp(ref - logp) is no number in fp32."""
+    cfg.beta = 0.1
+    groups = sampled(cfg, fresh_policy, builder.build_or_raise(samples[:2]))
+    spread_advantages(groups)
+    groups[1].replayed = True
+    reference = fresh_policy.reference()
+    honest = fresh_policy.completion_logps
+
+    def far_away(*args):
+        logp, mask = honest(*args)
+        is_replayed = torch.tensor([False] * 4 + [True] * 4)
+        return torch.where(is_replayed[:, None], logp - 100, logp), mask
+
+    monkeypatch.setattr(fresh_policy, "completion_logps", far_away)
+    log = update(cfg, fresh_policy, reference, groups)
+    assert np.isfinite(log.loss)
+    assert torch.isfinite(gradients(fresh_policy)).all()

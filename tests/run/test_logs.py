@@ -50,6 +50,7 @@ def lines_of(log, name: str) -> list[dict]:
 def write_step(log, step=0, groups=(), norm=1.0, dropped=None) -> dict:
     """One step's line, as it stands in the file."""
     groups = list(groups) or [group_of("a", [entry(0.5)], [0.0])]
+    log.note_rewards([group for group in groups if not group.replayed])
     log.step(step, 8, groups, ReplayBuffer(), norm, 1e-3, dropped or {})
     return lines_of(log, "metrics.jsonl")[-1]
 
@@ -275,6 +276,7 @@ def test_other_ranks_write_nothing(tmp_path):
     log = Log(cfg, rank=1, steps=3)
     log.start_step()
     groups = [group_of("a", [entry(0.5)], [0.0])]
+    log.note_rewards(groups)
     log.step(0, 8, groups, ReplayBuffer(), 1.0, 1e-3, {"a": TooLong("a: too long")})
     log.examples(0, [{"id": "a"}])
     log.finish()
