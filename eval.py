@@ -19,9 +19,9 @@ One run leaves in --out:
     settings.json    what the results were made with; a run with other settings will not add to them
 
 A run that was killed goes on where it stopped and ends with the same bytes in summary.json: items
-are cut into the same batches whatever has been done, and a batch's random stream hangs on its
-number. The same holds for any number of processes: each takes every n-th batch. (Tested on CPUs; on
-a GPU as far as its kernels repeat themselves.)
+are cut into the same batches whatever has been done, and a batch's random stream depends on its
+number alone. The same holds for any number of processes: each takes every n-th batch. (Tested on
+CPUs; on a GPU as far as its kernels repeat themselves.)
 
 Nothing is dropped from a score. An item whose media cannot be read, whose prompt is too long, or
 whose reply holds no answer is wrong, and listed by reason; --strict stops at it instead. Intervals:
@@ -69,7 +69,7 @@ from run.flags import fill, flag, is_tiny, read_flags
 
 # ------------------------------------------------------------------------------ flags
 @dataclass
-class What:
+class WhatFlags:
     """What to run"""
 
     benchmark: str = flag("toy", f"one of {', '.join(BENCHMARKS)}", choices=tuple(BENCHMARKS))
@@ -97,7 +97,7 @@ class What:
 
 
 @dataclass
-class Sampling:
+class SamplingFlags:
     """Sampling"""
 
     temperature: float = flag(0.0, "0 = greedy", 0)
@@ -110,7 +110,7 @@ class Sampling:
 
 
 @dataclass
-class Judging:
+class JudgingFlags:
     """Judge of open answers (MMVU, Video-TT)"""
 
     judge: str = flag(
@@ -122,7 +122,7 @@ class Judging:
 
 
 @dataclass
-class Media:
+class MediaFlags:
     """Media"""
 
     fps: float = flag(2.0, "video frames sampled per second", 1e-3)
@@ -146,7 +146,7 @@ class Media:
 
 
 @dataclass
-class Memory:
+class MemoryFlags:
     """Memory"""
 
     batch: int = flag(32, "items that decode together; another number rounds differently", 1)
@@ -159,7 +159,7 @@ class Memory:
 
 
 @dataclass
-class Comparison:
+class ComparisonFlags:
     """Intervals and comparison"""
 
     resamples: int = flag(10_000, "resamples of the bootstrap", 100)
@@ -180,7 +180,7 @@ class Comparison:
 
 
 @dataclass
-class Config(What, Sampling, Judging, Media, Memory, Comparison):
+class Config(WhatFlags, SamplingFlags, JudgingFlags, MediaFlags, MemoryFlags, ComparisonFlags):
     """Every flag of eval.py. None is filled in from the benchmark, DEFAULTS or the device."""
 
 
@@ -274,7 +274,8 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
     settings = {name: value for name, value in asdict(cfg).items() if name not in NOT_SETTINGS}
     settings["weights"] = fingerprint(cfg.model)
 
-    # 1 read the items. Rank 0 first: it renders the toy world, and unpacks media that files hold
+    # 1 read the items, rank 0 first: it renders the toy world and unpacks media that are inside
+    # files, and the others find that done
     scratch = Path(cfg.media_cache or out) / "benchmarks" / cfg.benchmark
     for my_turn in (rank == 0, rank != 0):
         if my_turn:
@@ -316,8 +317,8 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
     # 5 collect the results of all processes, and report
     if rank == 0:
         results = list(collect(out, order).values())
-        there = len(all_items) + len(left_out)
-        report(cfg, results, settings, there, left_out, inference.versions())
+        n_in_files = len(all_items) + len(left_out)
+        report(cfg, results, settings, n_in_files, left_out, inference.versions())
 
 
 def choose(items: list[Item], only: str, limit: int) -> list[Item]:
@@ -365,18 +366,21 @@ def report(
     cfg: Config,
     results: list[dict],
     settings: dict,
-    there: int,
+    n_in_files: int,
     left_out: list[tuple[str, str]],
     versions: dict[str, str],
 ) -> None:
-    """Write summary.json and print it as a table. there: the number of items in the files."""
+    """Write summary.json and print it as a table.
+
+    n_in_files: how many items there are before --only and --limit.
+    """
     benchmark = BENCHMARKS[cfg.benchmark]
     summary = {
         "benchmark": cfg.benchmark,
         "title": benchmark.title,
         "rule": benchmark.scoring,
         "size": benchmark.size,
-        "there": there,
+        "there": n_in_files,
         **summarise(results, benchmark, cfg.resamples),
         "left_out": [{"id": name, "reason": reason} for name, reason in left_out],
         "settings": settings,
@@ -417,7 +421,9 @@ def compare(cfg: Config) -> None:
     print(f"see {out}/{', '.join(files)}")
 
 
+# ------------------------------------------------------------------------------ the program
 def evaluate(cfg: Config) -> None:
+    """What the flags ask for: one run, or runs compared."""
     if cfg.compare:
         compare(cfg)
     else:

@@ -2,9 +2,21 @@
 
     items -> batches -> prompts -> completions -> answers read -> scores -> results.jsonl
 
-A result is a dict, one line of results.jsonl (`make_result`). eval.py decides which batches a
-process answers and what becomes of the results; `cfg` is its Config. This file is imported by
-eval.py only after the flags were read, because torch and transformers take seconds to import.
+A result is a dict, one line of results.jsonl:
+
+    id, benchmark, video, labels    of the item; the bootstrap draws videos, labels make the splits
+    prompt, completion              as texts
+    answer, gold                    the answer read from the completion ("": none), the right one
+    parts, score                    the item's scores by name, most often {"score": ..}, and the
+                                    first of them; None until a judge has scored an open answer
+    failure, reason                 why there is no answer or no verdict, in general and in detail
+    tokens, reasoning_tokens        lengths of the completion, and of its reasoning
+    finished, sound, seconds        ended by EOS; was the sound heard; time of the batch / its items
+    judge                           who scored an open answer
+
+eval.py decides which batches a process answers and what becomes of the results; `cfg` is its
+Config. It imports this file only after the flags were read, because torch and transformers take
+seconds to import.
 """
 
 import platform
@@ -113,7 +125,7 @@ def answer_batch(
 ) -> list[dict]:
     """One batch of items -> their results. The score of an open answer is still None.
 
-    The random stream hangs on the batch's number alone: it does not matter which process answers
+    The random stream depends on the batch's number alone: it does not matter which process answers
     the batch, nor what was answered before.
     """
     started = time.perf_counter()
