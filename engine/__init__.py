@@ -1,1 +1,1 @@
-"""The engine: attention and log-probs of packed rows, model families, processes, the optimiser."""
+"""The engine: packed rows and their log-probs, model families, processes, the optimiser."""

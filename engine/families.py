@@ -421,8 +421,12 @@ def block(
     v = attn.v_proj(h).unflatten(-1, (-1, attn.head_dim))  # (T, K, d)
     k = rotate(k_norm(k), cos, sin)
 
+    # From here on only the tokens with a query. (Keys and values are those of all tokens.)
     if asked is not None:
-        x, h, cos, sin = x[asked], h[asked], cos[asked], sin[asked]  # (n, ..)
+        x = x[asked]  # (n, D)
+        h = h[asked]  # (n, D)
+        cos = cos[asked]  # (n, 1, d)
+        sin = sin[asked]  # (n, 1, d)
     q = attn.q_proj(h).unflatten(-1, (-1, attn.head_dim))  # (n, H, d)
     q = rotate(q_norm(q), cos, sin)
 
