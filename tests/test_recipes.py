@@ -28,7 +28,6 @@ SMALL = (
     "--replay_min=4",
     "--steps=2",
     "--eval_every=0",
-    "--save_every=1",
 )
 
 
@@ -118,7 +117,7 @@ def check_entropy(rows: list[dict], plain: list[dict], out: Path) -> None:
 
 RECIPES: dict[str, tuple[list[str], Callable]] = {
     "papo": (["--papo_gamma=0.01"], check_papo),
-    "care": (["--care_bonus=0.5"], check_care),
+    "care": (["--care_bonus=0.5", "--save_every=1"], check_care),
     "length_reward": (
         ["--length_weight=0.2", "--length_low=1", "--length_high=112"],
         check_length,
@@ -151,7 +150,7 @@ def test_a_recipe_applies_runs_and_shows_its_method(recipe, plain, tmp_path, sha
 
 # two that do not touch the same line can be applied together; -C1 allows for each other's lines
 TOGETHER = (
-    (("papo", "care", "entropy_tas"), ("care.py", "tas.py", "engine/logprobs.py")),
+    (("papo", "care", "entropy_tas"), ("care.py", "tas.py")),
     (("length_reward",), ("problems.py", "rewards.py")),
 )
 
