@@ -51,15 +51,13 @@ from benchmarks.report import (
     table,
 )
 from benchmarks.results import (
-    BAD_MEDIA,
     claim,
     collect,
     fingerprint,
-    read_results,
-    refuse_failures,
+    finished_results,
 )
-from benchmarks.statistics import labels_of, summarise
-from benchmarks.table import BENCHMARKS, load_items
+from benchmarks.statistics import summarise
+from benchmarks.table import BENCHMARKS, choose_items, load_items
 from formats.files import write_whole
 from formats.sample import DataError
 from media.decode import check_media
@@ -281,7 +279,7 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
         if my_turn:
             all_items, left_out = load_items(cfg.benchmark, Path(cfg.root), scratch)
         gather(None)
-    items = choose(all_items, cfg.only, cfg.limit)
+    items = choose_items(all_items, cfg.only, cfg.limit)
     check_items(cfg, items, left_out)
 
     # 2 claim the folder, or go on with the results that it holds
@@ -290,7 +288,7 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
         claim(out, settings)
         collect(out, order)
     gather(None)
-    done = finished_results(cfg)
+    done = finished_results(out, cfg.judge, cfg.retry, cfg.strict)
 
     # 3 find what is left to do; every process takes each n-th batch. The cut into batches is always
     # the same, whatever is done, because items that decode together round together
@@ -321,20 +319,6 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
         report(cfg, results, settings, n_in_files, left_out, inference.versions())
 
 
-def choose(items: list[Item], only: str, limit: int) -> list[Item]:
-    """The items with a label (`--only`), of these the first ones (`--limit`)."""
-    if only:
-        name, _, value = only.partition("=")
-        values = sorted({v for item in items for v in labels_of(item.labels, name)})
-        if not values:
-            labels = ", ".join(items[0].labels)
-            raise DataError(f"--only {only}: no item has a label '{name}'; labels are {labels}")
-        if value not in values:
-            raise DataError(f"--only {only}: the values of '{name}' are {', '.join(values)}")
-        items = [item for item in items if value in labels_of(item.labels, name)]
-    return items[:limit] if limit else items
-
-
 def check_items(cfg: Config, items: list[Item], left_out: list[tuple[str, str]]) -> None:
     """Raises DataError when none of the media is there, and with --strict for items left out."""
     benchmark = BENCHMARKS[cfg.benchmark]
@@ -343,23 +327,6 @@ def check_items(cfg: Config, items: list[Item], left_out: list[tuple[str, str]])
     if cfg.strict and left_out:
         name, reason = left_out[0]
         raise DataError(f"{cfg.root}: item {name}: {reason}")
-
-
-def finished_results(cfg: Config) -> dict[str, dict]:
-    """{id: result} of the items that need not be asked again."""
-    done = read_results(Path(cfg.out) / "results.jsonl")
-    if cfg.retry:
-        done = {name: result for name, result in done.items() if result["failure"] != BAD_MEDIA}
-    if cfg.strict:
-        refuse_failures(done.values())
-
-    judges = {result["judge"] for result in done.values() if "judge" in result}
-    if cfg.judge and judges - {cfg.judge}:
-        raise DataError(
-            f"{cfg.out}: its open answers were judged by {', '.join(sorted(judges - {cfg.judge}))},"
-            f" and would now be by {cfg.judge}; pass another --out"
-        )
-    return done
 
 
 def report(

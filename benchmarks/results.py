@@ -100,6 +100,28 @@ def collect(out: Path, order: list[str]) -> dict[str, dict]:
     return results
 
 
+def finished_results(out: Path, judge: str, retry: bool, strict: bool) -> dict[str, dict]:
+    """{id: result} of a run's items that need not be asked again.
+
+    judge: the judge of now, "" without one. retry: items with bad media are asked again. strict:
+    raises DataError at a failure. Raises it, too, where another judge has scored open answers.
+    """
+    done = read_results(out / "results.jsonl")
+    if retry:
+        done = {name: result for name, result in done.items() if result["failure"] != BAD_MEDIA}
+    if strict:
+        refuse_failures(done.values())
+
+    judges = {result["judge"] for result in done.values() if "judge" in result}
+    others = sorted(judges - {judge})
+    if judge and others:
+        raise DataError(
+            f"{out}: its open answers were judged by {', '.join(others)}, and would now be by "
+            f"{judge}; pass another --out"
+        )
+    return done
+
+
 def refuse_failures(results: Iterable[dict]) -> None:
     """--strict: raises DataError at the first result that is a failure."""
     for result in results:

@@ -40,7 +40,7 @@ class Tables(NamedTuple):
     weights: np.ndarray  # (K,) of the groups; they add up to 1
 
 
-def labels_of(labels: dict, name: str) -> list[str]:
+def label_values(labels: dict, name: str) -> list[str]:
     """The values of one label: a question may have several types."""
     value = labels.get(name, [])
     return [value] if isinstance(value, str) else list(value)
@@ -200,7 +200,7 @@ def measured_splits(results: list[dict], benchmark: Benchmark, resamples: int) -
     for name in benchmark.splits:
         by_value: dict[str, list[dict]] = {}
         for result in results:
-            for value in set(labels_of(result["labels"], name)):
+            for value in set(label_values(result["labels"], name)):
                 by_value.setdefault(value, []).append(result)
         for value in sorted(by_value):
             scores = measured_all(by_value[value], metrics, resamples)

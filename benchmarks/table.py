@@ -46,6 +46,7 @@ from benchmarks import (
     worldsense,
 )
 from benchmarks.base import Benchmark, Item
+from benchmarks.statistics import label_values
 from formats.sample import DataError
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -103,3 +104,17 @@ def load_items(name: str, root: Path, scratch: Path) -> tuple[list[Item], list[t
             f"{items[-1].broken}; {again}"
         )
     return usable, [(item.sample.id, item.broken) for item in items if item.broken]
+
+
+def choose_items(items: list[Item], only: str, limit: int) -> list[Item]:
+    """The items with a label (`--only`), of these the first ones (`--limit`)."""
+    if only:
+        name, _, value = only.partition("=")
+        values = sorted({v for item in items for v in label_values(item.labels, name)})
+        if not values:
+            labels = ", ".join(items[0].labels)
+            raise DataError(f"--only {only}: no item has a label '{name}'; labels are {labels}")
+        if value not in values:
+            raise DataError(f"--only {only}: the values of '{name}' are {', '.join(values)}")
+        items = [item for item in items if value in label_values(item.labels, name)]
+    return items[:limit] if limit else items

@@ -6,10 +6,12 @@ import os
 import pytest
 
 from benchmarks.results import (
+    BAD_MEDIA,
     append_results,
     claim,
     collect,
     fingerprint,
+    finished_results,
     read_results,
     refuse_failures,
 )
@@ -89,3 +91,14 @@ def test_a_fingerprint_changes_with_the_files(tmp_path):
     assert before != fingerprint(str(tmp_path))
     names = ("", "Qwen/Qwen2.5-Omni-7B", "Qwen/Qwen2.5-Omni-3B")
     assert len({fingerprint(name) for name in names}) == 3
+
+
+def test_what_need_not_be_asked_again(tmp_path):
+    bad = result("b", failure=BAD_MEDIA, reason="b: gone")
+    append_results(tmp_path / "results.jsonl", [result("a", judge="wise"), bad])
+    assert finished_results(tmp_path, "", retry=False, strict=False).keys() == {"a", "b"}
+    assert finished_results(tmp_path, "wise", retry=True, strict=True).keys() == {"a"}
+    with pytest.raises(DataError, match="item 'b': b: gone"):
+        finished_results(tmp_path, "", retry=False, strict=True)
+    with pytest.raises(DataError, match="were judged by wise, and would now be by other"):
+        finished_results(tmp_path, "other", retry=False, strict=False)
