@@ -7,12 +7,13 @@ to add a method, add a line to METHODS.
 Nothing heavy is imported here, so that `python train.py --help` answers at once.
 """
 
+import itertools
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 from formats.sample import DataError
 from media.prompt_format import MIN_PIXELS
-from run.flags import check_flags, fill, flag, is_tiny, read_flags
+from run.flags import check_flags, fill, flag, groups_of, is_tiny, read_flags
 
 # ------------------------------------------------------------------------------ presets
 PAPER = {  # the paper's own numbers
@@ -338,15 +339,23 @@ def toy_sizes(data: str) -> tuple[int, int]:
     return int(train), int(heldout)
 
 
+def in_order() -> list:
+    """The flags as fields, in the order of --help."""
+    return list(itertools.chain.from_iterable(groups_of(Config).values()))
+
+
 def to_json(cfg: Config) -> str:
     """A run's config.json: every flag, and under "given" the names of those that the user set."""
-    return json.dumps(asdict(cfg) | {"given": sorted(cfg.given)}, indent=2) + "\n"
+    values = {f.name: getattr(cfg, f.name) for f in in_order()}
+    return json.dumps(values | {"given": sorted(cfg.given)}, indent=2) + "\n"
 
 
 def describe(cfg: Config) -> str:
     """The config in words, by where each value comes from."""
-    given, preset, default = [], [], []
-    for f in fields(cfg):
+    given: list[str] = []
+    preset: list[str] = []
+    default: list[str] = []
+    for f in in_order():
         value = getattr(cfg, f.name)
         if value in ("", None):
             continue

@@ -293,11 +293,10 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
     # 3 find what is left to do; every process takes each n-th batch. The cut into batches is always
     # the same, whatever is done, because items that decode together round together
     batches = list(enumerate(inference.batches_of(items, cfg.batch)))
-    unfinished = [
-        (number, batch)
-        for number, batch in batches
-        if any(item.sample.id not in done for item in batch)
-    ]
+    unfinished = []
+    for number, batch in batches:
+        if not done.keys() >= {item.sample.id for item in batch}:
+            unfinished.append((number, batch))
     unjudged = [result for result in done.values() if None in result["parts"].values()]
     todo = unfinished[rank::world]
     waiting = unjudged[rank::world]

@@ -36,6 +36,7 @@ from data import Prompt
 from engine.batching import split_by_tokens
 from engine.distributed import gather
 from formats.sample import Sample
+from media.digest import media_digest
 from model import Policy
 from replay import Entry, ReplayedGroup, are_diverse
 from rollout import Completion
@@ -180,12 +181,14 @@ class Row:
 
 def packed_rows(groups: list[Group]) -> list[Row]:
     """Groups -> packed rows in their order, one per prompt; with its hint it is another prompt."""
-    rows: dict[tuple[str, bool], Row] = {}
+    rows: dict[tuple[str, bool, str], Row] = {}
     for group in groups:
         for entry, advantage in zip(group.entries, group.advantages.tolist(), strict=True):
-            key = (group.id, entry.hinted)
+            # the content counts, too: a copy with masked media has a row of its own
+            prompt = group.prompts[entry.hinted]
+            key = (group.id, entry.hinted, media_digest(prompt))
             if key not in rows:
-                rows[key] = Row(group.prompts[entry.hinted], [], [], [])
+                rows[key] = Row(prompt, [], [], [])
             rows[key].entries.append(entry)
             rows[key].advantages.append(advantage)
             rows[key].replayed.append(group.replayed)

@@ -61,11 +61,9 @@ def train_sft(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> 
         # cross-entropy, a mean over all trace tokens of the step
         loss_sum = 0.0
         for batch in trace_batches(rows, cfg.max_tokens, learner):
-            prompts = [row.prompt for row in batch]
+            clips = [row.prompt for row in batch]
             texts = [row.texts for row in batch]
-            logp, mask = learner.completion_logps(
-                prompts, features.of(prompts), texts
-            )  # (N, R) each
+            logp, mask = learner.completion_logps(clips, features.of(clips), texts)  # (N, R) each
             loss = -logp[on_traces(batch, mask)].sum() / total  # ()
             loss.backward()
             loss_sum += loss.item()

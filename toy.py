@@ -28,6 +28,7 @@ To add a question: a function ask_... (scene, rng) -> Question, and its name in 
 """
 
 import argparse
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -410,7 +411,7 @@ def askers(stage: int, rng: Generator) -> list[Callable[[Scene, Generator], Ques
         first = int(rng.integers(6))  # clips begin with different kinds
         kinds = QUESTIONS[stage]
         return [kinds[(first + i) % len(kinds)] for i in range(8)]
-    kinds = [ask for asks in QUESTIONS.values() for ask in asks]
+    kinds = list(itertools.chain.from_iterable(QUESTIONS.values()))
     asked = [ask_describe]
     for _ in range(4):
         asked += [kinds[i] for i in rng.permutation(len(kinds))]

@@ -47,6 +47,7 @@ from config import Config, parse
 if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv):
     parse(sys.argv[1:])  # prints the flags and ends, before the seconds that torch takes to import
 
+import itertools
 from collections import defaultdict
 from pathlib import Path
 
@@ -115,8 +116,8 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         log.start_step()
         features = Features(policy)  # every clip passes the towers once a step
 
-        # Steps 1-3 run once. With --dynamic_sampling they run again for new prompts in place of groups
-        # of equal rewards, which have no signal; the last round's groups stay as they are.
+        # Steps 1-3 run once. With --dynamic_sampling they run again, for new prompts in place of
+        # groups of equal rewards, which have no signal; the last round's groups all stay.
         fresh: list[Group] = []
         n_sampled = 0
         for _ in range(1 + cfg.dynamic_sampling):
@@ -198,7 +199,12 @@ def accumulate_gradients(
     # The other groups have no gradient: leaving them out is exact, as long as every term but the KL
     # is multiplied by the advantage. A new term must keep its groups.
     useful = [g for g in groups if g.advantages.any() or (cfg.beta and not g.replayed)]
-    for batch in micro_batches(useful, cfg.max_tokens, learner):
+    batches = micro_batches(useful, cfg.max_tokens, learner)
+
+    # clips that are new to this step pass the towers together
+    features.of(list(itertools.chain.from_iterable(batch.prompts for batch in batches)))
+
+    for batch in batches:
         logp, mask = learner.completion_logps(
             batch.prompts, features.of(batch.prompts), batch.completions, cfg.temperature
         )  # (N, R), (N, R)

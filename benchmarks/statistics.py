@@ -55,11 +55,17 @@ def n_videos(results: list[dict]) -> int:
     return len({result["video"] for result in results})
 
 
+def group_path(result: dict, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The group of a result: the values of its labels of these names, the outermost first."""
+    return tuple(result["labels"][name] for name in names)
+
+
 def tabulate(results: list[dict], metric: Metric) -> Tables:
     """Results -> the tables of the module's docstring, of those that have the metric's score."""
     results = scored(results, metric)
-    group_of = [tuple(result["labels"][name] for name in metric.over) for result in results]
-    rows = {video: i for i, video in enumerate(sorted({result["video"] for result in results}))}
+    group_of = [group_path(result, metric.over) for result in results]
+    videos = {result["video"] for result in results}
+    rows = {video: i for i, video in enumerate(sorted(videos))}
     columns = {group: i for i, group in enumerate(sorted(set(group_of)))}
 
     totals = np.zeros((len(rows), len(columns)))  # (C, K)

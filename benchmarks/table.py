@@ -110,7 +110,10 @@ def choose_items(items: list[Item], only: str, limit: int) -> list[Item]:
     """The items with a label (`--only`), of these the first ones (`--limit`)."""
     if only:
         name, _, value = only.partition("=")
-        values = sorted({v for item in items for v in label_values(item.labels, name)})
+        known: set[str] = set()
+        for item in items:
+            known |= set(label_values(item.labels, name))
+        values = sorted(known)
         if not values:
             labels = ", ".join(items[0].labels)
             raise DataError(f"--only {only}: no item has a label '{name}'; labels are {labels}")

@@ -165,7 +165,9 @@ class Optimizer:
         hands every process its part; the others pass an empty dict. Raises ValueError on every
         process when the state is not one of these parameters.
         """
-        shapes = {name: {k: tuple(t.shape) for k, t in state[name].items()} for name in state}
+        shapes = {}
+        for name, tensors in state.items():
+            shapes[name] = {k: tuple(t.shape) for k, t in tensors.items()}
         saved = gather(shapes)[0]  # what rank 0 has
         for name in sorted(saved.keys() | self.masters.keys()):
             ours = tuple(self.masters[name].shape) if name in self.masters else None

@@ -189,7 +189,9 @@ def join_media(sample: Sample, root: Path, realpath: Callable[[str], str]) -> No
     if sample.soundtrack:
         sample.soundtrack = str(root / sample.soundtrack)
 
-    named = [(kind, path) for kind in MEDIA_KINDS for path in sample.paths(kind)]
+    named: list[tuple[str, str]] = []  # (field, path)
+    for kind in MEDIA_KINDS:
+        named += [(kind, path) for path in sample.paths(kind)]
     if sample.soundtrack:
         named.append(("soundtrack", sample.soundtrack))
     real_root = realpath(str(root)).rstrip(os.sep) + os.sep

@@ -65,15 +65,26 @@ def make_parser(config: type, title: str) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,  # what is not given is absent, so that we can tell
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=100),
     )
-    known = {f.name: f for f in fields(config)}
-    for group in config.__mro__:
-        names = [name for name in vars(group).get("__annotations__", {}) if name in known]
-        if not names:
-            continue
-        section = parser.add_argument_group(group.__doc__.split("\n")[0].rstrip("."))
-        for name in names:
-            add_option(section, known.pop(name))
+    for heading, group_fields in groups_of(config).items():
+        section = parser.add_argument_group(heading)
+        for f in group_fields:
+            add_option(section, f)
     return parser
+
+
+def groups_of(config: type) -> dict[str, list]:
+    """The fields of a dataclass by heading: the docstring of the class that defines them.
+
+    In the order of the base classes, which dataclasses.fields turns around.
+    """
+    known = {f.name: f for f in fields(config)}
+    groups = {}
+    for cls in config.__mro__:
+        names = [name for name in vars(cls).get("__annotations__", {}) if name in known]
+        if names:
+            heading = cls.__doc__.split("\n")[0].rstrip(".")
+            groups[heading] = [known.pop(name) for name in names]
+    return groups
 
 
 def add_option(section, f) -> None:
@@ -139,7 +150,7 @@ def from_file(path: str, words: dict, parser: argparse.ArgumentParser) -> tuple[
 
 
 def check_flags(cfg, parser: argparse.ArgumentParser) -> None:
-    """Check what presets have filled in; raises ValueError where they have left a flag without a value."""
+    """Check what presets have filled in. Raises ValueError where a flag was left without a value."""
     for f in fields(cfg):
         value = getattr(cfg, f.name)
         if value is None:

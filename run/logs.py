@@ -351,7 +351,10 @@ def joined(*parts: dict) -> dict:
 
 def sum_columns(rows: list[dict[str, float]]) -> dict[str, float]:
     """The sums over processes of columns that all of them have."""
-    return {name: sum(row[name] for row in rows) for name in rows[0]}
+    totals = {}
+    for name in rows[0]:
+        totals[name] = sum(row[name] for row in rows)
+    return totals
 
 
 def effective_sample_fraction(row: dict) -> dict[str, float | None]:

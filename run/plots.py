@@ -77,7 +77,9 @@ def plot_advantages(axes, advantages: dict[str, np.ndarray], bins: np.ndarray) -
 def plot_tiers(axes, x: list[int], rows: list[dict]) -> None:
     """Completions in the buffer, by tier."""
     tiers = ("tier_hard", "tier_medium", "tier_easy")
-    heights = [[row[tier] for row in rows] for tier in tiers]
+    heights = []
+    for tier in tiers:
+        heights.append([row[tier] for row in rows])
     names = [tier.removeprefix("tier_") for tier in tiers]
     axes.stackplot(x, heights, labels=names, alpha=0.8)
     axes.set(title="completions in the buffer, by tier", xlabel="completions generated")
