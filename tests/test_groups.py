@@ -1,5 +1,6 @@
 """groups.py: fresh and replayed groups, packed rows, batches and the counts of a step."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -292,3 +293,18 @@ def test_counts_are_of_completions_and_tokens_over_all_processes(three_groups, m
 
     monkeypatch.setattr(groups_module, "gather", lambda counts: [counts, [[10, 100], [0, 0]]])
     assert torch.equal(global_counts(three_groups), torch.tensor([[13, 107], [2, 6]]))
+
+
+def test_a_masked_copy_of_a_prompt_has_a_row_of_its_own(builder, samples):
+    """Same id, same hint, other pixels: its completions are trained under what they were shown."""
+    prompt = builder(samples[0])
+    masked = replace(prompt, patches=torch.zeros_like(prompt.patches))
+    entry = Entry(np.array([5, 6], np.int32), np.zeros(2, np.float32), 1.0, 1.0, 0)
+    groups = []
+    for seen in (prompt, masked, builder(samples[0])):
+        group = Group(samples[0].id, {False: seen}, [entry], replayed=False)
+        group.advantages = torch.ones(1)
+        groups.append(group)
+    rows = packed_rows(groups)
+    assert [len(row.entries) for row in rows] == [2, 1]
+    assert rows[1].prompt is masked
