@@ -150,7 +150,7 @@ def from_file(path: str, words: dict, parser: argparse.ArgumentParser) -> tuple[
 
 
 def check_flags(cfg, parser: argparse.ArgumentParser) -> None:
-    """Check what presets have filled in. Raises ValueError where a flag was left without a value."""
+    """Check what presets have filled in. Raises ValueError where a flag has no value."""
     for f in fields(cfg):
         value = getattr(cfg, f.name)
         if value is None:

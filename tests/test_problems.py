@@ -162,7 +162,8 @@ def test_unknown_types_are_errors():
 def test_a_new_type_is_one_record(tmp_path, monkeypatch):
     """It is read from a data file, asked for, voted on and scored; before, the file is refused."""
     record = (
-        '{"id": "a", "question": "Which order?", "problem_type": "sequence", "answer": "knock, bell"'
+        '{"id": "a", "question": "Which order?", "problem_type": "sequence", '
+        '"answer": "knock, bell"'
         ', "video": "a.mp4"}\n'
     )
     (tmp_path / "new.jsonl").write_text(record)

@@ -377,7 +377,10 @@ def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path, builder, i
     assert stored
     assert not set(stored) & too_long
 
-    message = r"none of the 12 records of this process can be used; the last one: .*more than --max_prompt_tokens 50"
+    message = (
+        r"none of the 12 records of this process can be used; the last one: "
+        r".*more than --max_prompt_tokens 50"
+    )
     with pytest.raises(DataError, match=message):
         run(tmp_path / "none", *flags, "--max_prompt_tokens=50")
 
