@@ -6,9 +6,11 @@ adds can be computed from the log of the run without it.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,6 +130,18 @@ RECIPES: dict[str, tuple[list[str], Callable]] = {
 
 def test_every_recipe_is_tested():
     assert {file.stem for file in PATCHES.glob("*.patch")} == set(RECIPES)
+
+
+def test_docs_show_lines_of_the_patches():
+    """Every line that a diff in docs/change.md adds or removes is one of a patch."""
+    lines = set()
+    for file in PATCHES.glob("*.patch"):
+        lines |= set(file.read_text().splitlines())
+    shown = []
+    for block in re.findall(r"```diff\n(.*?)```", (REPO / "docs/change.md").read_text(), re.DOTALL):
+        shown += [line for line in textwrap.dedent(block).splitlines() if line[:1] in "+-"]
+    assert len(shown) > 30
+    assert [line for line in shown if line and line not in lines] == []
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
