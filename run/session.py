@@ -237,15 +237,20 @@ class Run:
         self.saved.load_optimizer(optimizer)
         if learner is not policy:
             gather_weights(policy, learner)
-        for name, thing in state.items():
+        for name, stateful in state.items():
+            if any(name not in s for s in self.saved.states):
+                raise DataError(
+                    f"{self.saved.folder}: holds no state of '{name}', which this run has; go on "
+                    "with the flags and the code that it was made with, or start another run"
+                )
             states = [s[name] for s in self.saved.states]
             if not self.same_world:
-                if not isinstance(thing, torch.Generator):
-                    thing.redistribute(states, self.owns)
-            elif isinstance(thing, torch.Generator):
-                thing.set_state(states[0])
+                if not isinstance(stateful, torch.Generator):
+                    stateful.redistribute(states, self.owns)
+            elif isinstance(stateful, torch.Generator):
+                stateful.set_state(states[0])
             else:
-                thing.load_state_dict(states[0])
+                stateful.load_state_dict(states[0])
         if self.same_world:
             set_random_states(self.saved.own["random"], self.device)
         self.saved.states = []  # buffers of all processes, maybe
@@ -257,9 +262,9 @@ class Run:
         every = self.cfg.save_every
         if asked or done == self.steps or (every and done % every == 0):
             own = {"random": random_states(self.device)}
-            for name, thing in state.items():
-                is_generator = isinstance(thing, torch.Generator)
-                own[name] = thing.get_state() if is_generator else thing.state_dict()
+            for name, stateful in state.items():
+                is_generator = isinstance(stateful, torch.Generator)
+                own[name] = stateful.get_state() if is_generator else stateful.state_dict()
             shared = {
                 "config": json.dumps(asdict(self.cfg)),
                 "data": self.data_digest,

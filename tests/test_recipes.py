@@ -1,7 +1,7 @@
 """recipes/*.patch: each applies to this tree, runs, and shows what its method must show.
 
-All runs have the same seed, so that they sample the same completions in step 0. There, what a recipe
-adds can be computed from the log of the run without it.
+All runs have the same seed, so that they sample the same completions in step 0. There, what a
+recipe adds can be computed from the log of the run without it.
 """
 
 import json

@@ -12,20 +12,21 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import train
 from bench.chaos import chaos, equal, run_state
-from config import DEFAULTS
+from config import DEFAULTS, parse
 from engine.optim import Optimizer
 from formats.sample import DataError, Sample
 from media.errors import MediaError
 from replay import ReplayBuffer
 from run import checkpoint, session
-from run.checkpoint import STOP, Signals, attempt, complete
-from run.session import only_run
+from run.checkpoint import STOP, Signals, attempt, complete, random_states
+from run.session import Run, only_run
 from run.stream import PromptStream, owner
 
 REPO = Path(__file__).parent.parent.parent
@@ -516,3 +517,18 @@ def test_twenty_kills_change_nothing(tmp_path, processes):
         and found["killed"] == 20
         and found["while_saving"] >= 5
     )
+
+
+def test_a_checkpoint_without_a_state_that_the_run_has_is_refused(tmp_path, monkeypatch):
+    """Someone adds something that every step changes, and goes on with a run of before."""
+    run = Run(parse([f"--out={tmp_path}", "--resume"]))
+    own = {"random": random_states(torch.device("cpu")), "stream": {}}
+    run.saved = SimpleNamespace(
+        folder=tmp_path / "checkpoints" / "000002",
+        states=[own],
+        own=own,
+        load_optimizer=lambda optimizer: None,
+    )
+    policy = object()
+    with pytest.raises(DataError, match="000002: holds no state of 'slow_weights'"):
+        run.restore(policy, policy, None, {"slow_weights": None})
