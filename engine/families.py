@@ -28,15 +28,7 @@ from transformers.utils import cached_file, is_flash_attn_2_available
 
 from formats.sample import DataError
 from media.features import audio_tokens
-from media.prompt_format import (
-    MEAN,
-    MERGE,
-    PATCH,
-    SAMPLE_RATE,
-    STD,
-    TEMPORAL_PATCH,
-    PromptFormat,
-)
+from media.prompt_format import MERGE, SAMPLE_RATE, TEMPORAL_PATCH, PromptFormat
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "assets" / "tiny-omni"
 OMNI = "qwen2_5_omni_thinker"
@@ -82,7 +74,8 @@ def model_class(config) -> type:
 
 def first_line(error: Exception) -> str:
     """The beginning of an error's message, short enough to stand inside a sentence."""
-    return str(error).splitlines()[0][:160]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160]
 
 
 # ------------------------------------------------------------------ config and tokenizer
@@ -490,11 +483,11 @@ def preprocessor_settings(form: PromptFormat) -> dict:
         audio.pop("mel_filters", None)  # a matrix that follows from the rest
     return audio | {
         "image_processor_type": "Qwen2VLImageProcessor",
-        "patch_size": PATCH,
+        "patch_size": form.patch,
         "merge_size": MERGE,
         "temporal_patch_size": TEMPORAL_PATCH,
-        "image_mean": list(MEAN),
-        "image_std": list(STD),
+        "image_mean": list(form.mean),
+        "image_std": list(form.std),
     }
 
 

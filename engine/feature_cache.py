@@ -24,7 +24,11 @@ class FeatureCache:
         # What would push out all others and still not fit is not kept at all.
         if digest in self.outputs or size > self.max_bytes:
             return
-        self.outputs[digest] = {name: tensor.detach().cpu() for name, tensor in output.items()}
+
+        # A copy, on a CPU too: there an output is a view of the outputs of its whole batch, and to
+        # keep the view would keep them all.
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in output.items()}
+        self.outputs[digest] = copies
         self.bytes += size
         while self.bytes > self.max_bytes:
             _, oldest = self.outputs.popitem(last=False)

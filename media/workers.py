@@ -201,11 +201,14 @@ def end_processes(tasks: queue.SimpleQueue, supervisors: list[Supervisor]) -> No
             if supervisor.process:
                 supervisor.process.kill()
 
-    # what waits is cancelled, and then each thread finds the None that ends it
-    while not tasks.empty():
-        if task := tasks.get():
-            future, _ = task
-            future.cancel()
+    # What waits is cancelled, and then each thread finds the None that ends it. trap: the threads
+    # go on taking tasks meanwhile, so a queue that has just held one may be empty now.
+    with contextlib.suppress(queue.Empty):
+        while True:
+            task = tasks.get_nowait()
+            if task is not None:
+                future, _ = task
+                future.cancel()
     for _ in supervisors:
         tasks.put(None)
 

@@ -18,6 +18,7 @@ from engine.families import (
     FAMILIES,
     parameter_counts,
     parts,
+    save_processor_files,
     tower_attention,
 )
 from formats.sample import DataError, Sample
@@ -263,6 +264,26 @@ def test_a_model_without_weights_is_refused(policy, tmp_path):
     policy.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(DataError, match="no weights could be loaded"):
         load_policy(tmp_path)
+
+
+def test_an_error_without_words_is_still_a_sentence(monkeypatch):
+    def fail(*_, **__):
+        raise OSError
+
+    monkeypatch.setattr("engine.families.AutoTokenizer.from_pretrained", fail)
+    with pytest.raises(DataError, match=r"no tokenizer could be loaded \(OSError\)"):
+        load_policy(DEFAULT_MODEL)
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_settings_of_a_folder_without_preprocessor_config(all_families, name, tmp_path):
+    """They are written anew, and transformers then reads pictures as the model here does."""
+    policy = all_families[name]
+    save_processor_files(tmp_path, None, policy.form)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, use_fast=False)
+    assert processor.patch_size == policy.form.patch
+    assert tuple(processor.image_mean) == policy.form.mean
+    assert tuple(processor.image_std) == policy.form.std
 
 
 @pytest.fixture(scope="module")

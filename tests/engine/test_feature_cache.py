@@ -22,3 +22,12 @@ def test_what_was_used_last_stays():
     cache.get("a")
     cache.put("c", {"vision": torch.zeros(10)})
     assert list(cache.outputs) == ["a", "c"]
+
+
+def test_an_output_is_kept_without_the_batch_that_it_was_cut_from():
+    cache = FeatureCache(max_bytes=100)
+    first, _ = torch.arange(1000.0).split([10, 990])
+    cache.put("first", {"vision": first})
+    kept = cache.get("first")["vision"]
+    assert torch.equal(kept, first)
+    assert kept.untyped_storage().nbytes() == 40

@@ -3,9 +3,11 @@ that hang, crash and eat memory, and how they end."""
 
 import contextlib
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import CancelledError
@@ -18,7 +20,7 @@ from PIL import Image
 from data import Prompt, PromptBuilder
 from formats.sample import Sample
 from media.errors import MediaError
-from media.workers import Decoders
+from media.workers import Decoders, end_processes
 from tests.corpus import make_corpus
 from tests.media_files import SETTINGS, sample_of_file
 from tests.misbehaving import misbehave, starve
@@ -205,6 +207,25 @@ def test_other_errors_ctrl_c_and_closing(tmp_path):
 def test_a_pool_that_nobody_holds_ends_its_threads():
     (supervisor,) = Decoders(1, 60.0, misbehave).supervisors
     assert wait_until(lambda: not supervisor.is_alive())
+
+
+class EmptiedMeanwhile(queue.SimpleQueue):
+    """A thread takes the last task just after somebody has looked whether there is one."""
+
+    def empty(self) -> bool:
+        was_empty = super().empty()
+        if not was_empty:
+            self.get()
+        return was_empty
+
+
+def test_the_end_does_not_wait_for_a_task_that_a_thread_has_taken():
+    tasks = EmptiedMeanwhile()
+    tasks.put(None)
+    end = threading.Thread(target=end_processes, args=(tasks, []), daemon=True)
+    end.start()
+    end.join(5)
+    assert not end.is_alive()
 
 
 PROGRAM = """
