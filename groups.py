@@ -80,9 +80,10 @@ def fresh_groups(
     (rewards.score_prompts).
     """
     groups = []
-    for prompt, sampled, parts in zip(prompts, completions, scores, strict=True):
+    for prompt, sampled, group_scores in zip(prompts, completions, scores, strict=True):
+        # each completion in the form in which the buffer stores it
         entries = []
-        for completion, rewards in zip(sampled, parts, strict=True):
+        for completion, rewards in zip(sampled, group_scores, strict=True):
             entry = Entry(
                 tokens=np.array(completion.tokens, np.int32),
                 logps=np.array(completion.logps, np.float32),
@@ -110,6 +111,7 @@ def replayed_groups(
     """
     groups = []
     for prompt_id, entries in drawn:
+        # the prompt without its hint, with it, or both: as the entries were written
         variants = {}
         for hinted in sorted({entry.hinted for entry in entries}):
             variants[hinted] = build_prompt(prompt_id, hinted)
@@ -197,6 +199,7 @@ def packed_rows(groups: list[Group]) -> list[Row]:
 
 def collate(rows: list[Row], device: torch.device) -> Batch:
     """Packed rows -> one Batch."""
+    # the completions of all rows, one after the other
     completions: list[list[list[int]]] = []
     behaviour_logps: list[Tensor] = []
     advantages: list[float] = []

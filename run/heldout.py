@@ -60,6 +60,7 @@ def evaluate(
             if len(examples) < EXAMPLES:
                 examples.append(example(prompt, completion, parts))
 
+    # means over the questions of all processes
     all_rows = gather_lists(rows)
     scores = {"n": len(all_rows), "unusable": sum(gather(unusable))}
     for name in SCORES:

@@ -21,8 +21,10 @@ def prepare(cfg: Config, policy: Policy) -> tuple[Policy, Policy | None]:
         policy.add_adapters(cfg.lora_rank, cfg.train_towers, cfg.seed)
     elif not cfg.train_towers:
         policy.freeze_towers()
-    sharded = cfg.train_type == "full" and rank_and_world()[1] > 1
+    _, world = rank_and_world()
+    sharded = cfg.train_type == "full" and world > 1
 
+    # the KL's reference, copied before anything is trained
     reference = None
     if cfg.beta and cfg.stage:
         reference = shard(policy, train=False) if sharded else policy.reference()

@@ -19,7 +19,9 @@ import json
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,44 +51,73 @@ COLUMNS = (  # what every line of a step has; null where no token or completion 
 )
 
 
+@dataclass
+class Tally:
+    """What is remembered of many values of one name."""
+
+    total: float = 0.0
+    count: int = 0
+    largest: float = -math.inf
+
+    def merged(self, other: "Tally") -> "Tally":
+        """The tally of both's values."""
+        return Tally(
+            self.total + other.total,
+            self.count + other.count,
+            max(self.largest, other.largest),
+        )
+
+    def column(self, name: str) -> float | None:
+        """The column that the values make: their mean, or what the name's ending says."""
+        if name.endswith("_sum"):
+            return finite(self.total)
+        if not self.count:
+            return None
+        if name.endswith("_max"):
+            return finite(self.largest)
+        return finite(float(f"{self.total / self.count:.6g}"))
+
+
+class Evaluation(NamedTuple):
+    """A point of the curve of held-out accuracy."""
+
+    step: int
+    generated: int
+    accuracy: float
+
+
 class Notes:
-    """Values of one step by name: their sum, number and maximum."""
+    """The values of one step, by name."""
 
     def __init__(self):
-        self.values: dict[str, list[float]] = {}
+        self.tallies: dict[str, Tally] = {}
 
     def add(self, name: str, values: torch.Tensor | Iterable[float]) -> None:
         """Add numbers to a name; of none at all the name is still known."""
         if not isinstance(values, torch.Tensor):
             values = torch.tensor([v for v in values if v is not None], dtype=torch.float64)
         values = values.detach().double()
-        total, count, largest = self.values.setdefault(name, [0.0, 0, -math.inf])
-        if values.numel():
-            total += values.sum().item()
-            count += values.numel()
-            largest = max(largest, values.max().item())
-        self.values[name] = [total, count, largest]
+        tally = self.tallies.setdefault(name, Tally())
+        if values.numel():  # of none at all there is no largest
+            added = Tally(values.sum().item(), values.numel(), values.max().item())
+            self.tallies[name] = tally.merged(added)
 
     def columns(self) -> dict[str, float | None]:
-        """The columns that all processes' notes make: means, or what a name's ending says."""
-        merged: dict[str, list[float]] = {}
-        for notes in gather(self.values):
-            for name, (total, count, largest) in notes.items():
-                sums = merged.setdefault(name, [0.0, 0, -math.inf])
-                merged[name] = [sums[0] + total, sums[1] + count, max(sums[2], largest)]
+        """The columns that the notes of all processes make.
+
+        Raises ValueError where two names make the same column.
+        """
+        merged: dict[str, Tally] = {}
+        for tallies in gather(self.tallies):
+            for name, tally in tallies.items():
+                merged[name] = merged.get(name, Tally()).merged(tally)
 
         columns: dict[str, float | None] = {}
-        for name, (total, count, largest) in merged.items():
-            if name.endswith("_sum"):
-                if name.removesuffix("_sum") in merged:
-                    raise ValueError(f"'{name}' and '{name.removesuffix('_sum')}' are one column")
-                columns[name.removesuffix("_sum")] = finite(total)
-            elif not count:
-                columns[name] = None
-            elif name.endswith("_max"):
-                columns[name] = finite(largest)
-            else:
-                columns[name] = finite(float(f"{total / count:.6g}"))
+        for name, tally in merged.items():
+            column = name.removesuffix("_sum")
+            if column in columns:
+                raise ValueError(f"two notes are called '{column}' and '{column}_sum'; rename one")
+            columns[column] = tally.column(name)
         return columns
 
 
@@ -98,10 +129,10 @@ class Log:
         self.is_main = rank == 0
         self.out = Path(cfg.out)
         self.rows: list[dict] = []  # of the steps
-        self.evaluations: list[tuple[int, int, float]] = []  # step, generated, accuracy
-        self.advantages = {
-            kind: np.zeros(len(BINS) - 1, dtype=int) for kind in ("fresh", "replayed")
-        }
+        self.evaluations: list[Evaluation] = []
+        self.advantages = {}  # histograms over BINS
+        for kind in ("fresh", "replayed"):
+            self.advantages[kind] = np.zeros(len(BINS) - 1, dtype=int)
         self.reported: set[str] = set()  # ids of dropped records that this process has named
         self.notes = Notes()
         self.times: dict[str, float] = {}
@@ -111,7 +142,7 @@ class Log:
         done = saved.step if saved else 0
         self.bar = tqdm(total=steps, initial=done, disable=not self.is_main, dynamic_ncols=True)
         if saved:
-            self.evaluations = [tuple(e) for e in saved.logs["evals"]]
+            self.evaluations = [Evaluation(*e) for e in saved.logs["evals"]]
             for kind, counts in saved.logs["advantages"].items():
                 self.advantages[kind] = np.array(counts)
         if self.is_main:
@@ -128,7 +159,7 @@ class Log:
             self.rows = [row for row in rows if "eval_accuracy" not in row]
 
     def state(self) -> dict:
-        """What `saved.logs` is for a run that goes on; the files are safe on the disk on return."""
+        """What a checkpoint stores of the logs. The files are synced to the disk first."""
         sizes = {}
         for name in FILES if self.is_main else ():
             sync(self.out / name)
@@ -173,11 +204,13 @@ class Log:
         """One line of metrics.jsonl for a step of stages 1-3.
 
         norm: of the gradient. dropped: why records were left out so far, by id. Rewards are means
-        over the fresh completions of all processes, time_cpu the CPU-seconds of all processes,
-        without those that decode.
+        over all completions that the step has sampled, on all processes. time_cpu: CPU-seconds of
+        all processes, without those that decode.
         """
         self.note_groups(groups, step)
         self.note_dropped(dropped)
+
+        # what was noted during the step, then what the buffer knows
         columns = dict.fromkeys(COLUMNS) | self.notes.columns()
         columns |= effective_sample_fraction(columns)
         row = joined(
@@ -188,9 +221,10 @@ class Log:
             self.end_of_line(norm, lr),
         )
         self.write_row(row)
-        self.bar.set_postfix(
-            reward=f"{row['reward']:.2f}", accuracy=f"{row['accuracy']:.2f}", generated=generated
-        )
+
+        reward = f"{row['reward']:.2f}"
+        accuracy = f"{row['accuracy']:.2f}"
+        self.bar.set_postfix(reward=reward, accuracy=accuracy, generated=generated)
         self.bar.update()
 
     def note_rewards(self, groups: list[Group]) -> None:
@@ -201,7 +235,7 @@ class Log:
                     reward=[entry.reward],
                     accuracy=[entry.accuracy >= 1 - 1e-6],
                     completion_tokens_sum=[len(entry.tokens)],
-                    judge_missing_sum=[self.cfg.stage == 3 and entry.scores["judge"] is None],
+                    judge_missing_sum=[self.cfg.stage == 3 and entry.scores.get("judge") is None],
                 )
                 for name, value in entry.scores.items():
                     if name != "reward":
@@ -209,6 +243,7 @@ class Log:
 
     def note_groups(self, groups: list[Group], step: int) -> None:
         """Columns and histograms of what the groups are trained with."""
+        # groups without an advantage and the age of replayed completions, as columns
         histograms: dict[str, list[float]] = {"fresh": [], "replayed": []}
         for group in groups:
             histograms["replayed" if group.replayed else "fresh"] += group.advantages.tolist()
@@ -220,6 +255,7 @@ class Log:
                 replayed_sum=[len(ages)],
             )
 
+        # every advantage of the run, for curves.png
         for kind, counts in self.advantages.items():
             values = np.clip(gather_lists(histograms[kind]), BINS[0], BINS[-1])
             counts += np.histogram(values, BINS)[0]
@@ -246,7 +282,7 @@ class Log:
         self.bar.update()
 
     def end_of_line(self, norm: float, lr: float) -> dict:
-        """The columns that lines of all stages end with; the step's notes begin anew."""
+        """The columns that lines of all stages end with; ends the step's notes."""
         cpu = time.process_time() - self.cpu_start
         columns = {"grad_norm": finite(norm), "skipped": int(not math.isfinite(norm)), "lr": lr}
         columns |= {name: round(seconds, 4) for name, seconds in self.times.items()}
@@ -260,22 +296,22 @@ class Log:
         Those with bad media in bad_media.jsonl with the file, those that are too long in
         dropped.jsonl.
         """
-        new = []
+        # each is named once
+        new: list[tuple[str, dict]] = []  # (file, line)
         for prompt_id, why in dropped.items():
             if prompt_id in self.reported:
                 continue
-            row = {"id": prompt_id, "reason": str(why)}
             if isinstance(why, MediaError):
-                new.append(
-                    ("bad_media.jsonl", {"id": prompt_id, "path": why.path, "reason": str(why)})
-                )
+                row = {"id": prompt_id, "path": why.path, "reason": str(why)}
+                new.append(("bad_media.jsonl", row))
             else:
-                new.append(("dropped.jsonl", row))
+                new.append(("dropped.jsonl", {"id": prompt_id, "reason": str(why)}))
         self.reported.update(dropped)
         for name, row in gather_lists(new):
             if self.is_main:
                 self.write(name, row)
 
+        # how many there are by now
         bad_media = sum(isinstance(why, MediaError) for why in dropped.values())
         too_long = sum(isinstance(why, TooLong) for why in dropped.values())
         self.note(bad_media_sum=[bad_media], too_long_sum=[too_long])
@@ -290,7 +326,7 @@ class Log:
         """A line of its own for an evaluation after `step` steps, and a few full completions."""
         if scores["n"] == 0:
             return
-        self.evaluations.append((step, generated, scores["correct"]))
+        self.evaluations.append(Evaluation(step, generated, scores["correct"]))
         if not self.is_main:
             return
         row = {

@@ -16,14 +16,12 @@ def pyplot():
     return plt
 
 
-def plot_run(
-    cfg, rows: list[dict], evaluations: list[tuple], advantages: dict, bins: np.ndarray
-) -> None:
+def plot_run(cfg, rows: list[dict], evaluations: list, advantages: dict, bins: np.ndarray) -> None:
     """curves.png: held-out accuracy, rewards, advantages fresh against replayed, the buffer's
     tiers.
 
     Of stage 0: held-out accuracy and cross-entropy. rows: the steps' lines of metrics.jsonl.
-    evaluations: (step, completions generated, accuracy). advantages: histograms over bins, by kind.
+    evaluations: of run/logs.py. advantages: histograms over bins, by kind.
     """
     plt = pyplot()
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
@@ -31,8 +29,8 @@ def plot_run(
     label = "step" if is_sft else "completions generated"
     x = [row["step" if is_sft else "generated"] for row in rows]
 
-    steps, generated, accuracy = zip(*evaluations, strict=True) if evaluations else ((), (), ())
-    axes[0, 0].plot(steps if is_sft else generated, accuracy, "o-")
+    done = [e.step if is_sft else e.generated for e in evaluations]
+    axes[0, 0].plot(done, [e.accuracy for e in evaluations], "o-")
     axes[0, 0].set(title="held-out accuracy", xlabel=label, ylim=(0, 1))
     if is_sft:
         axes[0, 1].semilogy(x, [row["loss"] or math.nan for row in rows])

@@ -158,10 +158,12 @@ class Run:
                 f"{self.world} processes; use a multiple of {self.world}"
             )
         self.per_rank = cfg.prompts_per_step // self.world
+
+        # from here on the folder is ours; whatever happens, it is given free
         self.exits.enter_context(only_run(self.out, self.rank))
         try:
             self.open()
-        except BaseException:  # the folder is given free, whatever has happened
+        except BaseException:  # __exit__ is not called for what __enter__ raises
             self.exits.close()
             raise
         return self
@@ -234,9 +236,11 @@ class Run:
         """Bring everything to where the checkpoint left it; nothing in a new run."""
         if not self.saved:
             return
+        # weights and moments; a sharded learner gives its weights to the policy that samples
         self.saved.load_optimizer(optimizer)
         if learner is not policy:
             gather_weights(policy, learner)
+        # buffer, data order, random streams
         for name, stateful in state.items():
             if any(name not in s for s in self.saved.states):
                 raise DataError(
@@ -258,7 +262,7 @@ class Run:
 
     def save_or_stop(self, done: int, policy, optimizer, state: dict) -> bool:
         """Save when it is time to, or a signal asks for it; True when the run is to end."""
-        asked = self.signals.agreed()
+        asked = self.signals.agreed()  # the same on all processes
         every = self.cfg.save_every
         if asked or done == self.steps or (every and done % every == 0):
             own = {"random": random_states(self.device)}
@@ -313,6 +317,7 @@ class Run:
 
     def finish(self, builder) -> None:
         """The end of a run: exit when it was asked to stop, else say what it has reached."""
+        # stopped by a signal: the exit status says which
         if self.signals.stopped:
             if self.rank == 0:
                 print(
@@ -327,7 +332,8 @@ class Run:
         evaluations = self.log.evaluations
         result = f"{self.generated:,} completions"
         if evaluations:
-            first, last = evaluations[0][2], evaluations[-1][2]
+            first = evaluations[0].accuracy
+            last = evaluations[-1].accuracy
             result = f"held-out accuracy {first:.2f} -> {last:.2f} after {result}"
         if builder.silent:
             print(

@@ -85,7 +85,7 @@ def test_what_json_does_not_know_is_null():
 def test_notes_are_of_all_processes(monkeypatch):
     """The other one has noted more values, other names, and a larger maximum."""
     other = notes_of(ratio=[1.0, 1.0, 1.0], ratio_max=[9.0], tokens_sum=[5], only_there=[2.0])
-    monkeypatch.setattr(logs, "gather", lambda values: [values, other.values])
+    monkeypatch.setattr(logs, "gather", lambda values: [values, other.tallies])
     notes = notes_of(ratio=[5.0], ratio_max=[5.0], tokens_sum=[2], only_here=[3.0])
     assert notes.columns() == {
         "ratio": 2.0,  # of four values, not of two means
@@ -265,7 +265,7 @@ def test_records_that_another_process_has_dropped_are_named_and_counted(log, mon
     log.note_dropped({"a": TooLong("a: too long")})
     assert [row["id"] for row in lines_of(log, "dropped.jsonl")] == ["a", "z"]
 
-    other = notes_of(too_long_sum=[1]).values
+    other = notes_of(too_long_sum=[1]).tallies
     monkeypatch.setattr(logs, "gather", lambda values: [values, other])
     assert log.notes.columns()["too_long"] == 2
 
