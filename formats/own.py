@@ -54,12 +54,25 @@ def own_record(record: dict, where: str) -> dict:
     fields["id"] = str(record["id"])
     fields["options"] = list_field(record.get("options"), "options", where)
     fields["soundtrack"] = text_field(record, "soundtrack", where, required=False) or None
+    fields["stage"] = stage_field(record, where)
 
     # An answer may stand in its tags, as in the downloaded forms; an answer of 0 is one, too.
     fields["answer"] = str(record["answer"])
     if "<answer>" in fields["answer"]:
         fields["answer"] = gold_answer(fields["answer"], "answer", where)
     return assign_soundtrack(fields)
+
+
+def stage_field(record: dict, where: str) -> int | None:
+    """The record's stage; None without one. "2" is refused: it would belong to no stage."""
+    stage = record.get("stage")
+    is_number = type(stage) is int  # not isinstance: true and false are no numbers here
+    if stage is not None and not (is_number and 0 <= stage <= 3):
+        raise DataError(
+            f"{where}: field 'stage' must be 0, 1, 2 or 3, as a number; got {stage!r}; "
+            "mend it, or remove the field"
+        )
+    return stage
 
 
 def save_samples(path: Path, samples: list[Sample]) -> None:

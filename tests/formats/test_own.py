@@ -45,6 +45,9 @@ def test_our_form_by_hand(tmp_path, record, expected):
         (without(OWN, "answer"), "field 'answer' is missing or empty; every record needs id, "),
         (OWN | {"problem_type": "essay"}, "field 'problem_type' of record 'a': unknown"),
         (OWN | {"vidoe": "x.mp4"}, "unknown field 'vidoe'"),
+        (OWN | {"stage": "2"}, "field 'stage' must be 0, 1, 2 or 3, as a number; got '2'"),
+        (OWN | {"stage": 4}, "field 'stage' must be 0, 1, 2 or 3, as a number; got 4"),
+        (OWN | {"stage": True}, "field 'stage' must be 0, 1, 2 or 3, as a number; got True"),
         (
             OWN | {"question": "Is <image> like <image>?", "image": "x.png"},
             "holds 2 <image> for 1 file(s)",
