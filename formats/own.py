@@ -56,8 +56,9 @@ def own_record(record: dict, where: str) -> dict:
     fields["soundtrack"] = text_field(record, "soundtrack", where, required=False) or None
     fields["stage"] = stage_field(record, where)
 
-    # An answer may stand in its tags, as in the downloaded forms; an answer of 0 is one, too.
-    fields["answer"] = str(record["answer"])
+    # An answer may stand in its tags, as in the downloaded forms. A list is refused: as text
+    # ("['A', 'B']") no reply would ever equal it.
+    fields["answer"] = text_field(record, "answer", where)
     if "<answer>" in fields["answer"]:
         fields["answer"] = gold_answer(fields["answer"], "answer", where)
     return assign_soundtrack(fields)
