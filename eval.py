@@ -163,8 +163,8 @@ class ComparisonFlags:
     resamples: int = flag(10_000, "resamples of the bootstrap", 100)
     compare: tuple[str, ...] = flag(
         (),
-        "compare runs instead: name=results.jsonl, the first name being the base; a name may come "
-        "again for another benchmark",
+        "compare runs instead: name=FOLDER of a run, or its results.jsonl; the first name is the "
+        "base; a name may come again for another benchmark",
     )
     plot: bool = flag(False, "with --compare: bars with intervals, compare.png in --out")
     by_length: bool = flag(

@@ -52,7 +52,7 @@ class Sample:
     audio_caption: str = ""
     # The stage that the record belongs to; None: any.
     stage: int | None = None
-    # The form of the question; evaluation reports accuracy by it.
+    # The form of the question: the toy's benchmark reports accuracy by it.
     kind: str = ""
     # The target of stage 0: the text of a completion.
     trace: str = ""
