@@ -13,15 +13,16 @@ alone knows the rows: a completion sees its prompt and itself, but no other comp
 the prompt. So log-probs and gradients are exactly those of G repeated rows [prompt | completion],
 while the prompt is computed once: G (P + R) tokens become P + G R.
 
-What a reader may look for elsewhere: transformers' modules and names in engine/families.py, LoRA in
+What is elsewhere: transformers' modules and names in engine/families.py, LoRA in
 engine/adapters.py, FSDP2 in engine/distributed.py, the loss in tas.py and train.py.
 
-Dimensions: B prompts, P prompt tokens, N completions of all prompts, R completion tokens, T tokens
-of a stream, n tokens with a query in the last layer, V vocabulary, D width, H query heads, K
-key-value heads, d head width.
+Dimensions: B prompts, G completions of a prompt, N completions of all prompts, P prompt tokens, R
+completion tokens, T tokens of a stream, n tokens with a query in the last layer, V vocabulary, D
+width, H query heads, K key-value heads, d head width.
 """
 
 import copy
+import itertools
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -72,7 +73,7 @@ class Policy:
         self.tokenizer = tokenizer
         self.config = model.config
         self.source = source
-        self._find_parts()
+        self.visual, self.audio_tower, self.text, self.head = families.parts(model)
         self.form = families.prompt_format(model.config)
         self.device = self.head.weight.device
         self.eos_ids = families.eos_ids(tokenizer)
@@ -86,13 +87,11 @@ class Policy:
         self.checkpoint_layers = self.device.type == "cuda"
         self.adapters_off = False  # a reference under LoRA: compute as if there were no adapters
 
-        # Of a policy that `distributed.shard` made: decoder and head, and each layer, as units
-        # whose weights are gathered while they run a function.
+        # Set by `distributed.shard`, on the twin that learns under FSDP2. Each unit gathers its
+        # weights while it runs a function: the root for embedding, last norm and head, and one unit
+        # per decoder layer.
         self.fsdp_root: FSDPUnit | None = None
         self.fsdp_layers: list[FSDPUnit] = []
-
-    def _find_parts(self) -> None:
-        self.visual, self.audio_tower, self.text, self.head = families.parts(self.model)
 
     @property
     def is_sharded(self) -> bool:
@@ -106,12 +105,13 @@ class Policy:
 
     def weights(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
         """The parameters of these names, which are those of a checkpoint."""
-        wanted = set(names)
+        asked_names = set(names)
         parameters = {}
         for prefix, module in self.named_parts():
             for name, parameter in module.named_parameters():
-                if f"{prefix}.{name}" in wanted:
-                    parameters[f"{prefix}.{name}"] = parameter
+                full_name = f"{prefix}.{name}"
+                if full_name in asked_names:
+                    parameters[full_name] = parameter
         return parameters
 
     def named_trained(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
@@ -119,19 +119,23 @@ class Policy:
         checkpoint. A head that is tied to the embedding is named once."""
         decoder: dict[str, nn.Parameter] = {}
         towers: dict[str, nn.Parameter] = {}
-        named = set()
+        already_named = set()
         for prefix, module in self.named_parts():
             group = towers if module in (self.visual, self.audio_tower) else decoder
             for name, parameter in module.named_parameters():
-                if parameter.requires_grad and parameter not in named:
+                # A tied head and the embedding are one Parameter, to be stepped once.
+                if parameter.requires_grad and parameter not in already_named:
                     group[f"{prefix}.{name}"] = parameter
-                    named.add(parameter)
+                    already_named.add(parameter)
         return decoder, towers
 
     def tower_parameters(self) -> list[nn.Parameter]:
         """All parameters of the vision tower (its merger is the aligner) and of the audio tower."""
-        towers = [tower for tower in (self.visual, self.audio_tower) if tower is not None]
-        return [parameter for tower in towers for parameter in tower.parameters()]
+        parameters: list[nn.Parameter] = []
+        for tower in (self.visual, self.audio_tower):
+            if tower is not None:  # a Qwen-VL has no audio tower
+                parameters += tower.parameters()
+        return parameters
 
     @property
     def trains_towers(self) -> bool:
@@ -146,10 +150,10 @@ class Policy:
         """The policy as it is now, frozen: under LoRA the same weights without adapters, else a
         copy of the decoder.
 
-        It shares the towers: give it the features of this policy. (Of a sharded run:
-        `distributed.shard`.)
+        It shares the towers: give it the features of this policy. Only for a policy that is whole:
+        in a sharded run the reference is `distributed.shard(policy, train=False)`.
         """
-        twin = copy.copy(self)
+        twin = copy.copy(self)  # a second Policy over the same modules
         if self.has_adapters:
             twin.adapters_off = True
             return twin
@@ -167,8 +171,8 @@ class Policy:
         """LoRA on all linear layers of the decoder and, with `towers`, of the towers; all else is
         frozen. All processes must pass the same seed."""
         modules = [self.text, self.visual, self.audio_tower] if towers else [self.text]
+        # in place: peft exchanges layers inside of the parts, and the parts stay the same modules
         adapters.add_adapters(self.model, families.linear_layers(modules), rank, seed)
-        self._find_parts()
 
     # ------------------------------------------------------------------ saving
     def save(self, folder: str | Path) -> None:
@@ -200,13 +204,17 @@ class Policy:
         """(P, D): word embeddings, with the towers' features in place of the media tokens."""
         ids = prompt.ids.to(self.device)  # (P,)
         vectors = self.text.embed_tokens(ids)  # (P, D)
+
+        # Media tokens of one kind take its features in their order. Several pictures need no more
+        # than that: tokens and features are both in the order of the media.
         for name, mask in (("vision", self.is_vision(ids)), ("audio", ids == self.form.audio)):
             if name in features:
-                vectors = vectors.masked_scatter(mask[:, None], features[name].to(vectors.dtype))
+                media = features[name].to(vectors.dtype)  # (media tokens, D)
+                vectors = vectors.masked_scatter(mask[:, None], media)  # (P, D)
         return vectors
 
     def is_vision(self, ids: Tensor) -> Tensor:
-        """Which of these ids stand for a piece of a picture or a video, bool."""
+        """Bool of the shape of ids: which stand for a piece of a picture or a video."""
         return (ids == self.form.image) | (ids == self.form.video)
 
     def pack(
@@ -216,21 +224,28 @@ class Policy:
         suffixes: list[list[list[int]]],
     ) -> PackedRows:
         """One row per prompt: the prompt, and behind it its suffixes (token ids)."""
-        vectors: list[Tensor] = []
-        positions: list[Tensor] = []
-        for prompt, prompt_features, of_prompt in zip(prompts, features, suffixes, strict=True):
-            ids = [token for suffix in of_prompt for token in suffix]
-            ids = torch.tensor(ids, dtype=torch.long, device=self.device)  # (tokens,)
-            vectors += [self.embed(prompt, prompt_features), self.text.embed_tokens(ids)]
+        vectors: list[Tensor] = []  # (tokens, D) each
+        positions: list[Tensor] = []  # (3, tokens) each
+        suffix_lengths: list[list[int]] = []  # of each prompt
+        for prompt, prompt_features, row_suffixes in zip(prompts, features, suffixes, strict=True):
+            # All suffixes of the row, one behind the other. Each counts its positions on from the
+            # prompt, as if it stood right behind it.
+            ids: list[int] = []
+            positions_behind: list[int] = []
+            for suffix in row_suffixes:
+                ids += suffix
+                positions_behind += range(len(suffix))
+            suffix_ids = torch.tensor(ids, dtype=torch.long, device=self.device)  # (tokens,)
+            offsets = torch.tensor(positions_behind, dtype=torch.long)  # (tokens,)
+            suffix_positions = prompt.next_position + offsets  # (tokens,)
 
-            # Each suffix counts on from the prompt, as if it stood right behind it.
-            steps = [step for suffix in of_prompt for step in range(len(suffix))]
-            steps = torch.tensor(steps, dtype=torch.long) + prompt.next_position  # (tokens,)
-            positions += [prompt.positions, steps.expand(3, -1)]
+            # A suffix is text, whose time, height and width positions are equal.
+            vectors += [self.embed(prompt, prompt_features), self.text.embed_tokens(suffix_ids)]
+            positions += [prompt.positions, suffix_positions.expand(3, -1)]
+            suffix_lengths.append([len(suffix) for suffix in row_suffixes])
 
         # where everything stands in the stream
         prompt_lengths = [len(prompt.ids) for prompt in prompts]
-        suffix_lengths = [[len(suffix) for suffix in of_prompt] for of_prompt in suffixes]
         deepstack = families.deepstack(features)
         vision_tokens = None
         if deepstack:
@@ -247,13 +262,13 @@ class Policy:
 
     def vision_tokens(self, prompts: list[Prompt], lengths: list[int]) -> Tensor:
         """(m,) where the vision tokens stand in a stream of rows of these lengths."""
-        places = []
+        in_stream = []
         row_start = 0
         for prompt, length in zip(prompts, lengths, strict=True):
-            in_prompt = self.is_vision(prompt.ids).nonzero().squeeze(-1)
-            places.append(in_prompt + row_start)
+            in_prompt = self.is_vision(prompt.ids).nonzero().squeeze(-1)  # (tokens,)
+            in_stream.append(row_start + in_prompt)
             row_start += length
-        return torch.cat(places).to(self.device)
+        return torch.cat(in_stream).to(self.device)  # (m,)
 
     # ------------------------------------------------------------------ decoder
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,9 +278,10 @@ class Policy:
     def run_decoder(
         self, rows: PackedRows, kv: list[tuple[Tensor, Tensor]] | None = None
     ) -> Tensor:
-        """The decoder over packed rows: states (n, D) of the tokens that the last layer asks.
+        """The decoder over packed rows: states (n, D) of the tokens with a query in the last layer.
 
-        kv: a list that gets each layer's keys and values, (T, K, d) each.
+        Those are each prompt's last token and all suffix tokens (engine/packed_rows.py). kv: a list
+        that gets each layer's keys and values, (T, K, d) each.
         """
         layers = self.text.layers
         rotary = self.rotary(rows.positions)
@@ -273,10 +289,12 @@ class Policy:
         for i in range(len(layers)):
             is_last = i + 1 == len(layers)
             layout = rows.layouts.last_layer if is_last else rows.layouts.all_but_last_layer
-            x = self._run_layer(i, x, rotary, layout, kv)  # (T, D), in the end (n, D)
+            x = self._run_layer(i, x, rotary, layout, kv)  # (T, D); of the last layer (n, D)
+
+            # Qwen3-VL: what lower layers of the tower saw is added after the first decoder layers.
             if i < len(rows.deepstack):
-                x = x.index_add(0, rows.vision_tokens, rows.deepstack[i].to(x.dtype))
-        return self.text.norm(x)
+                x = x.index_add(0, rows.vision_tokens, rows.deepstack[i].to(x.dtype))  # (T, D)
+        return self.text.norm(x)  # (n, D)
 
     def _run_layer(
         self,
@@ -296,8 +314,12 @@ class Policy:
         def compute(x: Tensor) -> Tensor:
             return families.block(self.text.layers[i], x, rotary, attention, layout.asked)
 
+        # trap: under checkpointing `compute` runs a second time in the backward pass. A prefill,
+        # which fills kv, runs without gradients and is never checkpointed.
         if self.checkpoint_layers and torch.is_grad_enabled():
             compute = partial(checkpoint, compute, use_reentrant=False)
+        # FSDP outside, checkpoint inside: the unit gathers its weights again before the backward
+        # pass, so the second computation finds them.
         if self.is_sharded:
             return self.fsdp_layers[i](compute, x)
         return compute(x)
@@ -314,12 +336,13 @@ class Policy:
         questions: token ids of the questions that go on from each prompt (`data.share_prefixes`:
         several about one clip read it once). None: every prompt is a question itself.
         """
+        # A prompt that is a question itself is a row with one suffix, which is empty.
         questions = questions or [[[]] for _ in prompts]
-        numbers = list(range(len(prompts)))
         lengths = row_lengths(prompts, questions)
 
+        # in batches, since the activations of all prompts at a time may not fit
         pieces = PrefillPieces(len(self.text.layers))
-        for batch in split_by_tokens(numbers, lengths, self.max_tokens):
+        for batch in split_by_tokens(list(range(len(prompts))), lengths, self.max_tokens):
             rows = self.pack(
                 [prompts[i] for i in batch],
                 [features[i] for i in batch],
@@ -327,8 +350,10 @@ class Policy:
             )
             kv: list[tuple[Tensor, Tensor]] = []
             hidden = self.run_decoder(rows, kv)  # (n, D)
-            last = hidden[rows.layouts.suffix_end]  # (questions, D)
-            pieces.add(kv, last, rows.prompt_lengths, rows.suffix_lengths)
+
+            # The first token to sample follows from the state of a question's last token.
+            last_states = hidden[rows.layouts.suffix_end]  # (questions, D)
+            pieces.add(kv, last_states, rows.prompt_lengths, rows.suffix_lengths)
         return pieces.pad([prompt.next_position for prompt in prompts])
 
     # ------------------------------------------------------------------ log-probs
@@ -366,22 +391,24 @@ class Policy:
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
         # the completions as a padded block
-        flat = [completion for group in completions for completion in group]
-        tokens = pad_sequence([torch.tensor(c, dtype=torch.long) for c in flat], batch_first=True)
-        tokens = tokens.to(self.device)  # (N, R)
-        lengths = torch.tensor([len(c) for c in flat], device=self.device)  # (N,)
+        flat = list(itertools.chain.from_iterable(completions))  # N lists of ids
+        ids = [torch.tensor(completion, dtype=torch.long) for completion in flat]
+        tokens = pad_sequence(ids, batch_first=True).to(self.device)  # (N, R)
+        lengths = torch.tensor([len(completion) for completion in flat], device=self.device)  # (N,)
         mask = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]  # (N, R)
         logp = torch.zeros(mask.shape, device=self.device)  # (N, R)
         if not mask.any():
             return logp, mask
 
-        # the last token of a completion predicts nothing: left out
+        # The last token of a completion predicts nothing that is asked for, so the decoder does not
+        # read it.
         suffixes = [[completion[:-1] for completion in group] for group in completions]
         rows = self.pack(prompts, features, suffixes)
         hidden = self.run_decoder(rows)  # (n, D)
 
         # Each token is predicted by the state before it: the first one by the prompt's last token,
-        # the others by the token before them.
+        # the others by the completion's token before. source: the row of hidden that predicts each.
+        # The mask picks tokens completion by completion, which is the order of suffix_q.
         source = torch.zeros(mask.shape, dtype=torch.long, device=self.device)  # (N, R)
         source[:, 0] = rows.layouts.prompt_end
         source[:, 1:][mask[:, 1:]] = rows.layouts.last_layer.suffix_q
@@ -421,6 +448,8 @@ class Features:
         """
         trained = self.policy.trains_towers
         digests = [media_digest(prompt) for prompt in prompts]
+
+        # Trained towers have other outputs after each step, so nothing of an earlier step is taken.
         missing: dict[str, Prompt] = {}
         for digest, prompt in zip(digests, prompts, strict=True):
             if digest not in self.outputs and (trained or not self._from_cache(digest)):
@@ -439,7 +468,10 @@ class Features:
 
     @torch.no_grad()
     def _run_towers(self, prompts: dict[str, Prompt], trained: bool) -> None:
-        """Run the towers on these prompts, in passes of at most `policy.max_tokens`."""
+        """Run the towers on these prompts, in passes of at most `policy.max_tokens`.
+
+        Without gradients even where the towers are trained: `backward` runs them a second time.
+        """
         lengths = [len(prompt.ids) for prompt in prompts.values()]
         for batch in split_by_tokens(list(prompts), lengths, self.policy.max_tokens):
             outputs = self.policy.run_towers([prompts[digest] for digest in batch])
@@ -448,6 +480,8 @@ class Features:
                 if not trained:
                     self.policy.cache.put(digest, output)
                     continue
+
+                # a leaf: its .grad adds up what all micro-batches send back
                 self.prompts[digest] = prompts[digest]
                 for leaf in output.values():
                     leaf.requires_grad_()
@@ -462,11 +496,14 @@ class Features:
         edited in place in between: its gradient would be that of other media.
         """
         for digest, prompt in self.prompts.items():
+            # The digest was made in the forward pass: another one now means other media.
             if media_digest(prompt) != digest:
                 raise ValueError(
                     f"media of prompt '{prompt.sample.id}' were edited in place between the "
                     "forward and the backward pass; edit a copy (dataclasses.replace)"
                 )
+
+            # An output that no loss has used (all advantages 0) has no gradient to carry on.
             leaves = self.outputs[digest]
             grads = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
             if grads:
