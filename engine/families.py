@@ -1,15 +1,16 @@
 """engine/families.py: the model families that run here, and every touch of transformers' internals.
 
-    family          towers                decoder                  what is its own
-    Qwen2.5-Omni    vision and audio      Qwen2.5                  checkpoints also hold a talker
-    Qwen2.5-VL      vision                Qwen2.5                  rate of time positions
+    family          towers                decoder                  differs from the others in
+    Qwen2.5-Omni    vision and audio      Qwen2.5                  a talker in its checkpoints
+    Qwen2.5-VL      vision                Qwen2.5                  the rate of time positions
     Qwen3-VL        vision, deepstack     Qwen3: q and k norms     times in words (data.py)
 
-transformers moved its modules between 5.17 and 5.23, and both work. A new family needs an entry in
-FAMILIES, a case in `prompt_format`, and whatever is its own in `run_vision_tower` and `block`.
+A talker speaks answers; here it is neither loaded nor saved. transformers moved its modules between
+5.17 and 5.23, and both layouts work. A new family needs an entry in FAMILIES, a case in
+`prompt_format`, and what it computes differently in `run_vision_tower` and `block`.
 
-Dimensions: T tokens, D width, H query heads, K key-value heads, d head width, N patches, M mel
-bins, L mel frames.
+Dimensions: T tokens, n tokens with a query, D width, H query heads, K key-value heads, d head
+width, N patches, M mel bins, L mel frames.
 """
 
 import json
@@ -47,10 +48,11 @@ class Family(NamedTuple):
     """What transformers and the hub's checkpoints call a family and its parts."""
 
     class_name: str  # in transformers
-    part_names: tuple[str, str, str, str]  # prefixes of weights, in the order of ModelParts
+    part_names: tuple[str, str, str, str]  # prefixes of weights, by ModelParts; "": no such part
 
 
-# by the model_type of config.json
+# By the model_type of config.json. The prefixes are those of the hub's checkpoints, so that what is
+# saved loads in transformers and vLLM. Where transformers' modules keep the parts: see `parts`.
 FAMILIES = {
     OMNI: Family(
         "Qwen2_5OmniThinkerForConditionalGeneration",
@@ -84,13 +86,16 @@ def load_config(path: str | Path):
 
     Raises DataError where there is none, or none that can run here.
     """
+    # Read as a dict first, so that a model of another type gets our sentence.
     try:
-        raw, _ = transformers.PretrainedConfig.get_config_dict(path)
-        if not raw:
+        settings, _ = transformers.PretrainedConfig.get_config_dict(path)
+        if not settings:
             raise OSError("it has no config.json")
-        raw = raw.get("thinker_config", raw)
-        known = raw.get("model_type") in FAMILIES
-        config = CONFIG_MAPPING[raw["model_type"]].from_dict(raw) if known else None
+        settings = settings.get("thinker_config", settings)
+        model_type = settings.get("model_type")
+        config = None
+        if model_type in FAMILIES:
+            config = CONFIG_MAPPING[model_type].from_dict(settings)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: not a model folder ({first_line(error)}); pass --model with a folder that "
@@ -98,10 +103,11 @@ def load_config(path: str | Path):
         ) from None
     if config is None:
         raise DataError(
-            f"{path}: config.json says model_type '{raw.get('model_type')}'; this code runs "
+            f"{path}: config.json says model_type '{model_type}'; this code runs "
             f"qwen2_5_omni, {', '.join(FAMILIES)}"
         )
 
+    # `block` computes neither, so log-probs would silently be those of another model.
     for name in ("use_sliding_window", "attention_dropout"):
         if getattr(config.text_config, name, None):
             raise DataError(
@@ -113,7 +119,7 @@ def load_config(path: str | Path):
 
 def prompt_format(config) -> PromptFormat:
     """How the model of this config reads media."""
-    # The classes name their fields differently where the families differ; the rest is one.
+    # what all families have, and then what each has besides
     vision = config.vision_config
     shared = {
         "image": config.image_token_id,
@@ -147,9 +153,13 @@ def load_tokenizer_and_config(path: str | Path):
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: no tokenizer could be loaded ({first_line(error)})") from None
 
+    # the media tokens, of which a model that hears nothing has no audio
     form = prompt_format(config)
-    media_tokens = {"image": form.image, "video": form.video, "audio": form.audio}
-    media_tokens = {name: token for name, token in media_tokens.items() if token is not None}
+    media_tokens = {"image": form.image, "video": form.video}
+    if form.audio is not None:
+        media_tokens["audio"] = form.audio
+
+    # tokenizers and configs of different models are easily mixed up in a folder
     for name, token in media_tokens.items():
         if token >= len(tokenizer):
             raise DataError(
@@ -196,16 +206,22 @@ def find_file(source: str | Path, name: str) -> str | None:
 
 
 def eos_ids(tokenizer) -> list[int]:
-    """The ids that end a completion."""
+    """The ids that end a completion.
+
+    Both markers count, whichever of them the config calls EOS: instruct models end a turn with
+    <|im_end|>, base models a text with <|endoftext|>.
+    """
     ids = {tokenizer.eos_token_id}
     ids.update(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
     return sorted(ids - {None})
 
 
 def banned_ids(tokenizer, eos_ids: list[int], vocabulary: int) -> Tensor:
-    """(V,) bool: media and chat markers, and the rows of the head past the tokenizer."""
-    banned = torch.zeros(vocabulary, dtype=torch.bool)
-    banned[len(tokenizer) :] = True
+    """(V,) bool, the ids that a completion may not hold: media and chat markers, and ids past the
+    tokenizer's. The ids that end a completion are allowed, though they are markers, too.
+    """
+    banned = torch.zeros(vocabulary, dtype=torch.bool)  # (V,)
+    banned[len(tokenizer) :] = True  # Qwen's heads are padded to a round number of rows
     for token_id, token in tokenizer.added_tokens_decoder.items():
         if token.special and token_id < vocabulary:
             banned[token_id] = True
@@ -227,6 +243,7 @@ def load_model(path: str | Path, config, device: torch.device, dtype: torch.dtyp
             attn_implementation=tower_attention(device),
             output_loading_info=True,
         )
+    # SafetensorError: a torn file; RuntimeError: weights of other shapes
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if "ignore_mismatched_sizes" in str(error):
             raise DataError(
@@ -235,7 +252,7 @@ def load_model(path: str | Path, config, device: torch.device, dtype: torch.dtyp
             ) from None
         raise DataError(f"{path}: no weights could be loaded ({first_line(error)})") from None
 
-    # transformers only warns, and fills them with random numbers
+    # trap: of missing weights transformers only warns, and fills them with random numbers
     missing = sorted(info["missing_keys"])
     if missing:
         raise DataError(
@@ -260,10 +277,13 @@ def parts(model: nn.Module) -> ModelParts:
     # 5.23 keeps the towers and the decoder of a thinker in thinker.model; 5.17 keeps the towers in
     # thinker, and thinker.model is the decoder.
     if hasattr(model.model, "language_model"):
-        inner, text = model.model, model.model.language_model
+        towers_in = model.model
+        text = model.model.language_model
     else:
-        inner, text = model, model.model
-    return ModelParts(inner.visual, getattr(inner, "audio_tower", None), text, model.lm_head)
+        towers_in = model
+        text = model.model
+    audio_tower = getattr(towers_in, "audio_tower", None)
+    return ModelParts(towers_in.visual, audio_tower, text, model.lm_head)
 
 
 def named_parts(config, modules: ModelParts) -> list[tuple[str, nn.Module]]:
@@ -293,8 +313,11 @@ def parameter_counts(config, lora_rank: int, towers: bool) -> dict[str, int]:
     visual, audio_tower, text, head = modules
 
     def count(module: nn.Module | None) -> int:
-        return sum(p.numel() for p in module.parameters()) if module is not None else 0
+        if module is None:
+            return 0
+        return sum(p.numel() for p in module.parameters())
 
+    # an adapter is A (rank, in) and B (out, rank)
     adapted = linear_layers([text, visual, audio_tower] if towers else [text])
     tied = head.weight is text.embed_tokens.weight
     return {
@@ -331,32 +354,44 @@ def run_towers(
 
 def run_vision_tower(visual: nn.Module, prompts: list) -> list[dict[str, Tensor]]:
     """Features of each prompt's pictures and videos. All have some."""
+    # All pictures and videos of all prompts in one pass. The tower attends within a frame group
+    # only, and the grids tell it where each ends, so neighbours in the pass do not see each other.
     patches = torch.cat([prompt.patches for prompt in prompts])  # (N, pixels of a patch)
-    grids = torch.tensor([grid for prompt in prompts for grid in prompt.grids])  # (pictures, 3)
-    output = visual(patches.to(visual.device, visual.dtype), grid_thw=grids.to(visual.device))
+    grids: list[tuple[int, int, int]] = []
+    for prompt in prompts:
+        grids += prompt.grids
+    grid_thw = torch.tensor(grids, device=visual.device)  # (pictures and videos, 3)
+    output = visual(patches.to(visual.device, visual.dtype), grid_thw=grid_thw)
 
-    # Qwen3-VL's tower also returns features of layers further down.
+    # Qwen3-VL's tower also returns features of its lower layers.
     by_name = {"vision": output.pooler_output}  # (N / 4, D)
     for i, features in enumerate(getattr(output, "deepstack_features", [])):
         by_name[f"deepstack{i}"] = features  # (N / 4, D)
 
-    # back to the prompts
+    # back to the prompts; 2 x 2 patches have become one token
     tokens = [len(prompt.patches) // MERGE**2 for prompt in prompts]
-    out: list[dict[str, Tensor]] = [{} for _ in prompts]
+    features_of: list[dict[str, Tensor]] = [{} for _ in prompts]
     for name, features in by_name.items():
-        for prompt_features, chunk in zip(out, features.split(tokens), strict=True):
+        chunks = features.split(tokens)  # (tokens of a prompt, D) each
+        for prompt_features, chunk in zip(features_of, chunks, strict=True):
             prompt_features[name] = chunk
-    return out
+    return features_of
 
 
 def run_audio_tower(audio_tower: nn.Module, prompts: list) -> list[Tensor]:
     """Features (m, D) of each prompt's sounds. All have some."""
-    mels = [mel for prompt in prompts for mel in prompt.mels]
+    # All sounds in one stream. The tower cuts it by feature_lens, so sounds do not hear each other.
+    mels: list[Tensor] = []  # (M, L) each
+    for prompt in prompts:
+        mels += prompt.mels
     frames = torch.tensor([mel.shape[1] for mel in mels], device=audio_tower.device)  # (sounds,)
     stream = torch.cat(mels, dim=1).to(audio_tower.device, audio_tower.dtype)  # (M, sum of L)
     output = audio_tower(stream, feature_lens=frames).last_hidden_state  # (tokens, D)
 
-    tokens = [sum(audio_tokens(mel.shape[1]) for mel in prompt.mels) for prompt in prompts]
+    # back to the prompts
+    tokens = []
+    for prompt in prompts:
+        tokens.append(sum(audio_tokens(mel.shape[1]) for mel in prompt.mels))
     return list(output.split(tokens))
 
 
@@ -365,22 +400,28 @@ def deepstack(features: list[dict[str, Tensor]]) -> list[Tensor]:
 
     One tensor (n, D) for each of these layers; of other families, none.
     """
-    with_vision = [f for f in features if "vision" in f]
-    additions = []
+    # Either all prompts with pictures have these entries, or none has: they are of one model.
+    with_vision = [prompt_features for prompt_features in features if "vision" in prompt_features]
+    additions: list[Tensor] = []
     while with_vision and f"deepstack{len(additions)}" in with_vision[0]:
         name = f"deepstack{len(additions)}"
-        additions.append(torch.cat([f[name] for f in with_vision]))
+        additions.append(torch.cat([f[name] for f in with_vision]))  # (n, D)
     return additions
 
 
 # ------------------------------------------------------------------ decoder
 def rotary_table(text: nn.Module, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin (T, 1, d) of positions (3, T), in the form that `rotate` takes."""
-    like = torch.empty(0, dtype=dtype, device=positions.device)  # tells transformers type, device
-    cos, sin = text.rotary_emb(like, positions[:, None])  # (1, T, d) each
-    cos, sin = cos[0, :, None], sin[0, :, None]  # (T, 1, d)
+    # transformers takes type and device from a tensor, here an empty one; its batch is 1
+    example = torch.empty(0, dtype=dtype, device=positions.device)
+    cos, sin = text.rotary_emb(example, positions[:, None])  # (1, T, d) each
+
+    # a dimension for the heads, and the sign that `rotate` expects
+    cos = cos[0, :, None]  # (T, 1, d)
+    sin = sin[0, :, None]  # (T, 1, d)
     half = sin.shape[-1] // 2
-    return cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
+    signed_sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)  # (T, 1, d)
+    return cos, signed_sin
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -389,7 +430,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin: (T, 1, d) of `rotary_table`. The first half of sin comes negated, so that one roll is
     enough.
     """
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    swapped = x.roll(x.shape[-1] // 2, -1)  # (b, a) in place of (a, b)
+    return torch.addcmul(x * cos, swapped, sin)  # x cos + swapped sin, (T, heads, d)
 
 
 def block(
@@ -402,29 +444,35 @@ def block(
     """One decoder layer with attention of our own: x (T, D) -> (T, D), or (n, D) of `asked` alone.
 
     attention: (q (n, H, d), k (T, K, d), v (T, K, d)) -> (n, H, d). asked: (n,) the tokens that
-    have a query; None: all.
+    have a query; None: all, and n = T.
+
+    transformers' own layers run attention over padded batches, which packed rows and the two-part
+    KV cache do not have. So training, prefill and decoding come here, and only their `attention`
+    differs. The weights and norms are those of transformers' modules.
     """
     attn = layer.self_attn
     cos, sin = rotary  # (T, 1, d)
     q_norm = getattr(attn, "q_norm", nn.Identity())  # Qwen3 has norms of queries and keys
     k_norm = getattr(attn, "k_norm", nn.Identity())
 
+    # keys and values of all tokens
     h = layer.input_layernorm(x)  # (T, D)
     k = attn.k_proj(h).unflatten(-1, (-1, attn.head_dim))  # (T, K, d)
     v = attn.v_proj(h).unflatten(-1, (-1, attn.head_dim))  # (T, K, d)
-    k = rotate(k_norm(k), cos, sin)
+    k = rotate(k_norm(k), cos, sin)  # (T, K, d)
 
-    # From here on only the tokens with a query. (Keys and values are those of all tokens.)
+    # From here on only the tokens with a query: in the last layer of packed rows they are fewer.
     if asked is not None:
         x = x[asked]  # (n, D)
         h = h[asked]  # (n, D)
         cos = cos[asked]  # (n, 1, d)
         sin = sin[asked]  # (n, 1, d)
     q = attn.q_proj(h).unflatten(-1, (-1, attn.head_dim))  # (n, H, d)
-    q = rotate(q_norm(q), cos, sin)
+    q = rotate(q_norm(q), cos, sin)  # (n, H, d)
 
+    # attention and MLP, each added to the residual stream
     x = x + attn.o_proj(attention(q, k, v).flatten(1))  # (n, D)
-    return x + layer.mlp(layer.post_attention_layernorm(x))
+    return x + layer.mlp(layer.post_attention_layernorm(x))  # (n, D)
 
 
 # ------------------------------------------------------------------ saving
@@ -445,6 +493,8 @@ def save_weights(weights: dict[str, Tensor], folder: Path) -> None:
 
 def save_config(config, folder: Path) -> None:
     """Write config.json; of a Qwen2.5-Omni in its full form, without the talker."""
+    # Other programs expect a thinker's config inside of that of the full model. Where
+    # enable_audio_output is off they build no talker.
     settings = config.to_dict()
     if config.model_type == OMNI:
         settings = {
@@ -465,6 +515,7 @@ def save_processor_files(folder: Path, source: str | Path | None, form: PromptFo
     for name in COPIED_FILES:
         file = find_file(source, name) if source else None
         if file:
+            # saving into the folder that was loaded: the file is there already
             if Path(file).resolve() != (folder / name).resolve():
                 shutil.copyfile(file, folder / name)
         elif name == "preprocessor_config.json":
@@ -473,7 +524,8 @@ def save_processor_files(folder: Path, source: str | Path | None, form: PromptFo
 
 
 def preprocessor_settings(form: PromptFormat) -> dict:
-    """What transformers' processors need to know of how media were read."""
+    """What transformers' processors need to know of how media were read: one dict for the
+    extractor of sound, where the model hears, and the image processor."""
     audio = {}
     if form.n_mels:
         extractor = transformers.WhisperFeatureExtractor(
@@ -496,17 +548,20 @@ def merged_weights(named: list[tuple[str, nn.Module]], tied: bool) -> dict[str, 
 
     named: of `named_parts`. tied: the head is the embedding, and is named once.
     """
+    saved_parts = named[:-1] if tied else named  # the head is the last part
     weights = {}
-    for prefix, part in named[:-1] if tied else named:
+    for prefix, part in saved_parts:
         layers = dict(part.named_modules())
         for name, value in part.state_dict().items():
+            # A and B of an adapter are added to the weight they adapt, below.
             if "lora_" in name:
                 continue
+
             # peft renames what it adapts: "q_proj.weight" is "q_proj.base_layer.weight"
             adapted, _, leaf = name.rpartition(".base_layer.")
             if adapted:
                 name = f"{adapted}.{leaf}"
-            if adapted and leaf == "weight":
+            if adapted and leaf == "weight":  # an adapted layer's bias stays as it is
                 delta = layers[adapted].get_delta_weight("default")  # alpha / rank * B A
                 value = (value.float() + delta.float()).to(value.dtype)
             weights[f"{prefix}.{name}"] = value.detach()
