@@ -428,6 +428,8 @@ def make_records(scene: Scene, clip: str, stage: int, rng: Generator, n: int) ->
         question = ask(scene, rng)
         if question is None or any(question.text == r.question for r in records):
             continue
+
+        # the scene goes along for the oracle judge of stage 3
         record = Sample(
             f"{clip}-{len(records)}",
             question.text,

@@ -353,7 +353,7 @@ def without_wrong(text: str, bodies: dict[str, str]) -> str:
     >>> without_wrong("A. Red is wrong; it is B, not C. D", bodies)
     ' . Red is wrong; it is B, not  . D'
     """
-    wrong = set()  # places in the text
+    wrong = set()  # positions in the text
 
     # "not B", "neither A nor C"
     for match in NOT_LETTER.finditer(text):
@@ -384,9 +384,9 @@ def without_wrong(text: str, bodies: dict[str, str]) -> str:
 
 
 def without_list(text: str, bodies: dict[str, str]) -> str:
-    """The reply without the options that it repeats, in order from the first one on.
+    """The reply without the options where it only repeats them, in order from the first one on.
 
-    That takes three of them, or all where there are fewer.
+    Fewer than three repeated options stay, unless they are all options there are.
 
     >>> without_list("A. red B. blue So B", {"A": "red", "B": "blue"})
     'So B'
@@ -425,18 +425,18 @@ def declared(text: str, bodies: dict[str, str]) -> list[str]:
     >>> declared("Answer: blue", bodies)
     ['B']
     """
-    places = []  # (place, letter)
+    statements = []  # (position in the text, letter)
     for match in ANSWER_IS.finditer(text):
         for letter in stated(text, match.end(), bodies, by_text=True):
-            places.append((match.end(), letter))
+            statements.append((match.end(), letter))
     for match in I_CHOOSE.finditer(text):
         for letter in stated(text, match.end(), bodies, by_text=False):
-            places.append((match.end(), letter))
+            statements.append((match.end(), letter))
 
     # "So B."
     for match in SO_LETTER.finditer(text):
         if match[1] in bodies:
-            places.append((match.start(1), match[1]))
+            statements.append((match.start(1), match[1]))
 
     # "B is correct"
     for match in LONE_LETTER.finditer(text):
@@ -444,14 +444,15 @@ def declared(text: str, bodies: dict[str, str]) -> list[str]:
         if letter in bodies:
             end = past_own_text(text, match.end(), bodies[letter])
             if IS_RIGHT.match(text, end):
-                places.append((match.start(), letter))
+                statements.append((match.start(), letter))
 
-    places.sort(key=lambda entry: entry[0])
-    return [letter for _, letter in places]
+    statements.sort(key=lambda entry: entry[0])
+    return [letter for _, letter in statements]
 
 
 def stated(text: str, start: int, bodies: dict[str, str], by_text: bool) -> list[str]:
-    """The letters at a place, "B" or "B or C"; by_text: else the letter of the text that is there.
+    """The letters that stand at `start`, "B" or "B or C"; by_text: else the letter of the option
+    whose text stands there.
 
     >>> stated("It is a red car", 6, {"A": "dog", "B": "a red car"}, by_text=True)
     ['B']
@@ -476,7 +477,8 @@ def stated(text: str, start: int, bodies: dict[str, str], by_text: bool) -> list
 
 
 def by_beginning(text: str, bodies: dict[str, str]) -> list[str]:
-    """The option whose text begins a text, articles left out; of several the longest, if one is.
+    """The option whose text the given text begins with, articles left out; of several options the
+    one with the longest text.
 
     >>> by_beginning("the dark blue car", {"A": "dark", "B": "dark blue", "C": "red"})
     ['B']
@@ -541,11 +543,11 @@ def texts_in(text: str, bodies: dict[str, str]) -> list[str]:
     >>> texts_in("A dark blue one", {"A": "red", "B": "blue", "C": "dark blue"})
     ['C']
     """
-    whole = f" {words_of(text)} "
+    reply_words = f" {words_of(text)} "
     occurring = {}
     for letter, body in bodies.items():
         words = f" {words_of(body)} "
-        if words.strip() and words in whole:
+        if words.strip() and words in reply_words:
             occurring[letter] = words
 
     letters = []
@@ -561,8 +563,8 @@ def texts_in(text: str, bodies: dict[str, str]) -> list[str]:
 def labels_in(text: str, options: list[str]) -> frozenset[str]:
     """The letters that a free reply names, for multi-label questions.
 
-    They are the labels that it lists; where one of those is no letter, the letters of `letters_in`,
-    else the options whose text occurs, else the labels as they are.
+    These are the labels that it lists, if all of them are letters; else the letters of
+    `letters_in`; else the options whose text occurs; else the labels as they stand there.
 
     >>> options = ["A. calm", "B. sad", "C. glad"]
     >>> sorted(labels_in("b, Glad", options)), sorted(labels_in("A, B, and C.", options))

@@ -84,21 +84,23 @@ def read_cgav(root: Path, scratch: Path) -> Iterator[Item]:
     Boxes are asked on a scale of 0 to 100. No document of the authors says in what unit theirs are,
     so the boxes themselves do: above 100 are pixels of the video, up to 1 fractions of it.
     """
+    # all boxes are looked at first, to see in what unit they are
     records = list(rows(first_file(root, "cg-av-counting.json")))
     all_clues = [gold_clues(row["category"], row["clue"]) for row in records]
     largest = max(box_coordinates(all_clues), default=100.0)
+    # three questions about each record
     for row, clues in zip(records, all_clues, strict=True):
         video = row["video"]
-        whole = locate(root, f"cg_videos_720p/{video}", f"videos/{video}", video)
-        yield count_item(row, "long", whole)
+        full_video = locate(root, f"cg_videos_720p/{video}", f"videos/{video}", video)
+        yield count_item(row, "long", full_video)
         yield count_item(row, "ref", reference_clip(root, row))
 
         # boxes in fractions of the frame, or in pixels, come to the scale of 0 to 100
         if clues.times and largest <= 1:
             clues = rescaled(clues, 1.0, 1.0)
         elif clues.times and largest > 100:
-            clues = rescaled(clues, *frame_size(whole))
-        yield clue_item(row, clues, whole)
+            clues = rescaled(clues, *frame_size(full_video))
+        yield clue_item(row, clues, full_video)
 
 
 def gold_clues(category: str, clue: list | str) -> Clues:
@@ -113,6 +115,7 @@ def gold_clues(category: str, clue: list | str) -> Clues:
         spans = [(float(event["start"]), float(event["end"])) for event in clue]
         return Clues(category, [spans], [])
 
+    # the frames with boxes get numbers in the order of the clue
     groups = clue if category == "attribute" else [clue]
     times: list[float] = []  # each once, in the order of the clue
     for group in groups:
@@ -120,6 +123,7 @@ def gold_clues(category: str, clue: list | str) -> Clues:
             time = float(entry["timestamp"])
             if time not in times:
                 times.append(time)
+
     clusters = []
     for group in groups:
         cluster = []

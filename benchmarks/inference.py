@@ -131,11 +131,14 @@ def answer_batch(
     started = time.perf_counter()
     benchmark = BENCHMARKS[cfg.benchmark]
     samples = [ask(item, benchmark, cfg.prompt) for item in items]
+
+    # seeds are a million batches apart, so that no two of them share a stream
     generator = torch.Generator(policy.device).manual_seed(cfg.seed * 1_000_003 + number)
     sampling = Sampling(cfg.max_completion_tokens, cfg.temperature, generator)
     answers = sample_answers(policy, builder, samples, sampling)
     seconds = (time.perf_counter() - started) / len(items)
 
+    # `make_result` knows nothing of the tokenizer, so what needs it is added here
     results = []
     for item, sample, (prompt, completion) in zip(items, samples, answers, strict=True):
         result = make_result(item, sample, prompt, completion, benchmark)
@@ -160,6 +163,8 @@ def make_result(
     """
     text = completion.text if completion else ""
     answer = read_answer(item, text, benchmark.several)
+
+    # an item that could not be asked is a failure for that reason, not for its missing answer
     failure = None if answer else NO_ANSWER
     reason = None
     if completion is None:

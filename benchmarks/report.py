@@ -110,6 +110,7 @@ def failure_lines(summary: dict) -> list[str]:
 
 def incomplete_lines(summary: dict) -> list[str]:
     """In what the run falls short of the whole benchmark: sound, judge, items."""
+    # items that were asked without what belongs to them
     lines = []
     silent = summary["sound"].get("silent")
     if silent:
@@ -117,6 +118,8 @@ def incomplete_lines(summary: dict) -> list[str]:
     cut = summary["sound"].get("cut")
     if cut:
         lines.append(f"asked with sound cut at --max_sound: {cut:,}")
+
+    # items that have no score: not yet, or never
     if summary["unjudged"]:
         lines.append(f"not scored, waiting for a --judge: {summary['unjudged']:,} open answers")
     if summary["size"] and summary["there"] != summary["size"]:
@@ -142,6 +145,8 @@ def comparison(cells: dict[str, dict[str, dict]], benchmarks: list[str]) -> str:
     base = next(iter(cells.values()))
     titles = [f"{BENCHMARKS[name].title} ({base[name]['n']:,})" for name in benchmarks]
     lines = [f"| | {' | '.join(titles)} |", "|" + "---|" * (len(benchmarks) + 1)]
+
+    # the first run has its own interval in brackets, each other one its gain
     for run, by_benchmark in cells.items():
         texts = [run]
         for name in benchmarks:
@@ -250,11 +255,11 @@ def plot_by_length(groups: dict[str, list[dict]], path: Path) -> None:
 
 
 def plot_bars(
-    bars: dict[str, dict[str, dict]], places: list[str], path: Path, width: float, **axis_labels
+    bars: dict[str, dict[str, dict]], names: list[str], path: Path, width: float, **axis_labels
 ) -> None:
-    """Bars with their intervals in percent, side by side at each place, a colour per run.
+    """Bars with their intervals in percent, side by side above each name, a colour per run.
 
-    bars: {run: {place: `measured` or `gain`}}; a run may have no bar at some place.
+    bars: {run: {name: `measured` or `gain`}}; a run may have no bar above some name.
     """
     import matplotlib
 
@@ -263,16 +268,16 @@ def plot_bars(
 
     figure, axes = plt.subplots(figsize=(width, 4), layout="constrained")
     bar_width = 0.8 / max(1, len(bars))
-    for i, (run, by_place) in enumerate(bars.items()):
-        x = [places.index(place) + i * bar_width for place in by_place]
-        heights = [100 * measured["value"] for measured in by_place.values()]
-        below = [interval_wing(measured, "low") for measured in by_place.values()]
-        above = [interval_wing(measured, "high") for measured in by_place.values()]
+    for i, (run, by_name) in enumerate(bars.items()):
+        x = [names.index(name) + i * bar_width for name in by_name]
+        heights = [100 * measured["value"] for measured in by_name.values()]
+        below = [interval_wing(measured, "low") for measured in by_name.values()]
+        above = [interval_wing(measured, "high") for measured in by_name.values()]
         axes.bar(x, heights, bar_width, yerr=[below, above], capsize=3, label=run)
 
     axes.axhline(0, color="black", linewidth=0.8)
-    ticks = [x + 0.4 - bar_width / 2 for x in range(len(places))]
-    axes.set(xticks=ticks, xticklabels=places, **axis_labels)
+    ticks = [x + 0.4 - bar_width / 2 for x in range(len(names))]
+    axes.set(xticks=ticks, xticklabels=names, **axis_labels)
     axes.legend()
     figure.savefig(path, dpi=100)
     plt.close(figure)

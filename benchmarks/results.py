@@ -81,6 +81,7 @@ def collect(out: Path, order: list[str]) -> dict[str, dict]:
 
     Returns {id: result}. Raises DataError when a result is of an item that is not in `order`.
     """
+    # files of processes win over results.jsonl: they were written after it
     of_ranks = sorted(out.glob("results.rank*.jsonl"))
     results: dict[str, dict] = {}
     for path in [out / "results.jsonl", *of_ranks]:
@@ -93,6 +94,7 @@ def collect(out: Path, order: list[str]) -> dict[str, dict]:
             "not; pass another --out"
         )
 
+    # the new file first, the files that it merges last: a kill between them loses nothing
     results = {item: results[item] for item in order if item in results}
     write_whole(out / "results.jsonl", "".join(to_line(result) for result in results.values()))
     for path in of_ranks:

@@ -108,8 +108,8 @@ def key_phrases(reply: str) -> list[str]:
     >>> key_phrases("So it is big.\\nx = 5"), key_phrases("Five.")
     (['big.', '5'], ['five'])
     """
-    whole = reply.strip().strip(".").lower()
-    lines = whole.split("\n")
+    full_text = reply.strip().strip(".").lower()
+    lines = full_text.split("\n")
     phrases = []
     for i, line in enumerate(lines):
         is_last = i == len(lines) - 1
@@ -118,7 +118,7 @@ def key_phrases(reply: str) -> list[str]:
         shortest = min(rests, key=len, default="")
         if shortest and shortest not in ":,.!?;'":
             phrases.append(shortest)
-    return phrases or [whole]
+    return phrases or [full_text]
 
 
 def number_or_text(text: str) -> float | str:
@@ -294,7 +294,8 @@ def frame_score(gold: list, predicted: list) -> float:
         pairs += [(box_iou(box, other), i, j) for j, other in enumerate(predicted)]
     pairs.sort(key=lambda pair: -pair[0])
 
-    matched_gold, matched_predicted = set(), set()
+    matched_gold: set[int] = set()
+    matched_predicted: set[int] = set()
     total = 0.0
     for overlap, i, j in pairs:
         if i not in matched_gold and j not in matched_predicted:

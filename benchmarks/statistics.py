@@ -7,7 +7,7 @@ of 10,000 such values is the interval. Two runs on the same questions are compar
 the same drawn videos, so that what is hard for both cancels.
 
 All of it works on two small tables, made once for each metric. C is the number of videos, K the
-number of groups that weigh alike (`Metric.over`):
+number of groups that weigh the same (`Metric.over`):
 
                     task=action  task=object                      task=action  task=object
     totals  video a         2.0          1.0       counts  video a          3            1
@@ -80,7 +80,7 @@ def tabulate(results: list[dict], metric: Metric) -> Tables:
 def group_weights(groups: list[tuple[str, ...]]) -> np.ndarray:
     """Weights (K,) of groups, each a path of labels from the outermost one.
 
-    Siblings weigh alike inside their outer group, and outer groups among themselves.
+    Siblings weigh the same inside their outer group, and so do the outer groups.
 
     >>> group_weights([("direction", "easy"), ("direction", "hard"), ("distance", "all")])
     array([0.25, 0.25, 0.5 ])

@@ -35,14 +35,16 @@ def apply_strategy(records: list, strategy: str, name: str, where: str) -> list:
             "random:N with a number or a percentage for N"
         )
     total = len(records)
-    place, number, percent = match.groups()
+    which, number, percent = match.groups()
     n = math.ceil(total * int(number) / 100) if percent else int(number)
     n = min(total, n)
 
-    if place == "first":
+    if which == "first":
         return records[:n]
-    if place == "end":
+    if which == "end":
         return records[total - n :]
+
+    # seeded by the file's name, so that every process and every run chooses the same records
     chosen = random.Random(f"{name}:{number}{percent}").sample(range(total), n)
     return [records[i] for i in sorted(chosen)]
 

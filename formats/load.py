@@ -111,6 +111,8 @@ def make_sample(raw: RawRecord) -> Sample:
     if not isinstance(record, dict):
         raise DataError(f"{raw.where}: expected a JSON object, got {type(record).__name__}")
 
+    # its fields tell the form; a record of ours without an id counts as ours, so that the error
+    # names the missing field
     if "messages" in record:
         fields = messages_record(record, raw.where)
     elif "problem" in record:
@@ -125,6 +127,7 @@ def make_sample(raw: RawRecord) -> Sample:
             "AVATAR / ms-swift (messages, solution)"
         )
 
+    # the same for every form: an id, the type's canonical name, enough media for the text
     sample = Sample(**{"id": "", **fields}, where=raw.where)
     if is_downloaded(raw):
         sample.id = downloaded_id(sample, record.get("problem_id"), raw.root_name)

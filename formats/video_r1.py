@@ -27,10 +27,12 @@ def problem_record(record: dict, where: str) -> dict:
     for kind in MEDIA_KINDS:
         media[f"{kind}s"] = [normpath(p) for p in list_field(paths.get(kind), "path", where)]
 
+    # some files of IntentTrain have the answer in a field of its own
     name = "answer" if "solution" not in record and "answer" in record else "solution"
     solution = text_field(record, name, where)
     answer = gold_answer(solution, name, where)
 
+    # the reasoning, from which the trace of stage 0 is made
     think = text_field(record, "process", where, required=False).strip()
     if not think:
         match = re.search(r"<think>.*?</think>", solution, re.DOTALL)

@@ -281,7 +281,10 @@ class LocalModel:
             texts = [self._chat_text(r.text) for r in requests]
             return self.processor(texts, add_special_tokens=False, **padding)
 
-        texts, images, sounds = [], [], []
+        # all pictures and sounds of the batch in one list each; the texts say where they belong
+        texts: list[str] = []
+        images: list[Image.Image] = []
+        sounds: list[np.ndarray] = []
         for request in requests:
             frames = request.frames or []
             content = [{"type": "image"} for _ in frames]  # a placeholder per frame
