@@ -213,6 +213,8 @@ def parse(argv: list[str]) -> Config:
     Every None is filled in, but that of --workers, which depends on the device (`run`).
     """
     cfg, parser = read_flags(Config, __doc__.split("\n")[0], argv)
+
+    # what was not given, by the model's size, the benchmark and the wording
     benchmark = BENCHMARKS[cfg.benchmark]
     defaults = dict(DEFAULTS["tiny" if is_tiny(cfg.model) else "real"])
     defaults["use_audio"] = benchmark.sound
@@ -220,6 +222,7 @@ def parse(argv: list[str]) -> Config:
         defaults["max_completion_tokens"] = benchmark.tokens
     fill(cfg, defaults)
 
+    # folders; a comparison reads no benchmark's files
     if not cfg.root and cfg.benchmark == "toy":
         cfg.root = "toy_world"
     if not cfg.root and not cfg.compare:
@@ -227,6 +230,7 @@ def parse(argv: list[str]) -> Config:
     if not cfg.out:
         name = f"{cfg.benchmark}-{short_name(cfg.model)}-{cfg.prompt}"
         cfg.out = "runs/eval" if cfg.compare else f"runs/eval/{name}"
+
     if not all(edge.strip().isdigit() for edge in cfg.length_edges.split(",")):
         parser.error(
             f"--length_edges {cfg.length_edges}: write numbers of tokens, joined by commas"
@@ -240,8 +244,8 @@ def short_name(model: str) -> str:
     >>> short_name("runs/stage2-avatar-seed0/checkpoint"), short_name("Qwen/Qwen2.5-Omni-7B")
     ('stage2-avatar-seed0', 'Qwen-Qwen2.5-Omni-7B')
     """
-    dull = ("/", "runs", "checkpoint", "..", ".")
-    return "-".join(part for part in Path(model or "tiny").parts if part not in dull)
+    tells_nothing = ("/", "runs", "checkpoint", "..", ".")
+    return "-".join(name for name in Path(model or "tiny").parts if name not in tells_nothing)
 
 
 # ------------------------------------------------------------------------------ one run
@@ -363,6 +367,7 @@ def report(
 # ------------------------------------------------------------------------------ runs compared
 def compare(cfg: Config) -> None:
     """The paper's table: a row per run, a column per benchmark, with gains over the first run."""
+    # the first run is the base; load_runs has checked that all are on its benchmarks
     runs, settings = load_runs(cfg.compare)
     base = next(iter(runs))
     benchmarks = [name for name in BENCHMARKS if name in runs[base]]
@@ -370,9 +375,12 @@ def compare(cfg: Config) -> None:
     out.mkdir(parents=True, exist_ok=True)
     files = ["compare.json"]
 
+    # the table, and a sentence on each run that was asked otherwise than the base
     scores = compare_scores(runs, cfg.resamples)
     result = {"resamples": cfg.resamples, "runs": scores}
     print("\n".join([comparison(scores, benchmarks), *other_settings(settings)]))
+
+    # the pictures that were asked for
     if cfg.plot:
         plot_scores(scores, benchmarks, out / "compare.png")
         files.append("compare.png")

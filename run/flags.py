@@ -99,11 +99,12 @@ def add_option(section, f) -> None:
     elif kind == "tuple":
         how_many = {"nargs": "+"}
 
+    metavar = "STR" if kind == "tuple" else kind.upper()
     text = f.metadata["help"]
     if f.default not in (None, "", ()):
         text += f" (default: {f.default})"
     text = text.replace("%", "%%")  # argparse formats its help
-    section.add_argument(f"--{f.name}", type=convert, help=text, metavar=kind.upper(), **how_many)
+    section.add_argument(f"--{f.name}", type=convert, help=text, metavar=metavar, **how_many)
 
 
 def with_underscores(word: str) -> str:
