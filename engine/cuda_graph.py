@@ -18,24 +18,32 @@ CUDA_GRAPH = {"cpu": False, "cuda": True}  # by the type of device
 
 
 class Replayed:
-    """Calls function(width) or replays what it did when called with the same shape before.
+    """Calls function(width), or replays what it did when called with the same shape before.
 
-    The first call of a shape runs as written, the second is recorded, all later ones are replayed.
-    generator: the one that the function draws from.
+    The first call of a shape runs as written, the second is recorded and replayed, all later ones
+    are replayed. Only the recording of the last shape is held. generator: the one that the function
+    draws from.
     """
 
     def __init__(self, function: Callable[[int], None], generator: torch.Generator | None):
         self.function = function
         self.generator = generator
-        self.shape = None
-        self.replay = None
+        self.shape: tuple[int, int] | None = None  # (n, width) of the last call
+        self.replay: Callable[[], None] | None = None  # the recording of this shape
 
     def __call__(self, n: int, width: int) -> None:
-        """shape = (n, width); a caller that makes new buffers must change it, too."""
+        """Run function(width). n: how many completions its buffers hold.
+
+        trap: a recording works on the buffers of its time. A caller that replaces them must come
+        with another (n, width), else the old buffers are read and written.
+        """
+        # as written: a first run loads the kernels of this shape
         if (n, width) != self.shape:
             self.function(width)
-            self.shape, self.replay = (n, width), None
+            self.shape = (n, width)
+            self.replay = None
             return
+
         if self.replay is None:
             self.replay = record(partial(self.function, width), self.generator)
         self.replay()

@@ -26,6 +26,7 @@ tokens to be sampled, W suffix places in use, D width, H query heads, K key-valu
 width.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -89,14 +90,14 @@ class PrefillPieces:
         # where to cut the stream, and which of the pieces are prompts
         lengths: list[int] = []
         is_prompt: list[bool] = []
-        for p, of_prompt in zip(prompt_lengths, question_lengths, strict=True):
-            lengths += [p, *of_prompt]
-            is_prompt += [True] + [False] * len(of_prompt)
+        for prompt_length, row_questions in zip(prompt_lengths, question_lengths, strict=True):
+            lengths += [prompt_length, *row_questions]
+            is_prompt += [True] + [False] * len(row_questions)
 
         for layer, (keys, values) in enumerate(kv):
             pieces = zip(keys.split(lengths), values.split(lengths), is_prompt, strict=True)
-            for piece_keys, piece_values, of_prompt in pieces:
-                if of_prompt:
+            for piece_keys, piece_values, piece_is_prompt in pieces:
+                if piece_is_prompt:
                     self.prompt_keys[layer].append(piece_keys)
                     self.prompt_values[layer].append(piece_values)
                 else:
@@ -104,14 +105,19 @@ class PrefillPieces:
                     self.question_values[layer].append(piece_values)
 
     def pad(self, prompt_end: list[int]) -> Prefill:
-        """All pieces side by side. prompt_end: the position behind each prompt."""
+        """All pieces, padded to one length. prompt_end: the position behind each prompt."""
         device = self.hidden[0].device
+        question_lengths = list(itertools.chain.from_iterable(self.question_lengths))  # M
+
+        # A question's completions start behind its own tokens, which start behind its prompt.
         prompt_of = []
         position = []
         for prompt, lengths in enumerate(self.question_lengths):
             prompt_of += [prompt] * len(lengths)
             position += [prompt_end[prompt] + length for length in lengths]
-        question_lengths = [length for lengths in self.question_lengths for length in lengths]
+
+        # Questions end where sampled tokens begin, so they are padded on the left, and a sampled
+        # token has one place for all completions.
         return Prefill(
             lengths=self.prompt_lengths,
             keys=[pad_tokens(layer, "right").contiguous() for layer in self.prompt_keys],
@@ -127,8 +133,10 @@ class PrefillPieces:
 
 def pad_tokens(pieces: list[Tensor], side: str) -> Tensor:
     """Pieces (tokens, K, d) of different lengths -> (pieces, K, tokens of the longest, d)."""
-    padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True, padding_side=side)
-    return padded.transpose(1, 2)
+    padded = nn.utils.rnn.pad_sequence(
+        pieces, batch_first=True, padding_side=side
+    )  # (pieces, tokens, K, d)
+    return padded.transpose(1, 2)  # (pieces, K, tokens, d)
 
 
 class PrefixKV:
@@ -156,21 +164,26 @@ class PrefixKV:
 
     def _lay_out(self) -> None:
         """Set what follows from which completions and prompts are left: the table and the bias."""
+        # trap: completions of one prompt must be neighbours, and prompt_of must not decrease. So it
+        # is at the start, and `keep` passes over completions without changing their order.
         device = self.prompt_of.device
         counts = torch.bincount(self.prompt_of, minlength=len(self.lengths))  # (B,)
         self.per_prompt = int(counts.max())  # C
-        starts = (counts.cumsum(0) - counts)[self.prompt_of]  # (N,) a prompt's first completion
-        within = torch.arange(len(self.prompt_of), device=device) - starts  # (N,)
-        self.cell = self.prompt_of * self.per_prompt + within  # (N,)
+        first = (counts.cumsum(0) - counts)[self.prompt_of]  # (N,) its prompt's first completion
+        column = torch.arange(len(self.prompt_of), device=device) - first  # (N,)
+        self.cell = self.prompt_of * self.per_prompt + column  # (N,)
         self.full = len(self.prompt_of) == len(self.lengths) * self.per_prompt
 
+        # the padding on the right of shorter prompts
         lengths = torch.tensor(self.lengths, device=device)  # (B,)
         padding = torch.arange(self.keys[0].shape[2], device=device) >= lengths[:, None]  # (B, P)
         self.bias = minus_inf_where(padding, self.keys[0].dtype)  # (B, 1, 1, P)
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these completions (n,), and with the prompts that have any of them."""
-        prompts, self.prompt_of = self.prompt_of[index].unique(return_inverse=True)  # (b,), (n,)
+        """Go on with these completions (n,), in ascending order, and with the prompts that have any
+        of them."""
+        # (b,) the prompts that are left, and (n,) their new numbers
+        prompts, self.prompt_of = self.prompt_of[index].unique(return_inverse=True)
         if len(prompts) < len(self.lengths):
             self.lengths = [self.lengths[i] for i in prompts.tolist()]
             self.keys = [k[prompts] for k in self.keys]
@@ -179,27 +192,39 @@ class PrefixKV:
 
     def attend(self, layer: int, q: Tensor) -> tuple[Tensor, Tensor]:
         """q (N, H, d) against each completion's prompt -> output (N, H, d), log-sum-exp (N, H)."""
-        keys, values = self.keys[layer], self.values[layer]  # (B, K, P, d)
+        keys = self.keys[layer]  # (B, K, P, d)
+        values = self.values[layer]  # (B, K, P, d)
         heads = q.shape[1]
-        table = self._by_prompt(q, keys.shape[1])  # (B, K, C * H/K, d)
 
+        # To the kernel, the query heads of all completions of a prompt are so many more queries.
+        table = self._by_prompt(q, keys.shape[1])  # (B, K, C * H/K, d)
         if self.one_at_a_time:
-            pairs = []
-            for b, p in enumerate(self.lengths):
-                row = slice(b, b + 1)
-                pairs.append(attend(table[row], keys[row, :, :p], values[row, :, :p]))
-            out = torch.cat([o for o, _ in pairs])  # (B, K, C * H/K, d)
-            lse = torch.cat([s for _, s in pairs])  # (B, K, C * H/K)
+            outs = []
+            lses = []
+            for b, length in enumerate(self.lengths):
+                prompt = slice(b, b + 1)
+                prompt_keys = keys[prompt, :, :length]  # (1, K, length, d)
+                prompt_values = values[prompt, :, :length]  # (1, K, length, d)
+                prompt_out, prompt_lse = attend(table[prompt], prompt_keys, prompt_values)
+                outs.append(prompt_out)
+                lses.append(prompt_lse)
+            out = torch.cat(outs)  # (B, K, C * H/K, d)
+            lse = torch.cat(lses)  # (B, K, C * H/K)
         else:
             out, lse = attend(table, keys, values, bias=self.bias)
 
+        # back to one line per completion
+        out = self._by_completion(out, heads)  # (N, H, d)
         lse = self._by_completion(lse[..., None], heads)  # (N, H, 1)
-        return self._by_completion(out, heads), lse[..., 0]
+        return out, lse[..., 0]
 
     def _by_prompt(self, q: Tensor, kv_heads: int) -> Tensor:
         """(N, H, d) -> (B, K, C * H/K, d): what reads the same keys stands side by side."""
         _, heads, d = q.shape
-        b, c = len(self.lengths), self.per_prompt
+        b = len(self.lengths)
+        c = self.per_prompt
+
+        # an empty cell holds a query of zeros, whose output nobody reads
         if not self.full:
             q = q.new_zeros(b * c, heads, d).index_copy(0, self.cell, q)  # (B * C, H, d)
         q = q.view(b, c, kv_heads, heads // kv_heads, d).transpose(1, 2)  # (B, K, C, H/K, d)

@@ -1,7 +1,7 @@
 """engine/packed_rows.py: where the tokens of packed rows stand, and attention over them.
 
-A packed row is a prompt with all that follows on it: completions in training, questions in a
-prefill. The rows of a batch stand one behind the other in a stream, without padding:
+A packed row is a prompt with all its suffixes: completions in training, questions in a prefill.
+The rows of a batch stand one behind the other in a stream, without padding:
 
     [ prompt 1 | suffix 1 | suffix 2 | .. ][ prompt 2 | suffix 1 | .. ] ..
 
@@ -15,10 +15,10 @@ other suffix. `join` puts the two parts together by their log-sum-exps. Backward
 JOINED output and log-sum-exp, which makes its gradient exact (ring attention uses this identity,
 arXiv 2310.01889).
 
-In the last layer nothing of a prompt is needed any more but the state of its last token, which
-predicts the first token of every suffix. So that layer computes queries, and all that follows on
-them, for this token and the suffixes alone. Hence two layouts: of all layers but the last, and of
-the last one.
+Of the last layer's output, only one state of each prompt is needed: that of its last token, which
+predicts the first token of every suffix. So the last layer computes keys and values of all tokens,
+but queries, and what is computed from them, for this token and the suffixes alone. Hence two
+layouts: of all layers but the last, and of the last one.
 
 Worked example: a prompt of P = 3 tokens with suffixes of 2 and 1 tokens. The stream has T = 6:
 
@@ -62,6 +62,7 @@ Dimensions: T tokens of the stream, n queries, N suffixes, S tokens of the longe
 heads, K key-value heads, d head width.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -102,9 +103,9 @@ class Layout:
     suffix_k: Tensor  # (m,)
 
     def prompt_parts(self) -> Iterator[PromptPart]:
-        """Part 1, call by call."""
-        for side, causal in ((self.causal_queries, True), (self.full_queries, False)):
-            for queries, keys in zip(side, self.prompt_keys, strict=True):
+        """Part 1, call by call: first each prompt with itself, then what sees all of a prompt."""
+        for query_slices, causal in ((self.causal_queries, True), (self.full_queries, False)):
+            for queries, keys in zip(query_slices, self.prompt_keys, strict=True):
                 if queries.stop > queries.start:
                     yield PromptPart(queries, keys, causal)
 
@@ -138,14 +139,19 @@ class PackedRows:
 
 def row_lengths(prompts: list, suffixes: list[list[list[int]]]) -> list[int]:
     """Tokens of each packed row. prompts: of `data.Prompt`; suffixes: token ids."""
-    rows = zip(prompts, suffixes, strict=True)
-    return [len(prompt.ids) + sum(map(len, of_prompt)) for prompt, of_prompt in rows]
+    lengths = []
+    for prompt, row_suffixes in zip(prompts, suffixes, strict=True):
+        lengths.append(len(prompt.ids) + sum(len(suffix) for suffix in row_suffixes))
+    return lengths
 
 
 def packed_layouts(
     prompt_lengths: list[int], suffix_lengths: list[list[int]], device: torch.device | str
 ) -> PackedLayouts:
-    """Lay out rows of prompts and of the suffixes that follow on each. (Example: see the top.)"""
+    """Lay out rows of prompts and of the suffixes that follow on each. (Example: see the top.)
+
+    prompt_lengths, suffix_lengths: tokens of each row's prompt, and of each of its suffixes.
+    """
     prompts: list[slice] = []
     suffixes: list[slice] = []  # all of a row's suffixes together
     suffix_starts: list[int] = []
@@ -175,7 +181,7 @@ def packed_layouts(
         row_start = row_stop
 
     # all layers but the last: a token's query has the number of its key
-    flat_lengths = [length for lengths in suffix_lengths for length in lengths]
+    flat_lengths = list(itertools.chain.from_iterable(suffix_lengths))  # N
     block, cells = suffix_block(suffix_starts, flat_lengths, device)  # (N, S), (m,)
     suffix_tokens = block.flatten()[cells]  # (m,)
     body = Layout(
@@ -202,15 +208,24 @@ def packed_layouts(
         block_q=number[block],
         suffix_q=number[suffix_tokens],
     )
-    ends = [torch.tensor(e, dtype=torch.long, device=device) for e in (prompt_end, suffix_end)]
-    return PackedLayouts(body, last, *ends)
+
+    # numbered as the last layer's output, which has one state per query
+    return PackedLayouts(
+        all_but_last_layer=body,
+        last_layer=last,
+        prompt_end=torch.tensor(prompt_end, dtype=torch.long, device=device),  # (N,)
+        suffix_end=torch.tensor(suffix_end, dtype=torch.long, device=device),  # (N,)
+    )
 
 
 def suffix_block(
     starts: list[int], lengths: list[int], device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
-    """The tokens of the suffixes that begin at `starts`, as a block (N, S), 0 on padding; and which
-    of its N * S cells hold tokens, (m,).
+    """The tokens of the suffixes that begin at `starts`, as a block (N, S), and which of its N * S
+    cells hold tokens, (m,).
+
+    Padding is 0, a token like any other, so that the block can be an index; what is computed for it
+    is thrown away (`unpad`).
 
     >>> block, cells = suffix_block([3, 5], [2, 1], "cpu")
     >>> block.tolist(), cells.tolist()
@@ -238,8 +253,8 @@ class PackedAttention(torch.autograd.Function):
             out[queries] = part[0].transpose(0, 1)
             lse[queries] = part_lse[0].transpose(0, 1)
 
-        # part 2: each suffix against itself, all in one call; padding is on the right, so that no
-        # token sees it
+        # Part 2: each suffix against itself, all in one call. Padding is on the right, so that no
+        # token sees it. What part 1 wrote for these queries is joined with it.
         if len(layout.suffix_q):
             q_block = as_batch(q[layout.block_q])  # (N, H, S, d)
             k_block = as_batch(k[layout.block_k])  # (N, K, S, d)
@@ -247,8 +262,8 @@ class PackedAttention(torch.autograd.Function):
             part, part_lse = attend(q_block, k_block, v_block, causal=True)
             part = unpad(part, layout)  # (m, H, d)
             part_lse = unpad(part_lse[..., None], layout)[..., 0]  # (m, H)
-            own = layout.suffix_q
-            out[own], lse[own] = join(out[own], lse[own], part, part_lse)
+            suffix = layout.suffix_q  # (m,)
+            out[suffix], lse[suffix] = join(out[suffix], lse[suffix], part, part_lse)
 
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.layout = layout
@@ -262,7 +277,8 @@ class PackedAttention(torch.autograd.Function):
         dk = torch.zeros_like(k)  # (T, K, d)
         dv = torch.zeros_like(v)  # (T, K, d)
 
-        # part 1, given the joined output and log-sum-exp
+        # Part 1, given the joined output and log-sum-exp. trap: a prompt's keys get gradients from
+        # its own queries and from the suffixes, so both calls are added.
         for queries, keys, causal in layout.prompt_parts():
             dq_part, dk_part, dv_part = attend_backward(
                 one_row(grad[queries]),
@@ -277,17 +293,20 @@ class PackedAttention(torch.autograd.Function):
             dk[keys] += dk_part[0].transpose(0, 1)
             dv[keys] += dv_part[0].transpose(0, 1)
 
-        # part 2, likewise; the gradient of padding is 0
+        # Part 2, likewise. trap: a cell of padding holds query 0. Its scores of a suffix's keys may
+        # be anything, and it must add nothing to their gradients. So its gradient is 0 and its
+        # log-sum-exp infinite, which makes exp(score - lse) 0. (With query 0's own log-sum-exp that
+        # may overflow, and 0 times infinity is NaN.)
         if len(layout.suffix_q):
-            grad_block = grad.new_zeros(*layout.block_q.shape, *grad.shape[1:])  # (N, S, H, d)
-            grad_block.flatten(0, 1)[layout.block_cells] = grad[layout.suffix_q]
+            grad_block = pad(grad[layout.suffix_q], layout, 0.0)  # (N, S, H, d)
+            lse_block = pad(lse[layout.suffix_q], layout, float("inf"))  # (N, S, H)
             dq_block, dk_block, dv_block = attend_backward(
                 as_batch(grad_block),
                 as_batch(q[layout.block_q]),
                 as_batch(k[layout.block_k]),
                 as_batch(v[layout.block_k]),
                 as_batch(out[layout.block_q]),
-                lse[layout.block_q].transpose(1, 2),  # (N, H, S)
+                lse_block.transpose(1, 2),  # (N, H, S)
                 causal=True,
             )
             # Each token stands in one cell, so that += on indices adds everything.
@@ -305,6 +324,13 @@ def one_row(x: Tensor) -> Tensor:
 def as_batch(x: Tensor) -> Tensor:
     """A block (N, S, H, d) -> (N, H, S, d), as the kernels want it."""
     return x.transpose(1, 2)
+
+
+def pad(x: Tensor, layout: Layout, value: float) -> Tensor:
+    """Of the suffix tokens (m, ..) -> a block (N, S, ..), with `value` in the cells of padding."""
+    block = x.new_full((*layout.block_q.shape, *x.shape[1:]), value)  # (N, S, ..)
+    block.flatten(0, 1)[layout.block_cells] = x
+    return block
 
 
 def unpad(block: Tensor, layout: Layout) -> Tensor:

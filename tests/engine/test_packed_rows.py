@@ -65,6 +65,21 @@ def test_packed_attention_and_its_gradients_are_those_of_a_masked_softmax(
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("layer", ["all_but_last_layer", "last_layer"])
+def test_gradients_are_finite_however_large_the_scores(layer):
+    """A query of the prompt gives a suffix key a score 280 above its own softmax: exp of that is
+    infinite. It does not see the key, so nothing comes of it."""
+    q, k, v = torch.randn(3, 4, 1, WIDTH, generator=torch.Generator().manual_seed(0))
+    q[0, 0] = k[3, 0] = torch.full((WIDTH,), 7.0)
+    k[0, 0] = torch.full((WIDTH,), -7.0)
+    layout = getattr(packed_layouts([1], [[2, 1]], "cpu"), layer)  # p | a a | b padding
+
+    inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = PackedAttention.apply(*inputs, layout)
+    for gradient in torch.autograd.grad(out.sum(), inputs):
+        assert gradient.isfinite().all()
+
+
 def test_the_last_layer_asks_what_comes_after_each_prompt():
     layouts = packed_layouts([2, 3], [[1, 0, 2], [2]], "cpu")
     # stream: p p | a | | c c || p p p | a a
