@@ -213,11 +213,14 @@ def score_numeric(answer: str, gold: str, options: list[str]) -> float:
 
 
 def score_regression(answer: str, gold: str, options: list[str]) -> float:
-    """1 - min(1, |p - g| / |g|), the rMAE reward: score_regression("9", "12", []) = 0.75."""
+    """1 - min(1, |p - g| / |g|), the rMAE reward: score_regression("9", "12", []) = 0.75.
+
+    Video-R1 adds 1e-9 to the difference as well, so that "0" would be wrong where gold is 0.
+    """
     predicted, target = number(answer), number(gold)
     if predicted is None or target is None:
         return 0.0
-    return 1 - min(1.0, (abs(predicted - target) + 1e-9) / (abs(target) + 1e-9))
+    return 1 - min(1.0, abs(predicted - target) / (abs(target) + 1e-9))
 
 
 def score_counting(answer: str, gold: str, options: list[str]) -> float:

@@ -45,6 +45,8 @@ COLOURS = ["A. red", "B. blue"]
         ("9", "12", "regression", [], 0.75),
         ("30", "12", "regression", [], 0),
         ("12.0", "12", "regression", [], 1),
+        ("0", "0", "regression", [], 1),
+        ("1", "0", "regression", [], 0),
         ("far", "12", "regression", [], 0),
         ("3", "4", "counting", [], 0.75),
         ("four", "4", "counting", [], 1),
