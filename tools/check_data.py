@@ -9,6 +9,7 @@ DATA is a file of any form that formats/load.py reads.
 
 import argparse
 import os
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from formats.load import load_samples
 from formats.own import save_samples
 from formats.sample import DataError, Sample
 from media.decode import MediaSettings
+from media.errors import record_name
+from problems import labels_of, letter_of
+from rewards import accuracy_reward
 
 
 @dataclass
@@ -90,19 +94,59 @@ def report(samples: list[Sample], findings: Findings, most: int = 20) -> str:
             f"{len(findings.silent):,}, e.g. {findings.silent[0]}"
         )
 
-    # What would be dropped.
+    # What would be dropped, and what would be kept without ever being answered rightly.
     reasons = {
-        "record cannot be read": findings.unreadable,
-        "media missing or unusable": findings.bad_media,
-        "prompt too long": findings.too_long,
+        "dropped, record cannot be read": findings.unreadable,
+        "dropped, media missing or unusable": findings.bad_media,
+        "dropped, prompt too long": findings.too_long,
+        "kept, though no reply can be right": hopeless_records(samples),
     }
     for reason, sentences in reasons.items():
         if sentences:
-            lines.append(f"dropped, {reason}: {len(sentences):,}")
+            lines.append(f"{reason}: {len(sentences):,}")
             lines += [f"  {sentence}" for sentence in sentences[:most]]
         if len(sentences) > most:
             lines.append(f"  .. and {len(sentences) - most:,} more")
     return "\n".join(lines)
+
+
+def hopeless_records(samples: list[Sample]) -> list[str]:
+    """A sentence on each record whose gold answer or options let no reply be right."""
+    sentences = []
+    for sample in samples:
+        fault = gold_fault(sample)
+        if fault:
+            sentences.append(f"{record_name(sample)}: {fault}")
+    return sentences
+
+
+def gold_fault(sample: Sample) -> str:
+    """Why no reply to a sample can be right; "" when one can.
+
+    >>> gold_fault(Sample("a", "How many?", "numeric", "three"))
+    "field 'answer': 'three' is no answer of the type numeric"
+    """
+    # the prompt asks for letters, and shows the options as they stand
+    if sample.options and sample.problem_type in ("multiple choice", "multi-label"):
+        letters = set()
+        for option in sample.options:
+            if not re.match(r"[A-Z](?![^\W_])", option):
+                return f"field 'options': '{option}' has no letter; write \"A. {option}\""
+            letters.add(option[0])
+
+        if sample.problem_type == "multi-label":
+            gold = labels_of(sample.answer, sample.options)
+        else:
+            gold = {letter_of(sample.answer, sample.options) or sample.answer}
+        unknown = sorted(gold - letters)
+        if unknown:
+            return f"field 'answer': '{unknown[0]}' is none of its {len(letters)} options"
+
+    # an answer that its type can read is right when it is given word for word
+    answer = sample.answer
+    if accuracy_reward(answer, answer, sample.problem_type, sample.options) < 1 - 1e-6:
+        return f"field 'answer': '{answer}' is no answer of the type {sample.problem_type}"
+    return ""
 
 
 def media_kinds(sample: Sample) -> str:

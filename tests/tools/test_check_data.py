@@ -15,7 +15,7 @@ from data import PromptBuilder
 from engine.families import DEFAULT_MODEL
 from formats.load import load_samples
 from media.decode import MediaSettings
-from tools.check_data import main, report, walk
+from tools.check_data import Findings, main, report, walk
 
 GOOD = {"id": "a", "question": "q", "problem_type": "numeric", "answer": "1"}
 SETTINGS = MediaSettings(fps=2.0, max_frames=16, max_pixels=84 * 28)
@@ -107,6 +107,29 @@ def test_the_report_names_what_would_be_dropped(walked, mess):
         assert line.startswith(start)
     before, _ = lines[-1].split(" tokens, more than --max_prompt_tokens 400")
     assert before.rsplit(" ", 1)[1].replace(",", "").isdigit()
+
+
+def test_the_report_names_gold_answers_that_no_reply_can_give(tmp_path):
+    """Such records are used: their accuracy would be 0 for ever, without a word."""
+    choice = GOOD | {"problem_type": "multiple choice", "options": ["A. red", "B. blue"]}
+    path = write_lines(
+        tmp_path / "d.jsonl",
+        GOOD | {"id": "word", "answer": "three"},
+        GOOD | {"id": "span", "answer": "1-2", "problem_type": "temporal"},
+        choice | {"id": "other", "answer": "C"},
+        choice | {"id": "bare", "answer": "A", "options": ["red", "rose"]},
+        choice | {"id": "text", "answer": "blue"},
+        choice | {"id": "set", "answer": "A, C", "problem_type": "multi-label"},
+        GOOD | {"id": "zero", "answer": 0, "problem_type": "regression"},
+    )
+    assert report(load_samples(path), Findings()).split("\n")[3:] == [
+        "kept, though no reply can be right: 5",
+        f"  {path}:1 ('word'): field 'answer': 'three' is no answer of the type numeric",
+        f"  {path}:2 ('span'): field 'answer': '1-2' is no answer of the type temporal",
+        f"  {path}:3 ('other'): field 'answer': 'C' is none of its 2 options",
+        f"  {path}:4 ('bare'): field 'options': 'red' has no letter; write \"A. red\"",
+        f"  {path}:6 ('set'): field 'answer': 'C' is none of its 2 options",
+    ]
 
 
 def test_the_report_writes_out_at_most_so_many(walked):
