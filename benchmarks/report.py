@@ -120,8 +120,13 @@ def incomplete_lines(summary: dict) -> list[str]:
         lines.append(f"asked with sound cut at --max_sound: {cut:,}")
 
     # items that have no score: not yet, or never
-    if summary["unjudged"]:
+    if summary["unjudged"] and BENCHMARKS[summary["benchmark"]].judge:
         lines.append(f"not scored, waiting for a --judge: {summary['unjudged']:,} open answers")
+    elif summary["unjudged"]:
+        lines.append(
+            f"not scored: {summary['unjudged']:,} open answers; the benchmark has neither a judge "
+            "nor a score for them (benchmarks/base.py)"
+        )
     if summary["size"] and summary["there"] != summary["size"]:
         lines.append(
             f"the benchmark has {summary['size']:,} items as published, these files "

@@ -1,6 +1,10 @@
 """Tables of scores. (Pictures and whole tables: tests/test_eval.py.)"""
 
-from benchmarks.report import by_length, format_gain, length_table
+import pytest
+
+from benchmarks.base import Benchmark
+from benchmarks.report import by_length, format_gain, incomplete_lines, length_table
+from benchmarks.table import BENCHMARKS
 from tests.results import make_results
 
 
@@ -27,3 +31,18 @@ def test_a_gain_whose_interval_holds_zero_is_marked():
     sure = {"value": 0.025, "low": 0.01, "high": 0.09}
     assert format_gain(sure, percent=False) == "+0.03 [+0.01, +0.09]"
     assert format_gain({"value": None, "low": None, "high": None}, percent=True) == "-† [-, -]"
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "line"),
+    [
+        ("mmvu", "not scored, waiting for a --judge: 2 open answers"),
+        ("mine", "not scored: 2 open answers; the benchmark has neither a judge nor a score"),
+    ],
+)
+def test_open_answers_wait_for_a_judge_only_where_the_benchmark_knows_how_to_ask_it(
+    monkeypatch, benchmark, line
+):
+    monkeypatch.setitem(BENCHMARKS, "mine", Benchmark("Mine", "mine.jsonl", iter))
+    summary = {"benchmark": benchmark, "sound": {}, "unjudged": 2, "size": 0, "left_out": []}
+    assert incomplete_lines(summary)[0].startswith(line)
