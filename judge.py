@@ -70,6 +70,7 @@ def make_judge(
     if cfg.stage != 3:
         return None
 
+    # only the toy world's samples have a scene, and the oracle needs it
     without_scene = [s for s in samples if s.scene is None]
     name = cfg.judge or (DEFAULT_JUDGE if without_scene else "oracle")
     if name == "oracle":
@@ -81,6 +82,7 @@ def make_judge(
             )
         return oracle
 
+    # a model is shown the clips, which a process of its own decodes unless --workers is 0
     if cfg.judge_endpoint:
         model = Endpoint(cfg.judge_endpoint, name)
     else:

@@ -29,6 +29,8 @@ def read_mmvu(root: Path, scratch: Path) -> Iterator[Item]:
     for row in rows(path):
         video = row.get("video_path") or row["video"].split("/resolve/main/")[-1]
         subject = Path(video).parent.name.replace("_", " ")
+
+        # {letter: text}; a letter without a text is no option
         options = []
         if row["question_type"] == "multiple-choice":
             choices = row["choices"].items()

@@ -173,6 +173,7 @@ def measured_all(results: list[dict], metrics: list[Metric], resamples: int) -> 
 
 def summarise(results: list[dict], benchmark: Benchmark, resamples: int = 10_000) -> dict:
     """Scores, scores of splits, failures by reason, and how many answers still wait for a judge."""
+    # failures count as wrong in every metric below; here they are listed with their reasons
     failed = []
     for result in results:
         if result["failure"]:
@@ -247,6 +248,7 @@ def same_scored_items(base: list[dict], other: list[dict], metric: Metric) -> se
             f"'{min(base_ids ^ other_ids)}'; run eval.py to the end, with the same --only and "
             "--limit"
         )
+    # the same items may still differ in which open answers a judge has scored
     base_scored = {result["id"] for result in scored(base, metric)}
     other_scored = {result["id"] for result in scored(other, metric)}
     if base_scored != other_scored:

@@ -33,6 +33,8 @@ def videott_item(root: Path, name: str, row: dict) -> Item:
     """The options are inside the question, as lines "(A) .." or "A. .."."""
     question = row["question"].strip()
     answer = row["answer"].strip()
+
+    # the question ends where the first option begins; gold is a letter, which a text may follow
     choices = []
     is_choice = row["question_type"].startswith("Multiple-choice")
     if is_choice:

@@ -58,6 +58,7 @@ def read_yaml(path: Path) -> list[RawRecord]:
         data_root = text_field(dataset, "data_root", where, required=False)
         strategy = text_field(dataset, "sampling_strategy", where, required=False) or "all"
 
+        # its records, each with the folder of its media
         file = nearest(name, path.parent)
         if not file.is_file():
             raise DataError(

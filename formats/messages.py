@@ -66,10 +66,12 @@ def read_turns(turns, where: str) -> tuple[dict, str]:
         )
     turns = [turn for turn in turns if turn.get("role") != "system"]
 
+    # what an assistant says last is the completion to imitate
     trace = ""
     if turns and turns[-1].get("role") == "assistant":
         trace = text_field(turns.pop(), "content", where, required=False).strip()
 
+    # in a dialogue of several turns no one reply could be rewarded by one gold answer
     roles = [turn.get("role") for turn in turns]
     if roles != ["user"]:
         raise DataError(

@@ -325,18 +325,21 @@ def load_processor(path: str):
         if "torchvision" not in str(error).lower():
             raise
 
+    # the class that AutoProcessor would have taken
     model_type = transformers.AutoConfig.from_pretrained(path).model_type
     name = transformers.models.auto.processing_auto.PROCESSOR_MAPPING_NAMES.get(model_type)
     if name is None:
         raise ValueError(f"transformers has no processor for model type '{model_type}'")
     processor_class = getattr(transformers, name)
 
+    # it checks the types of its parts, and None is no video processor
     class WithoutVideo(processor_class):
         def check_argument_for_proper_class(self, argument_name, argument):
             if argument_name == "video_processor":
                 return None
             return super().check_argument_for_proper_class(argument_name, argument)
 
+    # its parts, and those of its saved settings that it accepts
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     arguments = {
         "tokenizer": tokenizer,
