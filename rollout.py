@@ -95,7 +95,7 @@ def generate(
     the same media read them once (`data.share_prefixes`); log-probs then differ by rounding.
 
     As many prompts decode together as MAX_CACHE_TOKENS allows. Raises DataError when GPU memory
-    runs out for a batch, and for the halves of that batch, too.
+    runs out for a batch, and then also for a half of it.
     """
     rows = prefill_rows(prompts, features, policy.form, share_prefill)
     costs = [row.cache_tokens(n * sampling.max_new_tokens) for row in rows]
@@ -114,15 +114,17 @@ def sample_answers(
     A sample that cannot be asked gives (the error that says why, None). Neighbouring questions
     about one clip share its prefill.
     """
-    built = builder.build(samples)
-    prompts = [p for p in built if isinstance(p, Prompt)]
+    built = builder.build(samples)  # a prompt or an error for each sample
+    prompts = [prompt for prompt in built if isinstance(prompt, Prompt)]
     if not prompts:
         return [(error, None) for error in built]
 
+    # `share_prefill` finds questions about one clip where they are neighbours
     with torch.no_grad():
         features = Features(policy).of(prompts)
     groups = iter(generate(policy, prompts, features, 1, sampling, share_prefill=True))
 
+    # back into the order of the samples, with the errors between
     answers: list[tuple[Prompt | DataError, Completion | None]] = []
     for prompt in built:
         completion = next(groups)[0] if isinstance(prompt, Prompt) else None
@@ -168,23 +170,24 @@ def decode_or_halve(
 ) -> list[list[Completion]]:
     """`decode_batch`; where GPU memory runs out, one half of the rows after the other.
 
-    How much memory a batch needs is known only when it runs: a full GPU is a matter of the longest
-    prompt and completion in it. The second try starts from the same random state as the first, so
-    a run that is repeated on a larger GPU draws the same numbers up to here.
+    How much memory a batch needs is known only when it runs: it depends on the longest prompt and
+    the longest completion in it. The second try starts from the random state of the first, so that
+    what the failed try drew leaves no trace.
     """
     generator = sampling.generator
     random_state = generator.get_state() if generator else None
     middle = len(rows) // 2
 
-    for pieces in ([rows], [rows[:middle], rows[middle:]]):
+    for batches in ([rows], [rows[:middle], rows[middle:]]):
         completions: list[list[Completion]] = []
         with contextlib.suppress(torch.OutOfMemoryError):
-            for piece in pieces:
-                if piece:  # of one row, a half is empty
-                    completions += decode_batch(policy, piece, n, sampling)
+            for batch in batches:
+                if batch:  # of one row, a half is empty
+                    completions += decode_batch(policy, batch, n, sampling)
             return completions
 
-        # Here and not in an `except` block, where the traceback still holds the failed tensors.
+        # Out of memory. Cleared here and not in an `except` block, where the traceback still holds
+        # the failed tensors.
         torch.cuda.empty_cache()
         if generator:
             generator.set_state(random_state)
@@ -212,14 +215,16 @@ def decode_batch(
 
 def pack(policy: Policy, tokens: Tensor, logps: Tensor, n: int) -> list[list[Completion]]:
     """Tokens and log-probs (M * n, R) -> Completions, each cut after its EOS, n per question."""
+    # argmax gives the first of several ones: what was sampled behind an EOS is cut off
     is_eos = torch.isin(tokens, torch.tensor(policy.eos_ids, device=tokens.device))  # (M * n, R)
     finished = is_eos.any(1)  # (M * n,)
     first_eos = is_eos.int().argmax(1)  # (M * n,)
     lengths = torch.where(finished, first_eos + 1, tokens.shape[1]).tolist()
 
+    # in order of prompts, n rows for each
     completions: list[Completion] = []
-    columns = zip(tokens.tolist(), logps.tolist(), lengths, finished.tolist(), strict=True)
-    for ids, ids_logps, length, ended in columns:
+    rows = zip(tokens.tolist(), logps.tolist(), lengths, finished.tolist(), strict=True)
+    for ids, ids_logps, length, ended in rows:
         text = policy.tokenizer.decode(ids[:length], skip_special_tokens=True)
         completions.append(Completion(ids[:length], ids_logps[:length], text, ended))
     return [completions[i : i + n] for i in range(0, len(completions), n)]
@@ -227,25 +232,30 @@ def pack(policy: Policy, tokens: Tensor, logps: Tensor, n: int) -> list[list[Com
 
 # ------------------------------------------------------------------ sampling
 def sample_tokens(policy: Policy, hidden: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Hidden states (N, D) -> the next tokens (N,), and their fp32 log-probs (N,)."""
+    """Hidden states (N, D) -> the next tokens (N,), and their fp32 log-probs (N,).
+
+    The log-prob is that of the distribution which the token was drawn from, at its temperature.
+    """
     logp = policy.log_distribution(hidden, sampling.temperature or 1.0)  # (N, V)
     greedy = sampling.temperature == 0
     token = logp.argmax(-1) if greedy else draw(logp, sampling.generator)  # (N,)
-    return token, logp.gather(-1, token[:, None]).squeeze(-1)
+    return token, logp.gather(-1, token[:, None]).squeeze(-1)  # (N,) each
 
 
 def draw(logp: Tensor, generator: torch.Generator | None) -> Tensor:
-    """(N, V) log-probs, maybe unnormalised -> (N,) ids, by the inverse of the cumulated
-    probabilities at one uniform number per row.
+    """(N, V) log-probs, maybe unnormalised -> (N,) ids, by inverse transform sampling: the id at
+    which the cumulated probability passes a uniform number.
 
     In fp64, so that no id of a vocabulary of 150,000 is lost in rounding. An id of probability 0
-    is never drawn. Unlike torch.multinomial this reads nothing back to the CPU.
+    is never drawn. Unlike torch.multinomial this reads nothing back to the CPU, so that a CUDA
+    graph can hold it.
     """
     mass = logp.exp().cumsum(-1, dtype=torch.float64)  # (N, V)
     uniform = torch.rand(
         len(logp), 1, dtype=torch.float64, device=logp.device, generator=generator
     )  # (N, 1)
-    return torch.searchsorted(mass, uniform * mass[:, -1:], right=True).squeeze(-1)
+    # right=True: the first id whose cumulated mass is above the number, not equal to it
+    return torch.searchsorted(mass, uniform * mass[:, -1:], right=True).squeeze(-1)  # (N,)
 
 
 # ------------------------------------------------------------------ decoding
@@ -276,12 +286,12 @@ class Decoding:
         self.position = prefill.position[question_of]  # (N,)
         self.hidden = prefill.hidden[question_of]  # (N, D)
         self.alive = torch.ones_like(self.completion, dtype=torch.bool)  # (N,)
-        self.t = torch.zeros(1, dtype=torch.long, device=device)
+        self.t = torch.zeros(1, dtype=torch.long, device=device)  # (1,)
 
         # The result
         self.tokens = self.completion.new_zeros(len(question_of), r)  # (M * n, R)
         self.logps = torch.zeros(len(question_of), r, device=device)  # (M * n, R)
-        self.eos = torch.tensor(policy.eos_ids, device=device)
+        self.eos = torch.tensor(policy.eos_ids, device=device)  # (EOS ids,)
 
         # Rotary angles by position. Sampled tokens are text, whose three positions (time, height,
         # width) are equal.
@@ -290,13 +300,17 @@ class Decoding:
 
     def keep(self, index: Tensor) -> None:
         """Go on with these completions (n,) alone."""
-        for name in ("completion", "token", "position", "hidden", "alive"):
-            setattr(self, name, getattr(self, name)[index])
+        self.completion = self.completion[index]  # (n,)
+        self.token = self.token[index]  # (n,)
+        self.position = self.position[index]  # (n,)
+        self.hidden = self.hidden[index]  # (n, D)
+        self.alive = self.alive[index]  # (n,)
         self.prefix.keep(index)
         self.suffix.keep(index)
 
     def sample(self) -> None:
-        """Sample token t of every completion. (What follows an EOS is cut off in `pack`.)"""
+        """Sample token t of every completion, ended ones included: `pack` cuts off what follows an
+        EOS, and a step whose work does not depend on values can be a CUDA graph."""
         token, logp = sample_tokens(self.policy, self.hidden, self.sampling)  # (N,)
         self.tokens[self.completion, self.t] = token
         self.logps[self.completion, self.t] = logp

@@ -16,6 +16,7 @@ LORA_ALPHA = 32  # the product of two adapters is scaled by alpha / rank
 
 
 def has_adapters(model: nn.Module) -> bool:
+    """Has `add_adapters` been here? peft leaves its settings on the model."""
     return hasattr(model, "peft_config")
 
 
@@ -30,7 +31,7 @@ def add_adapters(model: nn.Module, layers: list[nn.Linear], rank: int, seed: int
     for p in model.parameters():
         p.requires_grad_(False)
 
-    # peft wants names
+    # peft takes names of layers, not the layers, and draws A from torch's global generator
     adapted = set(layers)
     names = [name for name, module in model.named_modules() if module in adapted]
     config = peft.LoraConfig(r=rank, lora_alpha=LORA_ALPHA, target_modules=names)
@@ -70,4 +71,5 @@ def save_adapters(model: nn.Module, folder: Path) -> None:
     for name, weight in peft.get_peft_model_state_dict(model).items():
         weights[f"base_model.model.{name}"] = weight.detach().contiguous().cpu()
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    # "default" is what peft calls the only set of adapters
     model.peft_config["default"].save_pretrained(folder)

@@ -28,6 +28,7 @@ def attend(
     By PyTorch's flash kernels where they run (CPU; half precision without bias on a GPU), by
     `attend_by_hand` elsewhere.
     """
+    # The arguments behind v are the dropout, 0, and whether attention is causal.
     if q.device.type == "cpu":
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return kernel(q, k, v, 0.0, causal, attn_mask=bias)

@@ -4,7 +4,7 @@
 def split_by_tokens(rows: list, tokens: list[int], max_tokens: int) -> list[list]:
     """Cut rows, in order, into batches of at most max_tokens tokens.
 
-    tokens: of each row. A row that is longer than max_tokens stands alone.
+    tokens: of each row. A row that is longer than max_tokens is a batch of its own.
 
     >>> split_by_tokens(["a", "b", "c", "d"], [3, 4, 9, 1], 8)
     [['a', 'b'], ['c'], ['d']]

@@ -93,8 +93,8 @@ def gather(value) -> list:
 def gather_lists(values: list) -> list:
     """The lists of all processes joined, in rank order, on every process."""
     joined = []
-    for part in gather(values):
-        joined += part
+    for values_of_rank in gather(values):
+        joined += values_of_rank
     return joined
 
 
@@ -141,6 +141,7 @@ class FSDPUnit(nn.Module):
         self.below = nn.ModuleList(modules)
 
     def forward(self, function: Callable, *args):
+        """function(*args), while FSDP2 holds the gathered weights."""
         return function(*args)
 
 

@@ -15,11 +15,13 @@ class FeatureCache:
         self.outputs: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
 
     def get(self, digest: str) -> dict[str, Tensor] | None:
+        """The output on the CPU, or None. It counts as used now."""
         if digest in self.outputs:
             self.outputs.move_to_end(digest)
         return self.outputs.get(digest)
 
     def put(self, digest: str, output: dict[str, Tensor]) -> None:
+        """Keep an output, in place of those that were not used for the longest time."""
         size = sum(tensor.nbytes for tensor in output.values())
         # What would push out all others and still not fit is not kept at all.
         if digest in self.outputs or size > self.max_bytes:
@@ -30,6 +32,8 @@ class FeatureCache:
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in output.items()}
         self.outputs[digest] = copies
         self.bytes += size
+
+        # an OrderedDict begins with what was not used for the longest time
         while self.bytes > self.max_bytes:
             _, oldest = self.outputs.popitem(last=False)
             self.bytes -= sum(tensor.nbytes for tensor in oldest.values())

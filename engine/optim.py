@@ -58,6 +58,7 @@ class Optimizer:
         self.sharded = [m for m in self.masters.values() if isinstance(m, DTensor)]
         self.replicated = [m for m in self.masters.values() if not isinstance(m, DTensor)]
 
+        # AdamW steps the masters, in up to two groups that differ in their learning rate
         groups = []
         for params, fraction in ((decoder_params, 1.0), (tower_params, tower_lr_fraction)):
             if params:
@@ -80,6 +81,7 @@ class Optimizer:
         self._sum_replicated_gradients()
         norm = self._gradient_norm()
 
+        # All processes have the same norm, so all step or none does.
         if torch.isfinite(norm):
             for kind in (self.sharded, self.replicated):  # torch scales no mixture of them
                 clip_grads_with_norm_(kind, max_grad_norm, norm)
@@ -93,6 +95,7 @@ class Optimizer:
         return norm.item()
 
     def _move_gradients_to_masters(self) -> None:
+        """Give each master the gradient of its parameter, in fp32."""
         # one parameter after the other, so that only one gradient is held in both types at a time
         for name, p in self.params.items():
             master = self.masters[name]
@@ -101,6 +104,7 @@ class Optimizer:
                 p.grad = None
 
     def _copy_masters_to_params(self) -> None:
+        """Bring the model's parameters to what their masters are now."""
         for name, p in self.params.items():
             if self.masters[name] is not p:
                 p.copy_(self.masters[name])  # rounds to the nearest bf16 number
@@ -126,7 +130,7 @@ class Optimizer:
 
         # a few large messages instead of one for each of hundreds of tensors
         for bucket in split_by_tokens(gradients, [g.numel() for g in gradients], BUCKET):
-            flat = torch.cat([g.flatten() for g in bucket])
+            flat = torch.cat([g.flatten() for g in bucket])  # (numbers,)
             dist.all_reduce(flat)
             for g, total in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
                 g.copy_(total.view_as(g))
