@@ -113,6 +113,8 @@ class Sample:
             items.append(("soundtrack", self.soundtrack))
         if self.span:
             items.append(("span", str(self.span)))
+        if self.frame_rate:
+            items.append(("frame_rate", str(self.frame_rate)))
         return "|".join(f"{name}:{value}" for name, value in items)
 
 

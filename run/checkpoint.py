@@ -81,13 +81,14 @@ class Signals:
                 signal.signal(number, handler)
 
     def note(self, number: int, frame) -> None:
+        """The handler of all three signals."""
         self.number = number
         if number == signal.SIGUSR1:
             self.asked = max(self.asked, SAVE)
             return
 
-        # Within a second it is the same request: torchrun's end comes as two signals at once, one
-        # from each of its threads.
+        # A second one stops at once, by the system's own handler. Within a second it is the same
+        # request: torchrun's end comes as two signals at once, one from each of its threads.
         now = time.monotonic()
         if self.first_stop and now - self.first_stop > 1:
             signal.signal(number, signal.SIG_DFL)
@@ -152,23 +153,26 @@ def save(out: Path, step: int, policy, optimizer: Optimizer, shared: dict, own: 
     def write_own() -> None:
         torch.save(own, partial / "trainer" / f"rank{rank}.pt")
 
+    def give_name() -> None:
+        publish(partial, final)
+
     # One after the other, and each process waits for all before the next: rank 0 makes the folder,
     # all write into it, rank 0 gives it its name.
-    for work, workers in (
+    for work, writers in (
         (write_shared, [0]),
         (write_own, range(world)),
-        (lambda: publish(partial, final), [0]),
+        (give_name, [0]),
     ):
-        error = attempt(work) if rank in workers else None
-        errors = [e for e in gather(error) if e]
+        error = attempt(work) if rank in writers else None
+        errors = [reason for reason in gather(error) if reason]
         if errors:
             if rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
             before = complete(out)
+            newest = f"{before[-1]} is whole; " if before else ""
             raise DataError(
-                f"{final}: the checkpoint could not be written ({errors[0]}); "
-                + (f"{before[-1]} is whole; " if before else "")
-                + "free some space on the disk and go on with --resume"
+                f"{final}: the checkpoint could not be written ({errors[0]}); {newest}"
+                "free some space on the disk and go on with --resume"
             )
 
 
@@ -178,14 +182,18 @@ def publish(partial: Path, final: Path) -> None:
     A kill at any moment leaves only whole checkpoints under their names: files reach the disk
     before the rename, and the rename happens at once or not at all.
     """
+    # files before the folders that list them
     for path in sorted(partial.rglob("*"), reverse=True):
         sync(path)
     sync(partial)
+
+    # from here on it counts as a checkpoint
     if final.exists():  # the same step of an earlier attempt
         remove(final, ".before.part")
     partial.rename(final)
     sync(final.parent)
 
+    # old ones go only when the new one is there
     out = final.parent.parent
     point(out / "checkpoint", final)
     for old in complete(out)[:-KEEP]:
@@ -193,11 +201,15 @@ def publish(partial: Path, final: Path) -> None:
 
 
 def attempt(work: Callable[[], None]) -> str | None:
-    """Do it. Returns what went wrong with the disk, or None; other errors are raised."""
+    """Do `work`, which writes. Returns what went wrong with the disk, None if nothing did.
+
+    Returned and not raised, so that the process can still tell the others, which wait for it.
+    Errors that are not of the disk are raised.
+    """
     try:
         work()
     except (OSError, SafetensorError) as error:
-        return str(error)
+        return str(error) or type(error).__name__
     except RuntimeError as error:
         # torch.save raises this on a full disk, and only the words tell
         if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
@@ -219,6 +231,7 @@ def point(link: Path, target: Path) -> None:
     """Make `link` a symbolic link to `target`, at once; a folder of that name is moved aside."""
     if link.is_dir() and not link.is_symlink():
         link.rename(link.with_name(f"{link.name}.before"))
+    # A link cannot be changed, but another one can take its name at once.
     new = link.with_name(link.name + ".new")
     new.unlink(missing_ok=True)
     new.symlink_to(os.path.relpath(target, link.parent))

@@ -13,6 +13,7 @@ from formats.sample import DataError, Sample, file_of
 from media.cache import MediaCache, load_media
 from media.decode import MIN_SOUND, MediaSettings, check_media
 from media.errors import MediaError
+from media.loader import MediaLoader
 from media.prompt_format import STD
 from tests.layouts_video import write_frames, write_video
 
@@ -100,6 +101,17 @@ def test_a_folder_of_frames(tmp_path, suffix, span, expected):
     (again,) = load_media(sample, SETTINGS, cache)
     assert np.array_equal(again.frames, media.frames)
     assert not list(cache.folder.iterdir())
+
+
+def test_one_folder_at_two_rates_is_two_clips(tmp_path):
+    """In one batch, and from the memory of the loader."""
+    write_frames(tmp_path / "f", 6)
+    slow, fast = (video(tmp_path, "f", frame_rate=rate) for rate in (1.0, 3.0))
+    assert slow.media_key != fast.media_key
+    loader = MediaLoader(SETTINGS, n_mels=None)
+    for batch in ([slow, fast], [fast, slow]):
+        for sample, (media,) in zip(batch, loader.load(batch), strict=True):
+            assert media.times[1] == pytest.approx(1 / sample.frame_rate)
 
 
 def test_folders_that_cannot_be_read_are_named(folder, tmp_path):

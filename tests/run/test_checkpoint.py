@@ -344,10 +344,14 @@ def test_a_writer_that_finds_the_disk_full_is_told_apart_from_other_errors():
     def full():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def silent():
+        raise OSError
+
     def wrong():
         raise RuntimeError("shapes do not fit")
 
     assert "space" in attempt(full)
+    assert attempt(silent) == "OSError"  # not "", which would pass for no error
     with pytest.raises(RuntimeError, match="shapes"):
         attempt(wrong)
 
