@@ -55,21 +55,19 @@ class Prompt:
 
     The media stand in `patches`, `grids` and `mels` and nowhere else, so that a copy with other
     media is a valid prompt: `dataclasses.replace(prompt, patches=torch.zeros_like(prompt.patches))`
-    is the same question about a black clip.
+    is the same question about a grey clip (0 is the mean colour).
     """
 
     sample: Sample
     hinted: bool
 
-    # (P,) int64, and (3, P) int64: temporal, height and width
-    ids: torch.Tensor
-    positions: torch.Tensor
+    ids: torch.Tensor  # (P,) int64
+    positions: torch.Tensor  # (3, P) int64: temporal, height and width
 
-    # (N, 3 * 2 * 14 * 14) of all pictures and videos, None without any; (t, h, w) of each, in
-    # patches; (M, L) of each sound
-    patches: torch.Tensor | None = None
-    grids: list[tuple[int, int, int]] = field(default_factory=list)
-    mels: list[torch.Tensor] = field(default_factory=list)
+    # the patches of all pictures and videos, one after the other; None without any
+    patches: torch.Tensor | None = None  # (N, 3 * 2 * 14 * 14)
+    grids: list[tuple[int, int, int]] = field(default_factory=list)  # (t, h, w) of each, in patches
+    mels: list[torch.Tensor] = field(default_factory=list)  # (M, L) of each sound
 
     # what became of the sound: "heard"; "cut", heard up to max_sound; "silent", a video that has
     # none; "off", none asked for. For the results of an evaluation.
@@ -235,8 +233,8 @@ def write_timestamps(
             return placeholder[0]
         return "".join(f"<{time:.1f} seconds>{placeholder[0]}" for time in times)
 
-    bounds = r"<\|[^<>]*\|>"  # <|vision_start|> and <|vision_end|>
-    return re.sub(bounds + re.escape(video_token) + bounds, expand, text)
+    bound = r"<\|[^<>]*\|>"  # <|vision_start|> or <|vision_end|>
+    return re.sub(bound + re.escape(video_token) + bound, expand, text)
 
 
 def group_times(video: Media, groups: int) -> np.ndarray:
@@ -269,6 +267,8 @@ def share_prefixes(prompts: list[Prompt], form: PromptFormat) -> list[SharedPref
     for _, neighbours in itertools.groupby(prompts, key=media_digest):
         group = list(neighbours)
         n = common_length([tokens_with_positions(prompt) for prompt in group])
+
+        # The prefix must hold all media, since a suffix of the prefill is text.
         if len(group) > 1 and n > 0 and all(only_text_follows(p, n, form) for p in group):
             first = group[0]
             prefix = replace(first, ids=first.ids[:n], positions=first.positions[:, :n])
@@ -355,6 +355,8 @@ class PromptBuilder:
             if isinstance(media, MediaError):
                 results.append(media)
                 continue
+
+            # the same media, and read in the same way (span, soundtrack, ..)
             key = sample.media_key
             if key not in visions:
                 visions[key] = vision_input(media, self.form)
@@ -414,7 +416,10 @@ class PromptBuilder:
 def prompt_builder(
     cfg, policy, audio_caption: bool = False, max_sound: float = 0.0
 ) -> PromptBuilder:
-    """The builder that the flags of a run ask for. cfg: the flags of train.py or eval.py."""
+    """The builder that the flags of a run ask for. cfg: the flags of train.py or eval.py.
+
+    audio_caption: see PromptBuilder. max_sound: seconds of each sound that are kept; 0: all.
+    """
     settings = MediaSettings(
         fps=cfg.fps,
         max_frames=cfg.max_frames,

@@ -51,6 +51,7 @@ class Media:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of memory, once `with_mel` has replaced the sound."""
         return sum(array.nbytes for array in (self.frames, self.mel) if array is not None)
 
 
@@ -104,9 +105,12 @@ def check_files(kind: str, path: str, sample: Sample) -> None:
 
     Nothing else may be opened: a named pipe waits for ever, a device has no end.
     """
+    # field of the record -> path
     paths = {kind: path}
     if kind == "video" and sample.soundtrack:
         paths["soundtrack"] = sample.soundtrack
+
+    # a video with a frame rate is a folder of numbered pictures
     for field, file in paths.items():
         if field == "video" and sample.frame_rate:
             expected = "folder of frames"
@@ -146,12 +150,12 @@ def add_sound(
 def check_media(samples: list[Sample], source: str, advice: str, look: int = 256) -> None:
     """Raises DataError when of about `look` media files from all over the data none exists.
 
-    Then not the files are wrong, but the folder. source: the data set, and advice: what to do about
-    it, both for the message.
+    Then it is not single files that are wrong, but the folder. For the message, source: the data
+    set, and advice: what to do about it.
     """
-    every = max(1, len(samples) // look)
+    stride = max(1, len(samples) // look)
     paths: list[str] = []
-    for sample in samples[::every]:
+    for sample in samples[::stride]:
         paths += [file_of(path) for _, path in sample.media]
     if paths and not any(os.path.exists(path) for path in paths):
         raise DataError(

@@ -49,6 +49,7 @@ def smart_resize(
     """
     if max(height, width) / min(height, width) > 200:
         raise ValueError(f"aspect ratio of {height} x {width} pixels is above 200")
+    # to the nearest multiples, and where the area is then out of bounds, scaled into them
     h = round(height / factor) * factor
     w = round(width / factor) * factor
     if h * w > max_pixels:
@@ -90,7 +91,7 @@ def frame_indices(
     (array([ 0,  4,  8, 12, 16, 20, 24, 28]), 0.5)
     """
     n = min(total / video_fps * fps, max_frames, total)
-    n = int(n // TEMPORAL_PATCH) * TEMPORAL_PATCH
+    n = int(n // TEMPORAL_PATCH) * TEMPORAL_PATCH  # rounded down to an even number
     if n < TEMPORAL_PATCH:
         return np.zeros(TEMPORAL_PATCH, dtype=int), 1.0 / fps
     index = np.arange(0, total, total / n)[:n].astype(int)  # (T,)
@@ -217,7 +218,7 @@ def read_frame_folder(
     frame_rate: float,
 ) -> SampledFrames:
     """Frames of a folder of pictures in the order of their names, `frame_rate` of them a second."""
-    files = sorted(f for f in Path(path).iterdir() if f.suffix.lower() in PICTURES)
+    files = sorted(file for file in Path(path).iterdir() if file.suffix.lower() in PICTURES)
     if not files:
         raise MediaError(
             where,
@@ -225,6 +226,8 @@ def read_frame_folder(
             "or remove the record",
             path,
         )
+
+    # At a constant rate, the number of a file tells its time.
     first, total = frames_in_span(span, len(files), frame_rate)
     index, seconds_per_frame = frame_indices(total, frame_rate, fps, max_frames)  # (T,)
     pictures = [read_picture(str(files[first + i]), where) for i in index]

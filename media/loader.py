@@ -19,10 +19,10 @@ class MediaLoader:
     """Decodes the media of samples, each clip once while it stays in memory (oldest out first).
 
     settings: how to decode. n_mels: mel bins of the sounds; None: sounds are dropped. cache:
-    decoded media on disk. workers: processes that decode what `prefetch` announces while the model
-    works, each record's media within MEDIA_TIMEOUT seconds. With 0 threads of this process decode
-    when media are asked for, without a deadline, so that one bad file may hang them: for tests and
-    tools.
+    decoded media on disk. workers: how many processes decode what `prefetch` announces while the
+    model works, each record's media within MEDIA_TIMEOUT seconds. If workers is 0, threads of this
+    process decode when media are asked for; they have no deadline, and one bad file may hang them,
+    so this is for tests and tools.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class MediaLoader:
         self.decoders = Decoders(workers, MEDIA_TIMEOUT) if workers else None
         self.threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # decord releases the GIL
 
-        # all by Sample.media_key
+        # All by Sample.media_key: a key is in one of these at most.
         self.pending: dict[str, Future] = {}
         self.memory: dict[str, list[Media]] = {}  # oldest first
-        self.failed: dict[str, MediaError] = {}  # a deadline is waited for once, not once a record
+        self.failed: dict[str, MediaError] = {}  # kept, so that a deadline is waited for only once
         self.free_bytes = MEMORY_BYTES
         self.decoded_since_trim = 0
 
@@ -69,7 +69,8 @@ class MediaLoader:
         for sample in samples:
             key = sample.media_key
             if key in self.failed:
-                # another record may have named the same file first: the message names this one
+                # The error may be that of another record with the same file. The first argument is
+                # the record's name: here it must be this one's.
                 _, *rest = self.failed[key].args
                 loaded.append(MediaError(record_name(sample), *rest))
             else:
@@ -92,6 +93,7 @@ class MediaLoader:
             return {key: self.pending.pop(key).result() for key in missing}
 
         def decode(sample: Sample) -> list[Media] | MediaError:
+            """What a thread does for one record."""
             return try_load_media(sample, self.settings, self.cache)
 
         # mel features are made here and not in the threads: each of them would start torch's own

@@ -1,9 +1,9 @@
 """media/render.py: how a scene of the toy world looks and sounds, written as an .mp4.
 
-Apart from toy.py, since no question depends on it: there a scene is names and beats, here it
-becomes pixels and a wave. `scene` is a toy.Scene and `shape` a toy.Shape, without the types: toy.py
-imports this file. A clip is 4 beats of one second: 32 frames of three cells side by side,
-and a mono sound track.
+In toy.py a scene is names and beats, from which questions are made; here it becomes pixels and a
+wave, on which no question depends. `scene` is a toy.Scene and `shape` a toy.Shape; the types are
+not written, since toy.py imports this file. A clip is 4 beats of one second: 32 frames of three
+cells side by side, and a mono sound track.
 """
 
 import os
@@ -47,6 +47,7 @@ def draw_cell(place: str, shape, beat: int) -> np.ndarray:
     if shape is None:
         return np.asarray(cell)
 
+    # a shape moves in the beats that are "1"
     moving = shape.beats[beat] == "1"
     top = 2 if moving and shape.act == "hop" else 20
     if moving and shape.act == "flash":
@@ -107,8 +108,9 @@ def write_mp4(path: Path, frames: np.ndarray, fps: int, sound: np.ndarray, rate:
             box.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         box.mux(video.encode())  # what the encoder still holds
 
-        block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
-        block.sample_rate = rate
-        box.mux(audio.encode(block))
+        # the whole sound is one frame to the encoder
+        sound_frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+        sound_frame.sample_rate = rate
+        box.mux(audio.encode(sound_frame))
         box.mux(audio.encode())
     partial.rename(path)

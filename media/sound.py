@@ -13,8 +13,8 @@ LOUDEST = 1e6  # full scale is 1; the squares of more than this leave float32 in
 
 
 def read_sound(path: str, is_video: bool, where: str) -> np.ndarray | None:
-    """(n,) float32, mono, 16 kHz: the own track of a video, or a sound file. None for a video that
-    has no track.
+    """(n,) float32, mono, 16 kHz: the sound track of a video, or a sound file. None for a video
+    that has no track.
 
     where: the record's name, for messages. Raises MediaError for a sound that cannot be read or
     cannot be one.
@@ -50,7 +50,7 @@ def read_sound(path: str, is_video: bool, where: str) -> np.ndarray | None:
 
 
 def read_track(path: str, where: str, subject: str) -> tuple[np.ndarray, int] | None:
-    """((n, channels) samples, their rate) of a video's own sound track; None when it has none."""
+    """((n, channels) samples, their rate) of a video's sound track; None when it has none."""
     try:
         return read_by_decord(path)
     except ImportError:  # of decord itself, which is not the file's fault

@@ -123,6 +123,7 @@ def lay_out(
     next_media = iter(media)
     next_grids = iter(grids)
     for token in tokens:
+        # everything counts on from the token before it
         start = layout.last_position + 1
 
         # text

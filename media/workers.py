@@ -111,8 +111,9 @@ class Supervisor(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        # Ctrl-C is for the program. The process inherits this, so that it holds while it starts,
-        # too.
+        """One task after the other, until the None that ends the thread."""
+        # Ctrl-C is for the program. The process inherits the blocked signal, so even one that is
+        # just starting does not get it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         while (task := self.tasks.get()) is not None:
             future, arguments = task

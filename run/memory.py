@@ -102,12 +102,17 @@ def update_bytes(cfg: Config, text) -> int:
     has all of its activations and their gradients.
     """
     heads, kv_heads, width = head_sizes(text)
-    queries, keys = heads * width, kv_heads * width
-    hidden, mlp = text.hidden_size, text.intermediate_size
+    queries = heads * width
+    keys = kv_heads * width
+    hidden = text.hidden_size
+    mlp = text.intermediate_size
+
     # inputs of the layer, attention and MLP and their norms; q, its output, k, v; gate, up, product
     layer = 2 * cfg.max_tokens * (4 * hidden + 3 * queries + 4 * keys + 3 * mlp)
     if cfg.train_type == "lora":  # each adapter keeps its input in fp32: q, k, v, gate, up; o; down
         layer += 4 * cfg.max_tokens * (5 * hidden + queries + mlp)
+
+    # the inputs of all layers; of one layer its activations and as many gradients; the log-probs
     inputs = text.num_hidden_layers * 2 * cfg.max_tokens * hidden
     logits = 2 * 4 * LOGIT_CHUNK * text.vocab_size  # fp32, and their gradient
     return inputs + 2 * layer + logits
@@ -127,6 +132,7 @@ def step_bytes(cfg: Config, counts: dict[str, int], world: int) -> int:
 
 def main(argv: list[str]) -> None:
     """Print `memory` for every --train_type on 1, 2, 4 and 8 GPUs."""
+    # what the numbers are of
     cfg = parse(argv)
     name = cfg.model or DEFAULT_MODEL
     config = load_config(name)
@@ -141,6 +147,7 @@ def main(argv: list[str]) -> None:
         f"{cfg.max_completion_tokens:,}"
     )
 
+    # one line per --train_type and number of GPUs
     header = None
     for train_type in ("lora", "full"):
         for world in (1, 2, 4, 8):

@@ -88,6 +88,7 @@ def make_tiny_policy(
     corpus: Iterable[str], seed: int = 0, device: torch.device | str = "cpu"
 ) -> Policy:
     """A Qwen2.5-Omni thinker of 1.6 M random weights, with a tokenizer learned from `corpus`."""
+    # the tokenizer first: its size is that of the embedding, and its ids are in the config
     tokenizer = make_tiny_tokenizer(corpus)
     decoder = DECODER | {
         "vocab_size": len(tokenizer),
@@ -101,6 +102,8 @@ def make_tiny_policy(
         **INITIAL_STD,
         **token_fields(tokenizer),
     )
+
+    # weights are drawn from torch's global generator
     torch.manual_seed(seed)
     model = transformers.Qwen2_5OmniThinkerForConditionalGeneration(config)
     return Policy(model.to(device), tokenizer)
@@ -111,6 +114,7 @@ def make_tiny_tokenizer(corpus: Iterable[str], vocab_size: int = 640):
     tokens and chat form. Digits are tokens of their own."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    # bytes of words, in which every digit stands alone: numbers are read digit by digit
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     digits = pre_tokenizers.Digits(individual_digits=True)
     core = Tokenizer(models.BPE())
@@ -126,6 +130,8 @@ def make_tiny_tokenizer(corpus: Iterable[str], vocab_size: int = 640):
     )
     core.train_from_iterator([*chat, *corpus], trainer)
 
+    # Qwen's special tokens are `special`, and policies ban them (families.banned_ids). The tags of
+    # answers are single tokens, too, but a completion must be able to hold them.
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token="<|im_end|>",
