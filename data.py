@@ -150,7 +150,7 @@ def build_prompt(
             record_name(sample),
             "field 'audio': this model hears nothing; use a Qwen2.5-Omni, or remove the record",
         )
-    if vision is None:
+    if vision is None:  # a batch computes the patches of a clip once for all its questions
         vision = vision_input(media, form)
 
     # text, and what each of its placeholders stands for: one medium, in Qwen3-VL one frame group
@@ -290,6 +290,7 @@ def common_length(rows: list[list]) -> int:
     2
     """
     n = 0
+    # strict=False: ends with the shortest
     for column in zip(*rows, strict=False):
         if len(set(column)) > 1:
             break
@@ -301,6 +302,8 @@ def only_text_follows(prompt: Prompt, n: int, form: PromptFormat) -> bool:
     """Are the tokens behind the first n all text, whose positions count on from there?"""
     if form.placeholders.intersection(prompt.ids[n:].tolist()):
         return False
+
+    # so does `Policy.pack` number the tokens of a suffix
     start = int(prompt.positions[:, :n].max()) + 1
     return bool((prompt.positions[:, n:] == start + torch.arange(len(prompt.ids) - n)).all())
 
@@ -420,6 +423,7 @@ def prompt_builder(
 
     audio_caption: see PromptBuilder. max_sound: seconds of each sound that are kept; 0: all.
     """
+    # `use_audio` and `patch` are corrected by the builder, which knows what the model can take
     settings = MediaSettings(
         fps=cfg.fps,
         max_frames=cfg.max_frames,

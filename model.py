@@ -402,7 +402,9 @@ class Policy:
 
         # The last token of a completion predicts nothing that is asked for, so the decoder does not
         # read it.
-        suffixes = [[completion[:-1] for completion in group] for group in completions]
+        suffixes: list[list[list[int]]] = []  # of each prompt
+        for group in completions:
+            suffixes.append([completion[:-1] for completion in group])
         rows = self.pack(prompts, features, suffixes)
         hidden = self.run_decoder(rows)  # (n, D)
 

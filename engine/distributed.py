@@ -48,6 +48,7 @@ def start_processes(timeout_seconds: int | None = None) -> tuple[int, int, torch
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid: costs 5 %
 
+    # torchrun sets WORLD_SIZE. Without it, alone on a CPU, all cores are for this process.
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         timeout = timedelta(seconds=timeout_seconds or TIMEOUT_SECONDS)
         dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout)

@@ -115,8 +115,9 @@ class Optimizer:
         if world == 1 or not self.replicated:
             return
 
-        # A parameter may have a gradient on some processes only: the audio tower where no prompt
-        # has sound. One that has none anywhere keeps none, so that AdamW passes over it as it does
+        # trap: all processes must send the same tensors in the same order, or they wait in vain.
+        # But a parameter may have a gradient on some processes only: the audio tower where prompts
+        # have sound. One that has none anywhere keeps none, so that AdamW passes over it as it does
         # in a run of one process.
         has_gradient = torch.tensor([float(m.grad is not None) for m in self.replicated])
         has_gradient = has_gradient.to(self.replicated[0].device)

@@ -110,6 +110,8 @@ class Signals:
 # ------------------------------------------------------------------ random generators
 def random_states(device: torch.device) -> dict:
     """The global random generators of this process: Python's, NumPy's, torch's and the GPU's."""
+    # Python's and NumPy's states are tuples and an array. As JSON they are text, which
+    # torch.load(weights_only=True) reads without executing anything.
     name, keys, *rest = np.random.get_state()
     return {
         "python": json.dumps(random.getstate()),
@@ -121,6 +123,7 @@ def random_states(device: torch.device) -> dict:
 
 def set_random_states(states: dict, device: torch.device) -> None:
     """Put the generators back to where `random_states` found them."""
+    # JSON has made lists of the tuples that `setstate` wants
     version, internal, gauss = json.loads(states["python"])
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = json.loads(states["numpy"])
@@ -143,7 +146,9 @@ def save(out: Path, step: int, policy, optimizer: Optimizer, shared: dict, own: 
     partial = final.with_name(final.name + ".part")
     optimizer_state = optimizer.state_dict()  # gathers shards: every process takes part
 
+    # the parts of the work, in the order of writing
     def write_shared() -> None:
+        # what an earlier attempt at this step, or a kill, may have left
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "trainer").mkdir(parents=True)
         policy.save(partial)
@@ -220,6 +225,7 @@ def attempt(work: Callable[[], None]) -> str | None:
 
 def sync(path: Path) -> None:
     """Have the disk hold a file, or a folder's list of names."""
+    # fsync takes an open file; a folder, too, can be opened for reading
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -250,11 +256,17 @@ def remove(folder: Path, ending: str = ".part") -> None:
 
 def complete(out: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
+    # .part and .before.part, which are no numbers, are being written or removed
     checkpoints = []
     for folder in (out / "checkpoints").glob("*"):
         if folder.name.isdigit() and (folder / "trainer" / "shared.pt").is_file():
             checkpoints.append(folder)
-    return sorted(checkpoints, key=lambda folder: int(folder.name))
+    return sorted(checkpoints, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at whose end a checkpoint was made, from the name of its folder."""
+    return int(checkpoint.name)
 
 
 # ------------------------------------------------------------------ reading
@@ -295,6 +307,7 @@ def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved |
     config: the flags of now. data: a digest that tells the training prompts apart. Raises DataError
     where a flag of FIXED or the prompts have changed, or a file cannot be read.
     """
+    # The other processes need not wait for this: a .part is no checkpoint to them.
     if rank == 0:
         for folder in (out / "checkpoints").glob("*.part"):
             shutil.rmtree(folder)
@@ -302,6 +315,7 @@ def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved |
     if not checkpoints:
         return None
 
+    # before anything is loaded: is it a checkpoint of this run?
     folder = checkpoints[-1]
     shared = load(folder / "trainer" / "shared.pt")
     changes = changed_flags(json.loads(shared["config"]), config)
@@ -312,8 +326,9 @@ def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved |
     same_world = shared["world"] == world
     ranks = [rank] if same_world else range(shared["world"])
     states = [load(folder / "trainer" / f"rank{r}.pt") for r in ranks]
-    optimizer_state = load(folder / "trainer" / "optimizer.pt") if rank == 0 else {}
 
+    # 12 bytes per trained weight, so only on rank 0, which hands the others their parts
+    optimizer_state = load(folder / "trainer" / "optimizer.pt") if rank == 0 else {}
     if rank == 0:
         report_resume(folder, shared, changes, world)
     return Saved(

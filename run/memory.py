@@ -39,6 +39,7 @@ def memory(cfg: Config, counts: dict[str, int], text, world: int) -> dict[str, f
     optimiser's step. Activations are counted by their tensors. Left out: gaps of the allocator,
     CUDA's own 0.5 to 1 GB, and the activations of the towers.
     """
+    # Rollout, update and step come one after the other, and each frees what it took.
     held = held_bytes(cfg, counts, text, world)
     passing = max(
         rollout_bytes(cfg, text, world),
@@ -50,8 +51,11 @@ def memory(cfg: Config, counts: dict[str, int], text, world: int) -> dict[str, f
 
 def held_bytes(cfg: Config, counts: dict[str, int], text, world: int) -> dict[str, float]:
     """Weights, gradients, optimiser state and reference, in bytes."""
+    # bf16 weights are always there: they sample
     decoder = counts["decoder"] + counts["head"]
     weights = 2 * (decoder + counts["towers"])
+
+    # LoRA: adapters are fp32 and replicated, so they are their own masters
     if cfg.train_type == "lora":
         adapters = counts["adapters"]
         return {
@@ -61,6 +65,7 @@ def held_bytes(cfg: Config, counts: dict[str, int], text, world: int) -> dict[st
             "reference": 0,
         }
 
+    # full on one GPU: AdamW steps fp32 copies of bf16 weights
     towers = counts["towers"] if cfg.train_towers else 0
     if world == 1:
         return {
@@ -70,7 +75,8 @@ def held_bytes(cfg: Config, counts: dict[str, int], text, world: int) -> dict[st
             "reference": 2 * decoder if cfg.beta else 0,
         }
 
-    # gathered while they are computed: a layer and the next one, the embedding and the head
+    # Full on several: the learner's fp32 shards are their own masters; trained towers are bf16 on
+    # every GPU. Gathered while they are computed: a layer and the next one, embedding and head.
     gathered = 2 * (2 * counts["layer"] + 2 * text.vocab_size * text.hidden_size)
     return {
         "weights": weights + 4 * decoder / world + gathered,
