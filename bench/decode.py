@@ -1,9 +1,11 @@
-"""Reading media: frames and sound of one clip by decord (what data.py uses), by PyAV, and from the
-cache on disk.
+"""Reading media: frames and sound of one clip by decord, by PyAV, and from the cache on disk.
 
-    python bench/decode.py                 # a toy clip: 4 s of 84 x 28 at 8 frames per second
-    python bench/decode.py --size 7b       # 60 s of 640 x 360 H.264, a key frame every 2 s, 32
-    frames
+    # a toy clip: 4 s of 84 x 28 at 8 frames per second
+    python bench/decode.py
+    # 32 frames of 60 s of 640 x 360 H.264, a key frame every 2 s
+    python bench/decode.py --size 7b
+
+decord is what media/ uses.
 
 Every reader gives the same frames and 16 kHz mono sound; the cache holds the resized frames and the
 sound (`--media_cache` of train.py).

@@ -1,5 +1,4 @@
-"""One step of stage 2 for each --train_type: measured peak memory beside the computed one, and
-time.
+"""One step of stage 2 for each --train_type: measured peak memory, the computed one, and time.
 
     python bench/memory.py                                # CPU: a decoder of width 256, bf16
     python bench/memory.py --size 7b --prompts 4 --group 8 --frames 50 --seconds 60 --tokens 512

@@ -53,7 +53,9 @@ def main() -> None:
     tracemalloc.stop()
 
     # Steps of 8 prompts.
-    add, draw, refresh = [], [], []
+    add: list[float] = []
+    draw: list[float] = []
+    refresh: list[float] = []
     for step in range(4_000, 4_040):
         for i in range(8):
             add.append(milliseconds(buffer.add, f"q{step}-{i}", group(rng, step)))
