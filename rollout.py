@@ -24,7 +24,7 @@ with, and each question's own tokens stand in front of its suffix. Otherwise a q
 
 Dimensions: M questions, G completions of each, N running completions, B prefixes (B = M where none
 is shared), P prefix tokens, Q question tokens behind a shared prefix, R = max_new_tokens, W suffix
-places in use, V vocabulary, D width, H query heads, K key-value heads, d head width.
+slots in use, V vocabulary, D width, H query heads, K key-value heads, d head width.
 """
 
 import contextlib
@@ -318,7 +318,7 @@ class Decoding:
         self.alive &= (token[:, None] != self.eos).all(1)
 
     def step(self, width: int) -> None:
-        """Run the decoder on token t, then sample token t + 1. width: W, how many places of the
+        """Run the decoder on token t, then sample token t + 1. width: W, how many slots of the
         suffix are read.
 
         CUDA graphs bind this method and all that it calls (engine/cuda_graph.py): no shape may
@@ -329,12 +329,12 @@ class Decoding:
         text = self.policy.text
         x = text.embed_tokens(self.token)  # (N, D)
         rotary = (self.cos[self.position], self.sin[self.position])  # (N, 1, d) each
-        place = self.t + self.suffix.question_tokens  # (1,)
-        bias = self.suffix.bias(place, width, x.dtype)  # (N or 1, 1, 1, W)
+        slot = self.t + self.suffix.question_tokens  # (1,)
+        bias = self.suffix.bias(slot, width, x.dtype)  # (N or 1, 1, 1, W)
 
         # All layers, once over all running completions
         for i, layer in enumerate(text.layers):
-            x = block(layer, x, rotary, partial(self._attention, i, place, bias))  # (N, D)
+            x = block(layer, x, rotary, partial(self._attention, i, slot, bias))  # (N, D)
 
         # Output: in place, and the next token
         self.hidden.copy_(text.norm(x))
@@ -343,11 +343,11 @@ class Decoding:
         self.sample()
 
     def _attention(
-        self, layer: int, place: Tensor, bias: Tensor, q: Tensor, k: Tensor, v: Tensor
+        self, layer: int, slot: Tensor, bias: Tensor, q: Tensor, k: Tensor, v: Tensor
     ) -> Tensor:
         """q (N, H, d) of the new tokens against prefix and suffix, to which their own k, v
         (N, K, d) are added first -> (N, H, d)."""
-        self.suffix.append(layer, place, k, v)
+        self.suffix.append(layer, slot, k, v)
         prefix_out, prefix_lse = self.prefix.attend(layer, q)  # (N, H, d), (N, H)
         suffix_out, suffix_lse = self.suffix.attend(layer, q, bias)  # (N, H, d), (N, H)
         return join(prefix_out, prefix_lse, suffix_out, suffix_lse)[0]
@@ -379,7 +379,7 @@ def decode(run: Decoding) -> None:
 
 
 def suffix_width(run: Decoding, t: int) -> int:
-    """W: how many suffix places a step reads that writes token t - 1. Rounded up to the window, so
+    """W: how many suffix slots a step reads that writes token t - 1. Rounded up to the window, so
     that few shapes occur and one CUDA graph serves many steps."""
     used = run.suffix.question_tokens + t
     window = WINDOW[run.t.device.type]

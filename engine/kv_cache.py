@@ -22,7 +22,7 @@ which write in place and read no value back; `keep` changes shapes and stays out
 several questions about one clip share.
 
 Dimensions: B prompts, M questions, N running completions, P prompt tokens, Q question tokens, R
-tokens to be sampled, W suffix places in use, D width, H query heads, K key-value heads, d head
+tokens to be sampled, W suffix slots in use, D width, H query heads, K key-value heads, d head
 width.
 """
 
@@ -117,7 +117,7 @@ class PrefillPieces:
             position += [prompt_end[prompt] + length for length in lengths]
 
         # Questions end where sampled tokens begin, so they are padded on the left, and a sampled
-        # token has one place for all completions.
+        # token has one slot for all completions.
         return Prefill(
             lengths=self.prompt_lengths,
             keys=[pad_tokens(layer, "right").contiguous() for layer in self.prompt_keys],
@@ -242,13 +242,13 @@ class PrefixKV:
 class SuffixKV:
     """Keys and values that a completion has for itself: of its question, and of what was sampled.
 
-    keys, values: per layer (N, K, Q + R, d). The question takes the first Q places, left-padded:
-    from question_start (N,) on. Sampled token t is written to place Q + t.
+    keys, values: per layer (N, K, Q + R, d). The question takes the first Q slots, left-padded:
+    from question_start (N,) on. Sampled token t is written to slot Q + t.
     question_of: (N,) the question that each completion answers.
     """
 
     def __init__(self, prefill: Prefill, question_of: Tensor, max_new_tokens: int):
-        space = (0, 0, 0, max_new_tokens)  # no padding of d, R places at the end of the tokens
+        space = (0, 0, 0, max_new_tokens)  # no padding of d, R slots at the end of the tokens
         self.keys = [F.pad(k[question_of], space) for k in prefill.question_keys]
         self.values = [F.pad(v[question_of], space) for v in prefill.question_values]
         self.question_tokens = prefill.question_keys[0].shape[2]  # Q
@@ -261,19 +261,19 @@ class SuffixKV:
         self.values = [v[index] for v in self.values]
         self.question_start = self.question_start[index]
 
-    def bias(self, place: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-        """-inf on places of no token yet, or of padding: (N, 1, 1, W), or (1, 1, 1, W) without
-        questions. place: (1,) where the newest token stands; a tensor, since it is counted up."""
-        places = torch.arange(width, device=place.device)  # (W,)
-        hidden = (places > place)[None]  # (1, W)
+    def bias(self, slot: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+        """-inf on slots of no token yet, or of padding: (N, 1, 1, W), or (1, 1, 1, W) without
+        questions. slot: (1,) where the newest token stands; a tensor, since it is counted up."""
+        slots = torch.arange(width, device=slot.device)  # (W,)
+        masked = (slots > slot)[None]  # (1, W)
         if self.question_tokens:
-            hidden = hidden | (places < self.question_start[:, None])  # (N, W)
-        return minus_inf_where(hidden, dtype)
+            masked = masked | (slots < self.question_start[:, None])  # (N, W)
+        return minus_inf_where(masked, dtype)
 
-    def append(self, layer: int, place: Tensor, k: Tensor, v: Tensor) -> None:
+    def append(self, layer: int, slot: Tensor, k: Tensor, v: Tensor) -> None:
         """Write the new tokens' keys and values (N, K, d), in place."""
-        self.keys[layer].index_copy_(2, place, k[:, :, None])
-        self.values[layer].index_copy_(2, place, v[:, :, None])
+        self.keys[layer].index_copy_(2, slot, k[:, :, None])
+        self.values[layer].index_copy_(2, slot, v[:, :, None])
 
     def attend(self, layer: int, q: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """q (N, H, d) against its own suffix -> output (N, H, d), log-sum-exp (N, H)."""
@@ -285,7 +285,7 @@ class SuffixKV:
         return out.reshape(n, heads, d), lse.reshape(n, heads)
 
 
-def minus_inf_where(hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bool (B, L) -> a bias (B, 1, 1, L) of attention scores: -inf where hidden, 0 elsewhere."""
-    bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-    return bias.masked_fill_(hidden, float("-inf"))[:, None, None]
+def minus_inf_where(masked: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bool (B, L) -> a bias (B, 1, 1, L) of attention scores: -inf where masked, 0 elsewhere."""
+    bias = torch.zeros(masked.shape, dtype=dtype, device=masked.device)
+    return bias.masked_fill_(masked, float("-inf"))[:, None, None]

@@ -249,9 +249,11 @@ class PackedAttention(torch.autograd.Function):
 
         # part 1: the prompts' keys, row by row
         for queries, keys, causal in layout.prompt_parts():
-            part, part_lse = attend(one_row(q[queries]), one_row(k[keys]), one_row(v[keys]), causal)
-            out[queries] = part[0].transpose(0, 1)
-            lse[queries] = part_lse[0].transpose(0, 1)
+            prompt_out, prompt_lse = attend(
+                one_row(q[queries]), one_row(k[keys]), one_row(v[keys]), causal
+            )  # (1, H, queries, d), (1, H, queries)
+            out[queries] = prompt_out[0].transpose(0, 1)
+            lse[queries] = prompt_lse[0].transpose(0, 1)
 
         # Part 2: each suffix against itself, all in one call. Padding is on the right, so that no
         # token sees it. What part 1 wrote for these queries is joined with it.
@@ -259,11 +261,11 @@ class PackedAttention(torch.autograd.Function):
             q_block = as_batch(q[layout.block_q])  # (N, H, S, d)
             k_block = as_batch(k[layout.block_k])  # (N, K, S, d)
             v_block = as_batch(v[layout.block_k])  # (N, K, S, d)
-            part, part_lse = attend(q_block, k_block, v_block, causal=True)
-            part = unpad(part, layout)  # (m, H, d)
-            part_lse = unpad(part_lse[..., None], layout)[..., 0]  # (m, H)
+            block_out, block_lse = attend(q_block, k_block, v_block, causal=True)
+            suffix_out = unpad(block_out, layout)  # (m, H, d)
+            suffix_lse = unpad(block_lse[..., None], layout)[..., 0]  # (m, H)
             suffix = layout.suffix_q  # (m,)
-            out[suffix], lse[suffix] = join(out[suffix], lse[suffix], part, part_lse)
+            out[suffix], lse[suffix] = join(out[suffix], lse[suffix], suffix_out, suffix_lse)
 
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.layout = layout
