@@ -185,12 +185,15 @@ def packed_rows(groups: list[Group]) -> list[Row]:
     """Groups -> packed rows in their order, one per prompt; with its hint it is another prompt."""
     rows: dict[tuple[str, bool, str], Row] = {}
     for group in groups:
+        # the content counts, too: a copy with masked media has a row of its own
+        keys = {}
+        for hinted, prompt in group.prompts.items():
+            keys[hinted] = (group.id, hinted, media_digest(prompt))
+
         for entry, advantage in zip(group.entries, group.advantages.tolist(), strict=True):
-            # the content counts, too: a copy with masked media has a row of its own
-            prompt = group.prompts[entry.hinted]
-            key = (group.id, entry.hinted, media_digest(prompt))
+            key = keys[entry.hinted]
             if key not in rows:
-                rows[key] = Row(prompt, [], [], [])
+                rows[key] = Row(group.prompts[entry.hinted], [], [], [])
             rows[key].entries.append(entry)
             rows[key].advantages.append(advantage)
             rows[key].replayed.append(group.replayed)

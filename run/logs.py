@@ -94,12 +94,12 @@ class Notes:
 
     def add(self, name: str, values: torch.Tensor | Iterable[float]) -> None:
         """Add numbers to a name; of none at all the name is still known."""
-        if not isinstance(values, torch.Tensor):
-            values = torch.tensor([v for v in values if v is not None], dtype=torch.float64)
-        values = values.detach().double()
+        if isinstance(values, torch.Tensor):
+            values = values.detach().flatten().tolist()  # one transfer from the device
+        numbers = [float(value) for value in values if value is not None]
         tally = self.tallies.setdefault(name, Tally())
-        if values.numel():  # of none at all there is no largest
-            added = Tally(values.sum().item(), values.numel(), values.max().item())
+        if numbers:  # of none at all there is no largest
+            added = Tally(sum(numbers), len(numbers), max(numbers))
             self.tallies[name] = tally.merged(added)
 
     def columns(self) -> dict[str, float | None]:
