@@ -196,25 +196,30 @@ def packed_layouts(
         suffix_k=suffix_tokens,
     )
 
-    # the last layer: the same keys, but a query has the number of its token among those asked
-    asked_tokens = torch.tensor(asked, device=device)  # (n,)
-    number = torch.zeros(row_start, dtype=torch.long, device=device)  # (T,)
-    number[asked_tokens] = torch.arange(len(asked), device=device)
-    last = replace(
-        body,
-        asked=asked_tokens,
-        causal_queries=[slice(0, 0)] * len(prompts),
-        full_queries=asked_of_row,
-        block_q=number[block],
-        suffix_q=number[suffix_tokens],
-    )
-
-    # numbered as the last layer's output, which has one state per query
+    # prompt_end, suffix_end: numbered as the last layer's output, which has one state per query
     return PackedLayouts(
         all_but_last_layer=body,
-        last_layer=last,
+        last_layer=last_layout(body, torch.tensor(asked, device=device), asked_of_row, row_start),
         prompt_end=torch.tensor(prompt_end, dtype=torch.long, device=device),  # (N,)
         suffix_end=torch.tensor(suffix_end, dtype=torch.long, device=device),  # (N,)
+    )
+
+
+def last_layout(body: Layout, asked: Tensor, asked_of_row: list[slice], n_tokens: int) -> Layout:
+    """The layout of the last layer: the same keys, but a query has the number of its token among
+    those asked.
+
+    asked (n,): the stream's tokens with a query; asked_of_row: where each row's stand among them.
+    """
+    number = torch.zeros(n_tokens, dtype=torch.long, device=asked.device)  # (T,)
+    number[asked] = torch.arange(len(asked), device=asked.device)  # (n,)
+    return replace(
+        body,
+        asked=asked,
+        causal_queries=[slice(0, 0)] * len(asked_of_row),
+        full_queries=asked_of_row,
+        block_q=number[body.block_q],
+        suffix_q=number[body.suffix_q],
     )
 
 
