@@ -1,5 +1,6 @@
 """rewards.py against the written rules."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -206,3 +207,13 @@ def test_the_judge_sees_all_completions_in_one_batch_and_may_miss_one():
     assert [s["judge"] for s in scores[1]] == [0.5, None, 0.5, 0.5]
     assert [s["reward"] for s in scores[0]] == [0.75, 0.75, 0.25, 0.75]
     assert [s["reward"] for s in scores[1]] == [1.0, 1.0, 0.0, 1.0]
+
+
+def test_a_reward_that_returns_numpy_numbers_is_stored_as_plain_floats(monkeypatch):
+    """torch.load(weights_only=True) refuses NumPy numbers, and with them the whole checkpoint."""
+    monkeypatch.setitem(rewards.REWARDS, "format", lambda group: [np.float32(0.5)] * 2)
+    scores = score_group(["a", "b"], "3", "numeric", [], stage=1)
+    for of_completion in scores:
+        for value in of_completion.values():
+            assert value is None or type(value) is float
+    assert scores[0]["reward"] == 0.25
