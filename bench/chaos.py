@@ -127,7 +127,10 @@ def kill_family(process: subprocess.Popen) -> None:
     generation = [process.pid]
     while generation:
         family += generation
-        generation = [child for pid in generation for child in children_of(pid)]
+        parents = generation
+        generation = []
+        for pid in parents:
+            generation += children_of(pid)
     for pid in family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -219,7 +219,8 @@ def format_table(rows: list[dict]) -> str:
     table = [names]
     for row in rows:
         table.append([format_cell(row.get(name)) for name in names])
-    widths = [max(len(cells[i]) for cells in table) for i in range(len(names))]
+    columns = zip(*table, strict=True)
+    widths = [max(map(len, column)) for column in columns]
 
     lines = []
     for cells in table:

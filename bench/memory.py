@@ -41,7 +41,7 @@ def measure(args, train_type: str) -> dict:
         "prompts_per_step": args.prompts,
         "max_completion_tokens": args.tokens,
     }
-    cfg = parse([word for name, value in flags.items() for word in (f"--{name}", str(value))])
+    cfg = parse([f"--{name}={value}" for name, value in flags.items()])
     results: dict = {}
 
     def work() -> None:

@@ -49,7 +49,8 @@ def run_ours(policy, prompts, args, tokens):
     generator = torch.Generator(policy.device).manual_seed(0)
     sampling = rollout.Sampling(tokens, generator=generator)
     groups = rollout.generate(policy, prompts, [{}] * len(prompts), args.group, sampling)
-    assert all(len(c.tokens) == tokens for group in groups for c in group)
+    for completions in groups:
+        assert all(len(completion.tokens) == tokens for completion in completions)
 
 
 def run_transformers(policy, prompts, args, cache, tokens):

@@ -401,7 +401,9 @@ def main() -> None:
                 whole = sum(phases[name].values())
                 columns[name].append(phases[name] | {"whole step": whole})
 
-    prompt_tokens = [len(prompt.ids) for group in groups for prompt in group.prompts.values()]
+    prompt_tokens = []
+    for group in groups:
+        prompt_tokens += [len(prompt.ids) for prompt in group.prompts.values()]
     report(
         args,
         f"step: {args.prompts} prompts, {args.group} completions of {args.tokens} tokens each, "
