@@ -241,9 +241,13 @@ def micro_batches(groups: list[Group], max_tokens: int, learner: Policy) -> list
         batches.append(collate(chunk, learner.device))
 
     if learner.is_sharded:
-        most = max(gather(len(batches)))
-        batches += [filler(learner.device) for _ in range(most - len(batches))]
+        batches += [filler(learner.device)] * missing_batches(len(batches))
     return batches
+
+
+def missing_batches(n: int) -> int:
+    """How many micro-batches this process, which has n, lacks to the process that has most."""
+    return max(gather(n)) - n
 
 
 def filler(device: torch.device) -> Batch:

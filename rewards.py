@@ -149,6 +149,11 @@ def accuracy_reward(
     return 0.0 if answer is None else kind.score(answer, gold, options or [])
 
 
+def is_right(accuracy: float) -> bool:
+    """Is an answer completely right? An accuracy may miss 1 by rounding."""
+    return accuracy >= 1 - 1e-6
+
+
 def majority_rewards(votes: list[str | None]) -> list[float]:
     """1 for the majority vote, 1/ties for each of several tied ones, else 0; None never wins.
 

@@ -15,7 +15,7 @@ from config import Config
 from data import Prompt, PromptBuilder, share_prefixes
 from engine.batching import split_by_tokens
 from engine.distributed import gather
-from groups import filler
+from groups import filler, missing_batches
 from model import Features, Policy
 from run.heldout import evaluate
 from run.learner import make_optimizer, optimizer_step, prepare
@@ -105,8 +105,7 @@ def trace_batches(rows: list[TraceRow], max_tokens: int, learner: Policy) -> lis
         blank = filler(learner.device)
         text = blank.completions[0][0]
         row = TraceRow(blank.prompts[0], [text], skipped=[len(text)])  # nothing of it has a loss
-        most = max(gather(len(batches)))
-        batches += [[row] for _ in range(most - len(batches))]
+        batches += [[row]] * missing_batches(len(batches))
     return batches
 
 

@@ -10,7 +10,7 @@ from data import Prompt, PromptBuilder, question_text
 from engine.distributed import gather, gather_lists
 from formats.sample import Sample
 from model import Policy
-from rewards import score_prompts
+from rewards import is_right, score_prompts
 from rollout import Completion, Sampling, sample_answers
 
 SEED = 1234  # the same random stream at every evaluation, so that their noise is shared
@@ -51,7 +51,7 @@ def evaluate(
         for (prompt, completion), (parts,) in zip(asked, scores, strict=True):
             rows.append(
                 {
-                    "correct": float(parts["accuracy"] >= 1 - 1e-6),
+                    "correct": float(is_right(parts["accuracy"])),
                     "format": parts["format"],
                     "reward": parts["reward"],
                     "tokens": len(completion.tokens),

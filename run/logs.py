@@ -33,6 +33,7 @@ from formats.sample import DataError
 from groups import Group
 from media.errors import MediaError
 from replay import ReplayBuffer
+from rewards import is_right
 from run.checkpoint import Saved, sync
 from run.plots import plot_run
 
@@ -233,7 +234,7 @@ class Log:
             for entry in group.entries:
                 self.note(
                     reward=[entry.reward],
-                    accuracy=[entry.accuracy >= 1 - 1e-6],
+                    accuracy=[is_right(entry.accuracy)],
                     completion_tokens_sum=[len(entry.tokens)],
                     judge_missing_sum=[self.cfg.stage == 3 and entry.scores.get("judge") is None],
                 )

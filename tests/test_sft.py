@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import sft
 import train
 from config import parse
 from data import prompt_builder
@@ -128,7 +127,7 @@ def test_micro_batches_hold_whole_rows_and_fillers_without_a_loss(policy, traced
     assert trace_batches(rows, 1, alone) == [[row] for row in rows]
 
     sharded = SimpleNamespace(device=policy.device, is_sharded=True)
-    monkeypatch.setattr(sft, "gather", lambda n: [n, 3])
+    monkeypatch.setattr("groups.gather", lambda n: [n, 3])
     batches = trace_batches(rows, 10**6, sharded)
     assert batches[0] == rows
     assert len(batches) == 3

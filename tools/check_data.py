@@ -26,7 +26,7 @@ from formats.sample import DataError, Sample
 from media.decode import MediaSettings
 from media.errors import record_name
 from problems import labels_of, letter_of
-from rewards import accuracy_reward
+from rewards import accuracy_reward, is_right
 
 
 @dataclass
@@ -144,7 +144,7 @@ def gold_fault(sample: Sample) -> str:
 
     # an answer that its type can read is right when it is given word for word
     answer = sample.answer
-    if accuracy_reward(answer, answer, sample.problem_type, sample.options) < 1 - 1e-6:
+    if not is_right(accuracy_reward(answer, answer, sample.problem_type, sample.options)):
         return f"field 'answer': '{answer}' is no answer of the type {sample.problem_type}"
     return ""
 
