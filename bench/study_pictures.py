@@ -10,17 +10,24 @@ from bench.study_runs import CONTROLS, METHOD_CELLS, SHAPES, Findings
 from bench.study_statistics import TARGETS, smooth
 from engine.families import DEFAULT_MODEL, load_tokenizer_and_config
 from run.logs import BINS
-from run.plots import pyplot
+from run.plots import COLORS, DASHES, pyplot
 from tas import temporal_weights
 
 plt = pyplot()
 
-# A colour for each method; dashed: at another one's learning rate
-COLORS = [*(f"C{i}" for i in range(10)), "black"]
-STYLES = {
-    cell.name: {"color": color, "linestyle": "--" if cell.like else "-"}
-    for cell, color in zip(METHOD_CELLS, COLORS, strict=True)
-}
+# A colour, dashes and a marker for each method. Eight colours serve eleven methods: GRPO's three
+# are grey and black, and belong together.
+GREYS = ("#000000", "#555555", "#999999")
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">", "h")
+STYLES: dict[str, dict] = {}
+MARKER_OF: dict[str, str] = {}
+for i, method in enumerate(METHOD_CELLS):
+    color = GREYS[i] if i < len(GREYS) else COLORS[(i - len(GREYS)) % (len(COLORS) - 1)]
+    STYLES[method.name] = {"color": color, "linestyle": DASHES[i % len(DASHES)]}
+    MARKER_OF[method.name] = MARKERS[i]
+STYLES["AVATAR"]["linewidth"] = 3.5  # it stays visible under a run that is equal to it
+
+NOT_REACHED = -0.7  # where the pictures of savings put a target that a method never reached
 
 OVER_SEEDS = (
     "mean and one standard error over seeds. On a log axis a saving is a distance to the left"
@@ -58,8 +65,8 @@ def draw_pictures(
     names = [name for name in methods if name in savings["completions"]]
     if names:
         caption = (
-            "How many times as much GRPO needs, 95 % intervals (0: not reached; dashed: the goals, "
-            "5 and 2)"
+            "How many times as much GRPO needs, 95 % intervals (dashed: the goals, 5 and 2; an "
+            "interval that reaches the lowest row: some resamples never reached the target)"
         )
         save("savings", caption, savings_picture(savings, names))
 
@@ -83,13 +90,13 @@ def curves_picture(runs: dict[str, list[dict]]):
         plot_accuracy(axes[0], runs[name], 1, name)
         plot_accuracy(axes[1], runs[name], 2, name)
         band(axes[2], *over_steps(runs[name], "reward"), name)
-    axes[0].set(title="held-out accuracy", xlabel="fresh completions")
-    axes[1].set(title="held-out accuracy", xlabel="CPU-seconds of training")
-    axes[2].set(title="reward of fresh completions", xlabel="fresh completions")
+    axes[0].set(xlabel="fresh completions", ylabel="held-out accuracy")
+    axes[1].set(xlabel="CPU-seconds of training", ylabel="held-out accuracy")
+    axes[2].set(xlabel="fresh completions", ylabel="reward of fresh completions")
     for ax in axes:
         ax.set_xscale("log")
         ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=9)
+    axes[0].legend(fontsize=9, handlelength=4)
     return figure
 
 
@@ -122,13 +129,23 @@ def plot_savings(ax, by_method: dict[str, list[dict]], names: list[str], unit: s
         ratio = np.array([entry["ratio"] for entry in by_method[name]])
         low = np.array([entry["low"] for entry in by_method[name]])
         high = np.array([entry["high"] for entry in by_method[name]])
+        # a ratio of 0: the method never reached the target
+        ratio[ratio == 0] = NOT_REACHED
+        low[low == 0] = NOT_REACHED
         wings = np.maximum([ratio - low, high - ratio], 0)
-        color = STYLES[name]["color"]
-        ax.errorbar(x, ratio, wings, fmt="o", capsize=3, color=color, label=name)
+        style = {"color": STYLES[name]["color"], "fmt": MARKER_OF[name]}
+        ax.errorbar(x, ratio, wings, capsize=3, label=name, **style)
     ax.set_xticks(range(len(TARGETS) + 1), [*(f"{t:.2f}" for t in TARGETS), "GRPO's best"])
     ax.axhline(1, color="black", linewidth=0.8)
     ax.axhline(goal, color="black", linewidth=0.8, linestyle="--")
-    ax.set(title=f"{unit}, GRPO / method", xlabel="held-out accuracy to reach", ylim=(0, None))
+    ax.set(
+        xlabel="held-out accuracy to reach",
+        ylabel=f"{unit}: GRPO's / the method's",
+        ylim=(NOT_REACHED - 0.3, None),
+    )
+    ticks = [tick for tick in ax.get_yticks() if 0 <= tick <= ax.get_ylim()[1]]
+    ax.set_yticks([NOT_REACHED, *ticks], ["not reached", *(f"{tick:g}" for tick in ticks)])
+    ax.axhspan(NOT_REACHED - 0.3, NOT_REACHED + 0.3, color="#eeeeee", zorder=0)
 
 
 def advantages_picture(runs: dict[str, list[dict]]):
@@ -142,8 +159,8 @@ def advantages_picture(runs: dict[str, list[dict]]):
         color = STYLES[name]["color"]
         axes[0].stairs(counts / counts.sum(), BINS, label=name, linewidth=2, color=color)
         band(axes[1], *over_steps(runs[name], "zero"), name)
-    axes[0].set(title="advantages of all trained completions", xlabel="A", ylabel="share")
-    axes[1].set(title="share of groups without advantage", xlabel="fresh completions", ylim=(0, 1))
+    axes[0].set(xlabel="advantage", ylabel="share of all trained completions")
+    axes[1].set(xlabel="fresh completions", ylabel="share of groups without advantage", ylim=(0, 1))
     axes[0].legend()
     return figure
 
@@ -153,8 +170,8 @@ def tiers_picture(runs: list[dict]):
     tiers = np.mean([run["tiers"] for run in runs], axis=0).T  # (3, steps)
     labels = ("hard", "medium", "easy")
     ax.stackplot(runs[0]["generated"][::4], tiers, labels=labels, alpha=0.8)
-    ax.set(title="completions in AVATAR's buffer", xlabel="fresh completions")
-    ax.legend(loc="upper left")
+    ax.set(xlabel="fresh completions", ylabel="completions in AVATAR's buffer")
+    ax.legend(title="tier of the prompt", loc="upper left", reverse=True)
     return figure
 
 
@@ -165,9 +182,7 @@ def lengths_picture(groups: list[dict]):
     wings = [0 if math.isinf(group["half"]) else group["half"] for group in groups]
     ax.bar(names, gains, yerr=wings, capsize=4)
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set(
-        title="gain of the U over uniform weights", xlabel="tokens of reasoning", ylabel="accuracy"
-    )
+    ax.set(xlabel="tokens of reasoning", ylabel="gain of the U over uniform weights (accuracy)")
     return figure
 
 
@@ -179,11 +194,12 @@ def weights_picture(completion: str):
     weights = {shape: temporal_weights(mask, 0.3, shape)[0].tolist() for shape in SHAPES}
 
     figure, ax = plt.subplots(figsize=(15, 4), layout="constrained")
-    ax.bar(range(len(ids)), weights["u"], color="lightsteelblue", label="u")
-    for shape in list(SHAPES)[1:]:
-        ax.plot(range(len(ids)), weights[shape], label=shape)
+    ax.bar(range(len(ids)), weights["u"], color="#cccccc", label="u")
+    for shape, dashes in zip(list(SHAPES)[1:], DASHES, strict=False):
+        ax.plot(range(len(ids)), weights[shape], linestyle=dashes, label=shape)
     ax.set(
-        title="weights of the advantage over the tokens of a held-out completion, lambda 0.3",
+        xlabel="tokens of a held-out completion",
+        ylabel="weight of the advantage (lambda 0.3)",
         ylim=(0.95, 1.35),
         xlim=(-1, len(ids)),
     )

@@ -85,6 +85,7 @@ class Evaluation(NamedTuple):
     step: int
     generated: int
     accuracy: float
+    questions: int  # that were asked, by all processes
 
 
 class Notes:
@@ -327,7 +328,7 @@ class Log:
         """A line of its own for an evaluation after `step` steps, and a few full completions."""
         if scores["n"] == 0:
             return
-        self.evaluations.append(Evaluation(step, generated, scores["correct"]))
+        self.evaluations.append(Evaluation(step, generated, scores["correct"], scores["n"]))
         if not self.is_main:
             return
         row = {

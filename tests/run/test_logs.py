@@ -232,7 +232,7 @@ def test_an_evaluation_has_a_line_and_its_completions(log):
         "eval_unusable": 1,
         "eval_completion_tokens": 20,
     }
-    assert log.evaluations == [(2, 64, 0.4)]
+    assert log.evaluations == [(2, 64, 0.4, 5)]
     examples = [{"step": 2, "id": "a"}, {"step": 2, "id": "b"}]
     assert lines_of(log, "completions.jsonl") == examples
 
