@@ -1,7 +1,8 @@
 """Media files: decoding them, keeping what was decoded, and what a model reads of them.
 
 errors.py          what is wrong with a file, in one sentence
-frames.py          a video, a folder of pictures or a picture -> sampled, resized frames
+pictures.py        a still picture -> pixels
+frames.py          a video or a folder of pictures -> sampled, resized frames
 sound.py           a sound file or a video's track -> mono sound at 16 kHz
 decode.py          one medium of a record -> Media (frames, sound, times)
 cache.py           decoded media on disk

@@ -17,7 +17,8 @@ import numpy as np
 
 from formats.sample import DataError, Sample, file_of
 from media.errors import MediaError, first_line, record_name
-from media.frames import SampledFrames, read_frames, read_picture, resize_frames
+from media.frames import SampledFrames, read_frames, read_moment, resize_frames
+from media.pictures import read_picture
 from media.prompt_format import MIN_PIXELS, PATCH, SAMPLE_RATE, TEMPORAL_PATCH
 from media.sound import read_sound
 
@@ -70,7 +71,8 @@ def load_medium(kind: str, path: str, sample: Sample, settings: MediaSettings) -
 
     # frames; a picture has one, which fills both places of its temporal patch, and no times
     if kind == "image":
-        sampled = SampledFrames(read_picture(path, where)[None], 1.0 / TEMPORAL_PATCH, None)
+        read = read_picture if path == file_of(path) else read_moment
+        sampled = SampledFrames(read(path, where)[None], 1.0 / TEMPORAL_PATCH, None)
     else:
         sampled = read_frames(
             path, settings.fps, settings.max_frames, where, sample.span, sample.frame_rate

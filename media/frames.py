@@ -1,4 +1,4 @@
-"""media/frames.py: a video, a folder of numbered pictures or a picture -> sampled, resized frames.
+"""media/frames.py: a video, or a folder of numbered pictures -> sampled, resized frames.
 
 Frames are sampled evenly in time, and each sampled frame keeps its true time:
 
@@ -11,14 +11,14 @@ clip is sampled at moments, and each moment shows the frame that was on the scre
 """
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from media.errors import MediaError, first_line
+from media.pictures import read_picture
 from media.prompt_format import MERGE, PATCH, TEMPORAL_PATCH
 
 LONGEST = 7 * 86_400  # seconds; a header that speaks of more than a week is a broken header
@@ -241,26 +241,9 @@ def read_frame_folder(
     return SampledFrames(np.stack(pictures), seconds_per_frame, index / frame_rate)
 
 
-def read_picture(path: str, where: str) -> np.ndarray:
-    """(H, W, 3) uint8, turned as its EXIF says. Raises MediaError.
-
-    "clip.mp4#t=12.5" is a picture, too: the frame of a video at 12.5 s, or its last one.
-    """
-    file, moment, seconds = path.partition("#t=")
-    if moment:
-        span = (float(seconds), float(seconds))
-        return read_frames(file, math.inf, TEMPORAL_PATCH, where, span).pixels[0]
-    try:
-        # a folder of frames may hold a named pipe, and opening that waits for ever
-        if not os.path.isfile(path):
-            raise OSError("it is not a file")
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    # Pillow's decoders raise almost anything on a broken file
-    except Exception as error:
-        raise MediaError(
-            where,
-            f"field 'image': cannot read {path} as a picture ({first_line(error)}); "
-            "replace the file",
-            path,
-        ) from None
+def read_moment(path: str, where: str) -> np.ndarray:
+    """(H, W, 3) uint8: the picture of "clip.mp4#t=12.5", which is the frame of a video at 12.5 s,
+    or its last one. Raises MediaError."""
+    file, _, seconds = path.partition("#t=")
+    span = (float(seconds), float(seconds))
+    return read_frames(file, math.inf, TEMPORAL_PATCH, where, span).pixels[0]

@@ -11,7 +11,7 @@ from benchmarks.base import ask, new_item, read_answer
 from benchmarks.table import BENCHMARKS
 from data import instructions, question_text
 from formats.sample import DataError
-from media.frames import read_picture
+from media.frames import read_moment
 from tests.layouts_sound import write_image, write_json, write_wav
 
 
@@ -343,7 +343,7 @@ def test_cgav_clues_by_hand(read_layout):
 
     # frames 12 and 4 at 8 per second, each 15 brighter than the one before
     for path, grey in zip(items[5].sample.images, (15 * 12, 15 * 4), strict=True):
-        assert abs(read_picture(path, "x").mean() - grey) < 8
+        assert abs(read_moment(path, "x").mean() - grey) < 8
 
 
 def test_toy_items(tmp_path, monkeypatch):
