@@ -1,20 +1,26 @@
-"""media/cache.py: decoded media on disk, so that a later run does not decode them again."""
+"""media/cache.py: decoded media on disk, so that a later run does not decode them again.
+
+The cache is an extra. Whatever happens to its folder (full, read-only, gone) or to a file in it,
+the medium is decoded and the run goes on, with a warning.
+"""
 
 import contextlib
+import functools
 import hashlib
+import io
 import json
 import os
 import threading
 import time
 import warnings
-import zipfile
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from formats.sample import Sample, file_of
-from media.decode import Media, MediaSettings, load_medium
+from media.decode import READER_VERSION, Media, MediaSettings, load_medium
 from media.errors import first_line
 
 MAX_BYTES = 20 * 2**30  # that a cache folder holds, unless it is opened with another limit
@@ -22,6 +28,18 @@ MAX_BYTES = 20 * 2**30  # that a cache folder holds, unless it is opened with an
 ABANDONED = 3600  # seconds; an unfinished file of that age was left by a process that was killed
 
 STORED_FIELDS = ("kind", "frames", "sound", "seconds_per_group", "times", "cut")  # of Media
+
+DIGEST_BYTES = 32  # SHA-256 of what follows, at the beginning of each file
+
+
+@functools.cache
+def reader_versions() -> dict[str, object]:
+    """What reads media: our code and the packages below it. Part of each key, so that no run is
+    served what an older reader made of a file."""
+    packages = ("av", "pillow", "soundfile", "soxr")
+    versions: dict[str, object] = {name: metadata.version(name) for name in packages}
+    versions["reader"] = READER_VERSION
+    return versions
 
 
 class MediaCache:
@@ -35,7 +53,10 @@ class MediaCache:
     def __init__(self, folder: str | Path, max_bytes: int = MAX_BYTES):
         self.folder = Path(folder)
         self.max_bytes = max_bytes
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._warn_of_folder(error)
         self.files()  # removes what killed processes have left
 
     def files(self) -> list[tuple[int, int, Path]]:
@@ -45,8 +66,8 @@ class MediaCache:
         """
         files = []
         for path in [*self.folder.glob("*.npz"), *self.folder.glob("*.part")]:
-            # other processes may be trimming the folder at the same time
-            with contextlib.suppress(FileNotFoundError):
+            # other processes may be trimming the folder at the same time, or it is read-only
+            with contextlib.suppress(OSError):
                 stat = path.stat()
                 if path.suffix == ".part" and time.time() - stat.st_mtime > ABANDONED:
                     path.unlink()
@@ -58,11 +79,13 @@ class MediaCache:
         """Where one medium of a sample is kept; None when one of its files is not a file.
 
         The name is a digest of everything that decoding depends on: path, size and time of change
-        of each file, the settings, and the fields of the record that `load_medium` reads.
+        of each file, the settings, the fields of the record that `load_medium` reads, and the
+        versions of what reads the file.
         """
         file = file_of(path)
         files = [file]
         key = asdict(settings)
+        key["versions"] = reader_versions()
         key["kind"] = kind  # an .mp4 may be a video here and a sound there
         key["at"] = path[len(file) :]  # "#t=12.5" of the picture of a moment
         if kind == "video":
@@ -70,22 +93,27 @@ class MediaCache:
             key["frame_rate"] = sample.frame_rate
             if sample.soundtrack:
                 files.append(file_of(sample.soundtrack))
-        if not all(os.path.isfile(file) for file in files):
-            return None
 
         # the same name may hold another clip by now
         stats = []
         for file in files:
+            if not os.path.isfile(file):
+                return None
             stat = os.stat(file)
             stats.append((str(Path(file).absolute()), stat.st_size, stat.st_mtime_ns))
         digest = hashlib.sha256(json.dumps([stats, key], sort_keys=True).encode())
         return self.folder / f"{digest.hexdigest()[:32]}.npz"
 
     def load(self, path: Path) -> Media | None:
-        """The medium that was saved there; None when there is none, or with a warning a damaged
+        """The medium that was saved there; None when there is none, or, with a warning, a damaged
         one."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            content = path.read_bytes()
+            digest = content[:DIGEST_BYTES]
+            content = content[DIGEST_BYTES:]
+            if hashlib.sha256(content).digest() != digest:
+                raise ValueError("its checksum does not fit")
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 return Media(
                     kind=str(file["kind"]),
                     frames=file.get("frames"),
@@ -94,36 +122,48 @@ class MediaCache:
                     times=file.get("times"),
                     cut=bool(file["cut"]),
                 )
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        # all that numpy and zipfile raise on a file that was cut short or written over
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-        ) as error:
+        # a file of any damage raises almost anything
+        except Exception as error:
             warnings.warn(
                 f"{path}: damaged cache file ({first_line(error)}); decoded again", stacklevel=2
             )
             return None
 
     def save(self, path: Path, media: Media) -> None:
-        """Write a medium, whole or not at all."""
+        """Write a medium, whole or not at all; with a warning where it cannot be written."""
         # a field that is None is not in the file
         arrays = {}
         for name in STORED_FIELDS:
             value = getattr(media, name)
             if value is not None:
                 arrays[name] = value
+        content = io.BytesIO()
+        np.savez(content, **arrays)
 
         # under a name of this thread's own first, so that nobody reads half a file
         partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        partial.rename(path)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
+            with partial.open("wb") as file:
+                file.write(hashlib.sha256(content.getbuffer()).digest())
+                file.write(content.getbuffer())
+            partial.rename(path)
+        except OSError as error:
+            self._warn_of_folder(error)
+        finally:
+            # what did not fit; after a rename, and in a folder that is gone, there is nothing
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+    def _warn_of_folder(self, error: OSError) -> None:
+        """The same words for every file, so that Python says them once."""
+        warnings.warn(
+            f"{self.folder}: decoded media cannot be kept there ({error.strerror}); "
+            "the run goes on and decodes them each time",
+            stacklevel=3,
+        )
 
     def trim(self) -> None:
         """Bring the folder down to its size. Files that are being written count, and stay."""
@@ -133,7 +173,8 @@ class MediaCache:
             if total <= self.max_bytes:
                 break
             if path.suffix == ".npz":
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
                 total -= size
 
 

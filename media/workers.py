@@ -19,6 +19,7 @@ import queue
 import signal
 import threading
 import traceback
+import warnings
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -84,14 +85,17 @@ def decoder_process(pipe, function: Callable, timeout: float) -> None:
 
             # the system ends a decoder that never returns, should the program be gone by then
             signal.setitimer(signal.ITIMER_REAL, timeout + TIMER_MARGIN)
-            try:
-                reply = (True, function(*task))
-            # whatever it is: it is raised again where the result is asked for
-            except Exception as error:
-                error.add_note(traceback.format_exc())
-                reply = (False, error)
+            with warnings.catch_warnings(record=True) as caught:
+                try:
+                    reply = (True, function(*task))
+                # whatever it is: it is raised again where the result is asked for
+                except Exception as error:
+                    error.add_note(traceback.format_exc())
+                    reply = (False, error)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            pipe.send(reply)
+
+            # the program warns: it says once what each of its processes has met
+            pipe.send((*reply, [str(warning.message) for warning in caught]))
 
 
 # ------------------------------------------------------------------ in the program
@@ -138,12 +142,14 @@ class Supervisor(threading.Thread):
                 if not self.pipe.poll(self.timeout):
                     self.kill_process()
                     return about_files(sample, f"took longer than {self.timeout:g} s to decode")
-                done, value = self.pipe.recv()
+                done, value, messages = self.pipe.recv()
             except (EOFError, OSError):  # the process has died
                 exit_code = self.kill_process(patience=1)
                 if self.closing:
                     raise CancelledError from None
                 continue
+            for message in messages:
+                warnings.warn(message, stacklevel=1)
             if done:
                 return value
             raise value

@@ -1,6 +1,8 @@
 """The cache on disk: what is read back, what is kept apart, damage, and the limit of its size."""
 
 import os
+import resource
+import shutil
 import time
 import warnings
 from dataclasses import fields, replace
@@ -14,6 +16,7 @@ from formats.sample import Sample
 from media import cache as cache_module
 from media.cache import MediaCache, load_media
 from media.decode import Media, MediaSettings
+from media.loader import MediaLoader
 from tests.media_files import SETTINGS, sample_of_file, write_picture, write_video
 
 
@@ -130,6 +133,21 @@ def test_leftovers_of_killed_processes_are_removed_and_counted(tmp_path):
     assert left == ["1.npz", "2.npz", "new.1.2.part"]
 
 
+def test_another_reader_is_another_key(clip, cache, monkeypatch):
+    """What an older version made of a file is not served to a newer one."""
+    (path,) = clip.videos
+    before = cache.path("video", path, clip, SETTINGS)
+    versions = dict(cache_module.reader_versions())
+    keys = {before}
+    for name in versions:
+        changed = {**versions, name: "another"}
+        monkeypatch.setattr(cache_module, "reader_versions", lambda changed=changed: changed)
+        keys.add(cache.path("video", path, clip, SETTINGS))
+    assert len(keys) == 1 + len(versions)
+    assert {"reader", "av"} <= set(versions)
+
+
+# ------------------------------------------------------------------ damage
 @pytest.mark.parametrize("content", [None, b"", b"PK\3\4" + bytes(40), bytes(100)])
 def test_a_damaged_file_is_named_and_decoded_again(tmp_path, cache, content):
     """None: the first 1000 bytes of the file."""
@@ -142,3 +160,102 @@ def test_a_damaged_file_is_named_and_decoded_again(tmp_path, cache, content):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert equal(load_media(sample, SETTINGS, cache), decoded)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path, cache):
+    """300 at random, and every bit of the header of the first array."""
+    sample = sample_of_file(write_picture(tmp_path / "p.png"), "image")
+    load_media(sample, SETTINGS, cache)
+    (stored,) = cache.folder.iterdir()
+    whole = stored.read_bytes()
+    rng = np.random.default_rng(0)
+    places = [*rng.integers(0, 8 * len(whole), 300), *range(8 * 32, 8 * 232)]
+    for place in places:
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << (place % 8)
+        stored.write_bytes(content)
+        with pytest.warns(UserWarning, match="checksum"):
+            assert cache.load(stored) is None
+
+
+def test_something_else_in_the_place_of_a_file(tmp_path, cache):
+    """A folder cannot be read, and cannot be written over."""
+    sample = sample_of_file(write_picture(tmp_path / "p.png"), "image")
+    decoded = load_media(sample, SETTINGS, cache)
+    (stored,) = cache.folder.iterdir()
+    stored.unlink()
+    stored.mkdir()
+    with pytest.warns(UserWarning, match="cannot be kept there"):
+        assert equal(load_media(sample, SETTINGS, cache), decoded)
+    assert list(cache.folder.iterdir()) == [stored]  # and no .part
+
+
+# ------------------------------------------------------------------ a folder that fails
+def test_a_full_disk(tmp_path, clip, cache):
+    """Here a limit on the size of files: the write ends half-way, as on a full disk."""
+    decoded = load_media(clip, SETTINGS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.warns(UserWarning, match="cannot be kept there"):
+            media = load_media(clip, SETTINGS, cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert equal(media, decoded)
+    assert not list(cache.folder.iterdir())
+
+    # once there is room again, it goes on
+    load_media(clip, SETTINGS, cache)
+    assert len(list(cache.folder.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, clip):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"file/cache: .*cannot be kept there \(Not a directory\)"):
+        cache = MediaCache(tmp_path / "file/cache")
+    with pytest.warns(UserWarning, match="the run goes on"):
+        assert equal(load_media(clip, SETTINGS, cache), load_media(clip, SETTINGS))
+    cache.trim()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_read_only(clip, cache):
+    """What is in it is still read."""
+    decoded = load_media(clip, SETTINGS, cache)
+    cache.folder.chmod(0o500)
+    try:
+        assert equal(load_media(clip, SETTINGS, cache), decoded)
+        with pytest.warns(UserWarning, match="Permission denied"):
+            load_media(clip, replace(SETTINGS, fps=4.0), cache)
+        cache.trim()
+    finally:
+        cache.folder.chmod(0o700)
+
+
+def test_a_folder_that_vanishes_is_made_again(clip, cache):
+    load_media(clip, SETTINGS, cache)
+    shutil.rmtree(cache.folder)
+    cache.trim()
+    load_media(clip, SETTINGS, cache)
+    assert len(list(cache.folder.iterdir())) == 1
+
+
+def test_a_cache_that_fails_is_said_once_by_the_program(tmp_path, recwarn):
+    """Two processes and four clips, and one warning with the default filters."""
+    (tmp_path / "file").write_bytes(b"")
+    warnings.simplefilter("default")
+    samples = []
+    for i in range(4):
+        path = write_picture(tmp_path / f"{i}.png")
+        samples.append(sample_of_file(path, "image", str(i)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cache = MediaCache(tmp_path / "file/cache")
+    loader = MediaLoader(SETTINGS, None, cache, workers=2)
+    try:
+        loaded = loader.load(samples)
+    finally:
+        loader.close()
+    assert [media[0].kind for media in loaded] == ["image"] * 4
+    said = [str(warning.message) for warning in recwarn if "cannot be kept" in str(warning.message)]
+    assert len(said) == 1
