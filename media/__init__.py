@@ -1,6 +1,7 @@
 """Media files: decoding them, keeping what was decoded, and what a model reads of them.
 
 errors.py          what is wrong with a file, in one sentence
+container.py       opening a video or a sound file, of a fixed list of kinds
 pictures.py        a still picture -> pixels
 frames.py          a video or a folder of pictures -> sampled, resized frames
 sound.py           a sound file or a video's track -> mono sound at 16 kHz

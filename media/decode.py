@@ -24,7 +24,7 @@ from media.sound import read_sound
 
 # Part of the key of the cache. Raise it with every change after which a file gives other frames,
 # other times or another sound than before: else runs are served what the old code made of it.
-READER_VERSION = 2
+READER_VERSION = 3
 
 MIN_SOUND = SAMPLE_RATE // 10  # shorter sound is padded with silence: the tower needs a few frames
 
@@ -70,7 +70,7 @@ def load_medium(kind: str, path: str, sample: Sample, settings: MediaSettings) -
     check_files(kind, path, sample)
     if kind == "audio":
         media = Media("audio")
-        add_sound(media, read_sound(path, False, where), None, settings.max_sound)
+        add_sound(media, *read_sound(path, False, where, None, settings.max_sound))
         return media
 
     # frames; a picture has one, which fills both places of its temporal patch, and no times
@@ -95,14 +95,10 @@ def load_medium(kind: str, path: str, sample: Sample, settings: MediaSettings) -
     media = Media(kind, frames, None, seconds_per_group, times=sampled.times)
 
     # sound of a video: a file of its own, or the video's track; a folder of pictures has no track
-    if kind == "video" and settings.use_audio:
-        if sample.soundtrack:
-            sound = read_sound(sample.soundtrack, False, where)
-        elif sample.frame_rate:
-            sound = None
-        else:
-            sound = read_sound(path, True, where)
-        add_sound(media, sound, sample.span, settings.max_sound)
+    if kind == "video" and settings.use_audio and (sample.soundtrack or not sample.frame_rate):
+        file = sample.soundtrack or path
+        is_track = file == path
+        add_sound(media, *read_sound(file, is_track, where, sample.span, settings.max_sound))
     return media
 
 
@@ -133,23 +129,11 @@ def check_files(kind: str, path: str, sample: Sample) -> None:
             )
 
 
-def add_sound(
-    media: Media, sound: np.ndarray | None, span: tuple[float, float] | None, max_sound: float
-) -> None:
-    """Put the sound (n,) of a span of seconds into media, at most max_sound seconds of it (0: all).
-
-    Media have no sound where the span holds none.
-    """
-    if sound is not None and span is not None:
-        start = round(span[0] * SAMPLE_RATE)
-        end = round(span[1] * SAMPLE_RATE)
-        sound = sound[start:end]
+def add_sound(media: Media, sound: np.ndarray | None, cut: bool) -> None:
+    """Put a sound (n,) into media. They have none where it is None, or has no sample."""
     if sound is None or len(sound) == 0:
         return
-
-    limit = round(max_sound * SAMPLE_RATE) or len(sound)
-    media.cut = len(sound) > limit
-    sound = sound[:limit]
+    media.cut = cut
     media.sound = np.pad(sound, (0, max(0, MIN_SOUND - len(sound))))
 
 
