@@ -53,10 +53,8 @@ class MediaCache:
     def __init__(self, folder: str | Path, max_bytes: int = MAX_BYTES):
         self.folder = Path(folder)
         self.max_bytes = max_bytes
-        try:
+        with contextlib.suppress(OSError):  # the first file that cannot be kept there says so
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            self._warn_of_folder(error)
         self.files()  # removes what killed processes have left
 
     def files(self) -> list[tuple[int, int, Path]]:
