@@ -25,12 +25,13 @@ def evaluate(
 ) -> tuple[dict[str, float], list[dict]]:
     """One completion per held-out question: (mean scores over all processes, a few examples).
 
-    correct is the fraction of completely right answers (accuracy reward 1). A question that cannot
-    be asked counts as wrong, and among the unusable.
+    correct is the fraction of completely right answers (accuracy reward 1), and correct_by_kind
+    that of each kind of question. A question that cannot be asked counts as wrong, and among the
+    unusable.
     """
     generator = torch.Generator(policy.device).manual_seed(SEED)
     sampling = Sampling(cfg.max_completion_tokens, cfg.temperature, generator)
-    rows: list[dict[str, float]] = []
+    rows: list[dict[str, float | str]] = []
     examples: list[dict] = []
     unusable = 0
     for start in range(0, len(heldout), BATCH):
@@ -40,9 +41,10 @@ def evaluate(
 
         # what could not be asked is wrong
         asked = [(prompt, completion) for prompt, completion in answers if completion]
-        n_unusable = len(answers) - len(asked)
-        unusable += n_unusable
-        rows += [dict.fromkeys(SCORES, 0.0)] * n_unusable
+        unusable += len(answers) - len(asked)
+        for sample, (_, completion) in zip(samples, answers, strict=True):
+            if completion is None:
+                rows.append({**dict.fromkeys(SCORES, 0.0), "kind": kind_of(sample)})
 
         # the rest is scored as in training
         prompts = [prompt for prompt, _ in asked]
@@ -55,6 +57,7 @@ def evaluate(
                     "format": parts["format"],
                     "reward": parts["reward"],
                     "tokens": len(completion.tokens),
+                    "kind": kind_of(prompt.sample),
                 }
             )
             if len(examples) < EXAMPLES:
@@ -66,7 +69,25 @@ def evaluate(
     for name in SCORES:
         values = [row[name] for row in all_rows]
         scores[name] = float(np.mean(values)) if values else math.nan
+    scores["correct_by_kind"] = correct_by_kind(all_rows)
     return scores, examples
+
+
+def kind_of(sample: Sample) -> str:
+    """The form of a question where its record names one, as the toy's do, else its problem type."""
+    return sample.kind or sample.problem_type
+
+
+def correct_by_kind(rows: list[dict]) -> dict[str, float]:
+    """{kind of question: the fraction of it that was answered right}, in alphabetical order.
+
+    >>> correct_by_kind([{"kind": "b", "correct": 1.0}, {"kind": "a", "correct": 0.0}])
+    {'a': 0.0, 'b': 1.0}
+    """
+    correct: dict[str, list[float]] = {}
+    for row in rows:
+        correct.setdefault(row["kind"], []).append(row["correct"])
+    return {kind: float(np.mean(correct[kind])) for kind in sorted(correct)}
 
 
 def example(

@@ -343,11 +343,15 @@ class Log:
             "eval_completion_tokens": scores["tokens"],
             "seconds": round(time.perf_counter() - self.started, 1),
         }
+        by_kind = scores["correct_by_kind"]
+        for kind, accuracy in by_kind.items():
+            row[f"eval_accuracy_{kind}"] = accuracy
         self.write("metrics.jsonl", row)
         self.examples(step, examples)
         self.bar.write(
             f"step {step}: held-out accuracy {scores['correct']:.3f} on {scores['n']} questions, "
-            f"{generated:,} completions so far"
+            f"{generated:,} completions so far; "
+            + ", ".join(f"{kind} {accuracy:.2f}" for kind, accuracy in by_kind.items())
         )
 
     # -------------------------------------------------------------------------- files

@@ -55,6 +55,12 @@ def test_questions_come_in_batches_and_four_are_shown(cfg, policy, builder, samp
     correct = [parts["accuracy"] == 1 for _, _, parts in asked]
     assert scores["correct"] == pytest.approx(np.mean(correct))
     assert scores["reward"] == pytest.approx(np.mean([parts["reward"] for _, _, parts in asked]))
+
+    # the mean over the kinds, each weighed by its questions, is the mean over the questions
+    kinds = [prompt.sample.kind for prompt, _, _ in asked]
+    assert set(scores["correct_by_kind"]) == set(kinds)
+    weighed = [scores["correct_by_kind"][kind] for kind in kinds]
+    assert np.mean(weighed) == pytest.approx(scores["correct"])
     assert scores["tokens"] == pytest.approx(np.mean([len(c.tokens) for _, c, _ in asked]))
     assert examples == [example(*row) for row in asked[:4]]
 
@@ -72,8 +78,8 @@ def test_without_held_out_questions_there_is_no_accuracy(cfg, policy, builder):
 
 def test_scores_are_of_all_processes(cfg, policy, builder, samples, monkeypatch):
     """The other process has asked three questions, one of which could not be asked."""
-    right = {"correct": 1.0, "format": 1.0, "reward": 1.0, "tokens": 10}
-    theirs = [right, right, dict.fromkeys(right, 0.0)]
+    right = {"correct": 1.0, "format": 1.0, "reward": 1.0, "tokens": 10, "kind": "ours"}
+    theirs = [right, right, dict.fromkeys(right, 0.0) | {"kind": "theirs"}]
     ours, _ = evaluate(cfg, policy, builder, samples[:1])
     monkeypatch.setattr(heldout, "gather_lists", lambda rows: [*rows, *theirs])
     monkeypatch.setattr(heldout, "gather", lambda n: [n, 1])
@@ -81,6 +87,8 @@ def test_scores_are_of_all_processes(cfg, policy, builder, samples, monkeypatch)
     assert (scores["n"], scores["unusable"]) == (4, 1)
     assert scores["correct"] == pytest.approx((ours["correct"] + 2) / 4)
     assert scores["tokens"] == pytest.approx((ours["tokens"] + 20) / 4)
+    mine = {samples[0].kind: ours["correct"]}
+    assert scores["correct_by_kind"] == {"ours": 1.0, "theirs": 0.0, **mine}
 
 
 def test_the_judge_of_stage_3_pays_half(cfg, policy, builder, samples):

@@ -217,6 +217,7 @@ def test_a_step_of_stage_0(log):
 
 def test_an_evaluation_has_a_line_and_its_completions(log):
     scores = {"n": 5, "unusable": 1, "correct": 0.4, "format": 0.8, "reward": 0.5, "tokens": 20}
+    scores["correct_by_kind"] = {"counting": 0.5, "locate": 0.25}
     log.evaluation(2, 64, scores, [{"id": "a"}, {"id": "b"}])
     (row,) = lines_of(log, "metrics.jsonl")
     seconds = row.pop("seconds")
@@ -231,6 +232,8 @@ def test_an_evaluation_has_a_line_and_its_completions(log):
         "eval_questions": 5,
         "eval_unusable": 1,
         "eval_completion_tokens": 20,
+        "eval_accuracy_counting": 0.5,
+        "eval_accuracy_locate": 0.25,
     }
     assert log.evaluations == [(2, 64, 0.4, 5)]
     examples = [{"step": 2, "id": "a"}, {"step": 2, "id": "b"}]
