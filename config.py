@@ -259,6 +259,11 @@ class Media:
         None, "processes that decode ahead; 0 = threads (empty: 4 with a GPU, else 1, toy 0)", 0
     )
     fps: float = flag(2.0, "video frames sampled per second", 1e-3)
+    decoder: str = flag(
+        "pyav",
+        "what decodes video frames; decord is for comparison (docs/data.md)",
+        choices=("pyav", "decord"),
+    )
     max_frames: int = flag(16, "most frames per video", 2)
     max_pixels: int | None = flag(None, "most pixels per frame", MIN_PIXELS)
     use_audio: bool | None = flag(

@@ -431,6 +431,7 @@ def prompt_builder(
         min_pixels=(policy.form.patch * MERGE) ** 2,  # one token
         use_audio=cfg.use_audio,
         max_sound=max_sound,
+        decoder=cfg.decoder,
     )
     return PromptBuilder(
         policy.tokenizer,

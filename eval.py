@@ -124,6 +124,11 @@ class MediaFlags:
     """Media"""
 
     fps: float = flag(2.0, "video frames sampled per second", 1e-3)
+    decoder: str = flag(
+        "pyav",
+        "what decodes video frames; decord is for comparison (docs/data.md)",
+        choices=("pyav", "decord"),
+    )
     max_frames: int | None = flag(None, "most frames per video (empty: 64, tiny model 16)", 2)
     max_pixels: int | None = flag(
         None, "most pixels per frame (empty: 100,352, tiny model 2,352)", MIN_PIXELS

@@ -6,6 +6,7 @@ decide, out of a fixed list, and FFmpeg is held to that one demuxer and to the f
 """
 
 import os
+from collections.abc import Iterator
 
 from media.errors import MediaError
 
@@ -40,6 +41,10 @@ SIGNATURES = [
 ]
 
 TS_PACKET = 188  # bytes, each packet beginning with b"G"; Blu-ray puts 4 bytes before each
+
+
+class UnverifiedSeek(Exception):
+    """A seek did not lead to what was asked for."""
 
 
 def demuxer_of(path: str) -> str | None:
@@ -94,3 +99,36 @@ def open_container(path: str, where: str):
         raise MediaError(
             where, f"its header is damaged ({error.strerror or type(error).__name__})", path
         ) from None
+
+
+def decoded_frames(
+    container, stream, errors: list[Exception], starts: list[int] | None = None
+) -> Iterator:
+    """The frames of a PyAV stream; what cannot be decoded is left out and listed in errors.
+
+    starts: after a seek, the time stamps of the key frames at which decoding may begin. Raises
+    UnverifiedSeek where it would begin at another one.
+    """
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.error.FFmpegError as error:  # the rest of the file is missing
+            errors.append(error)
+            return
+
+        # after a seek: what stands before the first key frame cannot be decoded
+        if starts is not None and packet.size:
+            if not packet.is_keyframe:
+                continue
+            if packet.pts not in starts:
+                raise UnverifiedSeek(f"the seek led to {packet.pts}")
+            starts = None
+        try:
+            yield from packet.decode()
+        except av.error.FFmpegError as error:
+            errors.append(error)

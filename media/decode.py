@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from formats.sample import DataError, Sample, file_of
-from media.errors import MediaError, first_line, record_name
-from media.frames import SampledFrames, read_frames, read_moment, resize_frames
+from media.errors import MediaError, record_name
+from media.frames import AspectRatioError, Resize, SampledFrames, read_frames, read_moment
 from media.pictures import read_picture
 from media.prompt_format import MIN_PIXELS, PATCH, SAMPLE_RATE, TEMPORAL_PATCH
 from media.sound import read_sound
 
 # Part of the key of the cache. Raise it with every change after which a file gives other frames,
 # other times or another sound than before: else runs are served what the old code made of it.
-READER_VERSION = 3
+READER_VERSION = 4
 
 MIN_SOUND = SAMPLE_RATE // 10  # shorter sound is padded with silence: the tower needs a few frames
 
@@ -40,6 +40,7 @@ class MediaSettings:
     use_audio: bool = True  # the sound tracks of videos; sounds of their own are always decoded
     patch: int = PATCH  # pixels; the sides of frames are multiples of 2 patches
     max_sound: float = 0.0  # seconds of each sound that are kept; 0: all
+    decoder: str = "pyav"  # of frames: "pyav", or "decord" for comparison
 
 
 @dataclass
@@ -73,26 +74,19 @@ def load_medium(kind: str, path: str, sample: Sample, settings: MediaSettings) -
         add_sound(media, *read_sound(path, False, where, None, settings.max_sound))
         return media
 
-    # frames; a picture has one, which fills both places of its temporal patch, and no times
-    if kind == "image":
-        read = read_picture if path == file_of(path) else read_moment
-        sampled = SampledFrames(read(path, where)[None], 1.0 / TEMPORAL_PATCH, None)
-    else:
-        sampled = read_frames(
-            path, settings.fps, settings.max_frames, where, sample.span, sample.frame_rate
-        )
+    # frames, each resized as soon as it is decoded; a picture has one, which fills both places of
+    # its temporal patch, and no times
+    resize = Resize(settings.min_pixels, settings.max_pixels, settings.patch)
     try:
-        frames = resize_frames(
-            sampled.pixels, settings.min_pixels, settings.max_pixels, settings.patch
-        )  # (T, h, w, 3)
-    except ValueError as error:  # a shape that Qwen's resize rule refuses
+        sampled = sample_frames(kind, path, sample, settings, resize)
+    except AspectRatioError as error:
         raise MediaError(
             where,
-            f"field '{kind}': {path}: {first_line(error)}; replace the file or remove the record",
+            f"field '{kind}': {path}: {error}; replace the file or remove the record",
             path,
         ) from None
     seconds_per_group = sampled.seconds_per_frame * TEMPORAL_PATCH
-    media = Media(kind, frames, None, seconds_per_group, times=sampled.times)
+    media = Media(kind, sampled.pixels, None, seconds_per_group, times=sampled.times)
 
     # sound of a video: a file of its own, or the video's track; a folder of pictures has no track
     if kind == "video" and settings.use_audio and (sample.soundtrack or not sample.frame_rate):
@@ -100,6 +94,29 @@ def load_medium(kind: str, path: str, sample: Sample, settings: MediaSettings) -
         is_track = file == path
         add_sound(media, *read_sound(file, is_track, where, sample.span, settings.max_sound))
     return media
+
+
+def sample_frames(
+    kind: str, path: str, sample: Sample, settings: MediaSettings, resize: Resize
+) -> SampledFrames:
+    """The resized frames of a video, or the one of a picture."""
+    where = record_name(sample)
+    if kind == "video":
+        return read_frames(
+            path,
+            settings.fps,
+            settings.max_frames,
+            where,
+            sample.span,
+            sample.frame_rate,
+            resize,
+            settings.decoder,
+        )
+    if path == file_of(path):
+        picture = read_picture(path, where)
+    else:
+        picture = read_moment(path, where, settings.decoder)
+    return SampledFrames(resize(picture)[None], 1.0 / TEMPORAL_PATCH, None)
 
 
 def check_files(kind: str, path: str, sample: Sample) -> None:

@@ -35,7 +35,7 @@ def record_name(sample: Sample) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first informative line of an exception's message, without decord's C++ stack."""
+    """The first informative line of an exception's message, without a C++ stack."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].split("] ")[-1][:160]
 

@@ -11,17 +11,26 @@ clip is sampled at moments, and each moment shows the frame that was on the scre
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from media.container import UnverifiedSeek
 from media.errors import MediaError, first_line
-from media.pictures import read_picture
+from media.pictures import is_webp, read_moving_webp, read_picture
 from media.prompt_format import MERGE, PATCH, TEMPORAL_PATCH
-
-LONGEST = 7 * 86_400  # seconds; a header that speaks of more than a week is a broken header
+from media.video import (
+    LONGEST,
+    Timeline,
+    decoded_timeline,
+    make_timeline,
+    open_timeline,
+    read_numbers,
+)
 
 TICKS = 1_000  # per second; the times of a clip of varying rate are looked up to a millisecond
 
@@ -32,12 +41,16 @@ PICTURES = (".jpg", ".jpeg", ".png")  # what counts as a frame in a folder of fr
 class SampledFrames:
     """Frames of a video, sampled evenly in time."""
 
-    pixels: np.ndarray  # (T, H, W, 3) uint8
+    pixels: np.ndarray  # (T, H, W, 3) uint8, resized where `convert` did so
     seconds_per_frame: float  # from one sample to the next
     times: np.ndarray | None  # (T,) seconds since the start of what is shown; None: a picture
 
 
 # ------------------------------------------------------------------ size
+class AspectRatioError(ValueError):
+    """A picture far longer than wide, which Qwen's resize rule refuses."""
+
+
 def smart_resize(
     height: int, width: int, min_pixels: int, max_pixels: int, factor: int = PATCH * MERGE
 ) -> tuple[int, int]:
@@ -48,7 +61,7 @@ def smart_resize(
     (28, 84)
     """
     if max(height, width) / min(height, width) > 200:
-        raise ValueError(f"aspect ratio of {height} x {width} pixels is above 200")
+        raise AspectRatioError(f"aspect ratio of {height} x {width} pixels is above 200")
     # to the nearest multiples, and where the area is then out of bounds, scaled into them
     h = round(height / factor) * factor
     w = round(width / factor) * factor
@@ -63,18 +76,24 @@ def smart_resize(
     return h, w
 
 
-def resize_frames(
-    frames: np.ndarray, min_pixels: int, max_pixels: int, patch: int = PATCH
-) -> np.ndarray:
-    """(T, H, W, 3) uint8 -> (T, h, w, 3) uint8, bicubic, to the size of `smart_resize`."""
-    h, w = smart_resize(frames.shape[1], frames.shape[2], min_pixels, max_pixels, patch * MERGE)
-    if (h, w) == frames.shape[1:3]:
-        return frames
-    resized = []
-    for frame in frames:
-        picture = Image.fromarray(frame).resize((w, h), Image.Resampling.BICUBIC)
-        resized.append(np.asarray(picture))  # (h, w, 3)
-    return np.stack(resized)
+class Resize:
+    """Resizes the frames of one video, (H, W, 3) uint8 -> (h, w, 3) uint8, bicubic, all of them to
+    the size that `smart_resize` gives the first one."""
+
+    def __init__(self, min_pixels: int, max_pixels: int, patch: int = PATCH):
+        self.min_pixels = min_pixels
+        self.max_pixels = max_pixels
+        self.factor = patch * MERGE
+        self.size: tuple[int, int] | None = None
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        if self.size is None:
+            height, width = frame.shape[:2]
+            self.size = smart_resize(height, width, self.min_pixels, self.max_pixels, self.factor)
+        h, w = self.size
+        if frame.shape[:2] == (h, w):
+            return frame
+        return np.asarray(Image.fromarray(frame).resize((w, h), Image.Resampling.BICUBIC))
 
 
 # ------------------------------------------------------------------ which frames
@@ -113,32 +132,6 @@ def frames_in_span(
     return first, max(1, end - first)
 
 
-def frame_times(reader) -> np.ndarray | None:
-    """(n + 1,) seconds at which the n frames of a decord reader appear, and at which the last ends.
-
-    Counted from the first frame. None where a frame's number tells its time: frame i appears at i /
-    average rate, to within one frame, which is so for most files. None also where the file holds no
-    times that can be believed.
-    """
-    rate = reader.get_avg_fps()  # of a Matroska file of varying rate, this is a guess
-    n = len(reader)
-
-    # trap: decord raises IndexError where the header counts frames that are not there; the caller
-    # reports it
-    stamps = reader.get_frame_timestamp(np.arange(n)).astype(np.float64)  # (n, 2): start, end
-    starts = stamps[:, 0]
-    end = max(stamps[-1, 1], starts[-1])
-    times = np.append(starts, end) - starts[0]  # (n + 1,)
-
-    # a constant rate, by far the most common
-    if rate > 0 and np.abs(times[:-1] * rate - np.arange(n)).max() <= 1:
-        return None
-
-    # MPEG program streams, for one, leave times out
-    in_order = np.isfinite(times).all() and (np.diff(times) >= 0).all()
-    return times if in_order and 0 < times[-1] < LONGEST else None
-
-
 # ------------------------------------------------------------------ reading
 def read_frames(
     path: str,
@@ -147,66 +140,123 @@ def read_frames(
     where: str,
     span: tuple[float, float] | None = None,
     frame_rate: float = 0.0,
+    convert: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    decoder: str = "pyav",
 ) -> SampledFrames:
     """The sampled frames of a video.
 
     where: the record's name, for messages. span: the seconds of the video that are shown; time 0 is
-    its start. frame_rate: that of a folder of numbered pictures; 0: the video is a file. Raises
-    MediaError.
+    its first frame. frame_rate: that of a folder of numbered pictures; 0: the video is a file.
+    convert: makes each frame (H, W, 3) smaller as soon as it is decoded (`Resize`). decoder: "pyav" or
+    "decord". Raises MediaError.
     """
     if frame_rate:
-        return read_frame_folder(path, fps, max_frames, where, span, frame_rate)
-    import decord  # here, not at the top: only video needs it, and some systems have no wheel of it
-
+        return read_frame_folder(path, fps, max_frames, where, span, frame_rate, convert)
     try:
-        # decord turns the frames as the file says: phones write them lying on a side
-        reader = decord.VideoReader(path, num_threads=1)
-        rate = float(reader.get_avg_fps())
-        times = frame_times(reader)
-        if times is None:
-            return sample_constant_rate(reader, rate, fps, max_frames, span)
-        return sample_varying_rate(reader, times, fps, max_frames, span)
-    # decord raises almost anything on a broken file, AssertionErrors, too
+        if decoder == "decord":
+            return read_by_decord(path, fps, max_frames, where, span, convert)
+        if is_webp(path):
+            return read_by_pillow(path, fps, max_frames, span, convert)
+        return read_by_pyav(path, fps, max_frames, where, span, convert)
+    except (AspectRatioError, MemoryError):
+        raise
+    # PyAV, Pillow and decord raise almost anything on a broken file
     except Exception as error:
+        reason = error.reason if isinstance(error, MediaError) else first_line(error)
         raise MediaError(
             where,
-            f"field 'video': cannot read {path} as a video ({first_line(error)}); "
+            f"field 'video': cannot read {path} as a video ({reason}); "
             "replace the file or remove the record",
             path,
         ) from None
 
 
-def sample_constant_rate(
-    reader, rate: float, fps: float, max_frames: int, span: tuple[float, float] | None
-) -> SampledFrames:
-    """Frames of a decord reader by number: at a constant rate, number / rate is the time."""
-    n = len(reader)
-    if not (rate > 0 and n / rate < LONGEST):
-        raise ValueError(f"its header speaks of {n:,} frames, {rate:g} per second")
-    first, total = frames_in_span(span, n, rate)
-    index, seconds_per_frame = frame_indices(total, rate, fps, max_frames)  # (T,)
-    pixels = reader.get_batch((first + index).tolist()).asnumpy()  # (T, H, W, 3)
-    return SampledFrames(pixels, seconds_per_frame, index / rate)
+def read_by_pyav(path, fps, max_frames, where, span, convert) -> SampledFrames:
+    """Frames by PyAV, from the times in the file, or else by decoding it from its beginning."""
+    timeline = open_timeline(path, where)
+    choice = choose(timeline, fps, max_frames, span)
+    try:
+        frames = read_numbers(path, where, timeline, choice.numbers, convert)
+    except UnverifiedSeek:
+        timeline = decoded_timeline(path, where)
+        choice = choose(timeline, fps, max_frames, span)
+        frames = read_numbers(path, where, timeline, choice.numbers, convert)
+    return SampledFrames(np.stack(frames), choice.seconds_per_frame, choice.times)
 
 
-def sample_varying_rate(
-    reader, times: np.ndarray, fps: float, max_frames: int, span: tuple[float, float] | None
-) -> SampledFrames:
-    """Frames of a decord reader by time. times: (n + 1,) of `frame_times`."""
+def read_by_decord(path, fps, max_frames, where, span, convert) -> SampledFrames:
+    """Frames by decord, for comparison: it shows other frames than a player does in some files
+    (docs/data.md)."""
+    try:
+        import decord
+    except ImportError:
+        raise MediaError(
+            where,
+            "decord is not installed; pip install decord (Linux on x86-64 only), or use "
+            "--decoder pyav",
+            path,
+        ) from None
+
+    reader = decord.VideoReader(path, num_threads=1)
+    stamps = reader.get_frame_timestamp(np.arange(len(reader))).astype(float)  # (n, 2): start, end
+    rate = float(reader.get_avg_fps())
+    last = stamps[-1, 1] - stamps[-1, 0]
+    timeline = make_timeline(stamps[:, 0].tolist(), last, [rate])
+    choice = choose(timeline, fps, max_frames, span)
+    frames = [convert(reader[number].asnumpy()) for number in choice.numbers]
+    return SampledFrames(np.stack(frames), choice.seconds_per_frame, choice.times)
+
+
+def read_by_pillow(path, fps, max_frames, span, convert) -> SampledFrames:
+    """Frames of an animated WebP, which PyAV does not read."""
+    seconds, frames = read_moving_webp(path)
+    starts = [0.0, *np.cumsum(seconds)[:-1].tolist()]
+    choice = choose(make_timeline(starts, seconds[-1], []), fps, max_frames, span)
+    kept = {}
+    for number, frame in enumerate(frames):
+        if number in choice.numbers:
+            kept[number] = convert(frame)
+    pixels = np.stack([kept[number] for number in choice.numbers])
+    return SampledFrames(pixels, choice.seconds_per_frame, choice.times)
+
+
+class Choice(NamedTuple):
+    """Which frames of a video are sampled."""
+
+    numbers: list[int]  # T of them, ascending
+    seconds_per_frame: float
+    times: np.ndarray  # (T,) seconds since the start of what is shown
+
+
+def choose(
+    timeline: Timeline, fps: float, max_frames: int, span: tuple[float, float] | None
+) -> Choice:
+    """Frames by number at a constant rate, where number / rate is the time, and else by moments.
+    Raises ValueError for times that cannot be."""
+    if not timeline.end < LONGEST:
+        raise ValueError(f"its frames lie {timeline.end / 86_400:,.0f} days apart")
+
+    if timeline.rate is not None:
+        rate = timeline.rate
+        first, total = frames_in_span(span, len(timeline.times), rate)
+        index, seconds_per_frame = frame_indices(total, rate, fps, max_frames)  # (T,)
+        return Choice((first + index).tolist(), seconds_per_frame, index / rate)
+
     # moments are sampled as if every millisecond were a frame
-    first, total = frames_in_span(span, round(times[-1] * TICKS), TICKS)
+    ticks_shown = max(1, round(timeline.end * TICKS))
+    first, total = frames_in_span(span, ticks_shown, TICKS)
     ticks, seconds_per_frame = frame_indices(total, TICKS, fps, max_frames)  # (T,)
 
     # each moment shows the last frame that has appeared by then (half a tick: against rounding)
     moments = (first + ticks + 0.5) / TICKS  # (T,) seconds
-    shown = np.searchsorted(times[:-1], moments, side="right") - 1  # (T,) frame numbers
-    pixels = reader.get_batch(shown.tolist()).asnumpy()  # (T, H, W, 3)
+    shown = np.searchsorted(timeline.times, moments, side="right") - 1  # (T,) frame numbers
 
     # The time of a frame is when it appears. Where it stays on (a slide) and is sampled again, it
     # is the moment of the sample: else all samples of a slide would stand at one time.
-    appears = np.maximum(times[shown] - first / TICKS, 0.0)  # (T,)
+    appears = np.maximum(timeline.times[shown] - first / TICKS, 0.0)  # (T,)
     stays = np.diff(shown, prepend=-1) == 0  # (T,)
-    return SampledFrames(pixels, seconds_per_frame, np.where(stays, ticks / TICKS, appears))
+    times = np.where(stays, ticks / TICKS, appears)
+    return Choice(shown.tolist(), seconds_per_frame, times)
 
 
 def read_frame_folder(
@@ -216,6 +266,7 @@ def read_frame_folder(
     where: str,
     span: tuple[float, float] | None,
     frame_rate: float,
+    convert: Callable[[np.ndarray], np.ndarray],
 ) -> SampledFrames:
     """Frames of a folder of pictures in the order of their names, `frame_rate` of them a second."""
     files = sorted(file for file in Path(path).iterdir() if file.suffix.lower() in PICTURES)
@@ -230,8 +281,13 @@ def read_frame_folder(
     # At a constant rate, the number of a file tells its time.
     first, total = frames_in_span(span, len(files), frame_rate)
     index, seconds_per_frame = frame_indices(total, frame_rate, fps, max_frames)  # (T,)
-    pictures = [read_picture(str(files[first + i]), where) for i in index]
-    if len({picture.shape for picture in pictures}) > 1:
+    pictures = []
+    sizes = set()
+    for i in index:
+        picture = read_picture(str(files[first + i]), where)  # (H, W, 3)
+        sizes.add(picture.shape)
+        pictures.append(convert(picture))
+    if len(sizes) > 1:
         raise MediaError(
             where,
             f"field 'video': the frames in {path} are of different sizes; unpack them again, "
@@ -241,9 +297,10 @@ def read_frame_folder(
     return SampledFrames(np.stack(pictures), seconds_per_frame, index / frame_rate)
 
 
-def read_moment(path: str, where: str) -> np.ndarray:
+def read_moment(path: str, where: str, decoder: str = "pyav") -> np.ndarray:
     """(H, W, 3) uint8: the picture of "clip.mp4#t=12.5", which is the frame of a video at 12.5 s,
     or its last one. Raises MediaError."""
     file, _, seconds = path.partition("#t=")
     span = (float(seconds), float(seconds))
-    return read_frames(file, math.inf, TEMPORAL_PATCH, where, span).pixels[0]
+    frames = read_frames(file, math.inf, TEMPORAL_PATCH, where, span, decoder=decoder)
+    return frames.pixels[0]

@@ -36,7 +36,7 @@ class MediaLoader:
         self.n_mels = n_mels
         self.cache = cache
         self.decoders = Decoders(workers, MEDIA_TIMEOUT) if workers else None
-        self.threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # decord releases the GIL
+        self.threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # PyAV releases the GIL
 
         # All by Sample.media_key: a key is in one of these at most.
         self.pending: dict[str, Future] = {}

@@ -10,9 +10,10 @@ knows forty more, one of which starts another program (Ghostscript, for EPS).
 """
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 
 from media.errors import MediaError, first_line
 
@@ -53,6 +54,35 @@ def read_picture(path: str, where: str) -> np.ndarray:
         "replace the file or remove the record",
         path,
     )
+
+
+def is_webp(path: str) -> bool:
+    """Whether a file is a WebP, by its first bytes."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[:4] == b"RIFF" and head[8:] == b"WEBP"
+
+
+def read_moving_webp(path: str) -> tuple[list[float], Iterator[np.ndarray]]:
+    """The seconds that each frame of a WebP stays, and the frames, (H, W, 3) uint8.
+
+    Raises ValueError for frames that are too large, and what Pillow raises on a broken file.
+    """
+    with Image.open(path, formats=("WEBP",)) as picture:
+        width, height = picture.size
+        if width * height > MOST_PIXELS:
+            raise ValueError(f"{width} x {height} pixels are more than {MOST_PIXELS:,}")
+        seconds = []
+        for frame in ImageSequence.Iterator(picture):
+            seconds.append(frame.info.get("duration", 0) / 1000)
+    return seconds, webp_frames(path)
+
+
+def webp_frames(path: str) -> Iterator[np.ndarray]:
+    """The frames of a WebP, one after the other."""
+    with Image.open(path, formats=("WEBP",)) as picture:
+        for frame in ImageSequence.Iterator(picture):
+            yield np.asarray(frame.convert("RGB"))
 
 
 def rgb_pixels(picture: Image.Image, widened: bool) -> np.ndarray:

@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from media.container import open_container
+from media.container import decoded_frames, open_container
 from media.errors import MediaError, first_line
 from media.prompt_format import SAMPLE_RATE
+from media.video import video_stream
 
 # Hz that a sound file may have. A broken header's 1 Hz would make hours of a second.
 LOWEST_RATE = 1_000
@@ -247,25 +248,6 @@ def track_blocks(path: str, is_video: bool, where: str) -> Iterator[Block]:
         )
 
 
-def decoded_frames(container, stream, errors: list[Exception]) -> Iterator:
-    """The frames of a PyAV stream; what cannot be decoded is left out and listed in errors."""
-    import av
-
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except av.error.FFmpegError as error:  # the rest of the file is missing
-            errors.append(error)
-            return
-        try:
-            yield from packet.decode()
-        except av.error.FFmpegError as error:
-            errors.append(error)
-
-
 def default_track(container):
     """The sound track that a player plays: the first one that is marked as the default, or else the
     first. None where there is none of a known codec."""
@@ -281,9 +263,13 @@ def default_track(container):
 def start_of_picture(path: str, where: str) -> float:
     """The time of the first frame that a video shows, on the clock of its file."""
     with open_container(path, where) as container:
-        for frame in container.decode(video=0):
-            if frame.time is not None:
-                return frame.time
+        # an AVI stores no times: its tracks begin together, and what FFmpeg makes up for the first
+        # frame counts a delay that no player has
+        if container.format.name == "avi":
+            return 0.0
+        stream = video_stream(container, path, where)
+        for frame in decoded_frames(container, stream, []):
+            return frame.time or 0.0
     return 0.0
 
 

@@ -95,7 +95,7 @@ def test_traces_are_well_formed_and_careful_ones_are_right(scenes):
 
 # ------------------------------------------------------------------ clips
 def decode(path):
-    """(T, H, W, 3) frames and (n,) sound, by PyAV (the trainer decodes with decord)."""
+    """(T, H, W, 3) frames and (n,) sound, by PyAV, in order."""
     with av.open(str(path)) as box:
         frames = np.stack([f.to_ndarray(format="rgb24") for f in box.decode(video=0)])
     with av.open(str(path)) as box:

@@ -97,11 +97,12 @@ def test_every_setting_is_part_of_the_key(clip, cache):
         "use_audio": False,
         "patch": 16,
         "max_sound": 1.0,
+        "decoder": "decord",
     }
     assert set(others) == {field.name for field in fields(MediaSettings)}
     variants = [SETTINGS, *(replace(SETTINGS, **{name: others[name]}) for name in others)]
     (path,) = clip.videos
-    assert len({cache.path("video", path, clip, variant) for variant in variants}) == 8
+    assert len({cache.path("video", path, clip, variant) for variant in variants}) == 9
 
 
 def test_the_cache_is_bounded_and_drops_the_oldest(tmp_path):

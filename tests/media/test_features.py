@@ -8,7 +8,7 @@ from transformers import WhisperFeatureExtractor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from media.features import audio_tokens, log_mel, patchify
-from media.frames import resize_frames
+from media.frames import Resize
 from media.prompt_format import MEAN, STD
 
 
@@ -26,7 +26,8 @@ def test_resize_and_patches_equal_the_slow_image_processor(size, patch, mean, st
         patch_size=patch,
         **({} if patch == 14 else {"image_mean": mean, "image_std": std}),
     )
-    resized = resize_frames(frames, 784, 50_176, patch)
+    resize = Resize(784, 50_176, patch)
+    resized = np.stack([resize(frame) for frame in frames])
     patches, (t, h, w) = patchify(resized, patch, mean, std)
     ours = patches.reshape(t, h * w, 3, 2, patch, patch)
     for i, frame in enumerate(frames):

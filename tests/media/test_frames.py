@@ -55,8 +55,7 @@ def test_pictures_are_read_as_transformers_reads_them(tmp_path, mode):
 
 @pytest.mark.parametrize("degrees", MATRIX)
 def test_turned_videos_are_seen_upright(tmp_path, degrees):
-    """decord turns them: as PyAV's own frame, which it does not turn, by the angle that it reports,
-    to the pixel."""
+    """As PyAV's own frame, which it does not turn, turned by the angle that it reports."""
     lying = write_clip(tmp_path / "v.mp4", size=(56, 112), tone=False)
     path = turned(lying, tmp_path / "t.mp4", degrees)
     with av.open(str(path)) as box:

@@ -81,9 +81,8 @@ def test_a_corpus_of_bad_media(tmp_path, policy, monkeypatch):
     assert len(corpus) == 200
     assert outcomes["usable"] >= 40
     assert outcomes["bad"] >= 80
-    # two of decord's aborts are among them
-    crashes = ["made the decoder crash twice (signal 6)" in str(result) for result in built]
-    assert sum(crashes) >= 2
+    # and none needs more than an exception to be refused
+    assert not [str(result) for result in built if "made the decoder crash" in str(result)]
 
     # neither bad nor usable files are decoded again
     monkeypatch.setattr(
