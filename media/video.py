@@ -32,6 +32,9 @@ SEEKABLE = ("mov", "matroska", "mpegts", "asf", "flv")
 
 ONE_FRAME = 1.01  # frames by which a time may be off at a constant rate; FFmpeg's AVIs are by one
 
+# Those in which a seek asks when a frame is shown. In the others it asks when it is decoded.
+SEEK_BY_PTS = ("mov", "matroska")
+
 LONGEST = 7 * 86_400  # seconds; a header that speaks of more than a week is a broken header
 
 TO_H264 = "convert it to H.264 (ffmpeg -i FILE -c:v libx264 -c:a aac NEW.mp4)"
@@ -106,7 +109,8 @@ def open_timeline(path: str, where: str) -> Timeline:
 
 def stored_timeline(container, stream) -> Timeline | None:
     """The timeline by the packets alone, without decoding; None where it cannot be trusted."""
-    if container.format.name.split(",")[0] not in SEEKABLE:
+    form = container.format.name.split(",")[0]
+    if form not in SEEKABLE:
         return None
     stamps: list[int] = []
     keys: list[tuple[int, int]] = []
@@ -115,7 +119,7 @@ def stored_timeline(container, stream) -> Timeline | None:
         if packet.pts is None or packet.dts is None:
             return None
         if packet.is_keyframe:
-            keys.append((packet.pts, packet.dts))
+            keys.append((packet.pts, packet.pts if form in SEEK_BY_PTS else packet.dts))
         if packet.is_discard:  # decoded for the frames behind it, but not shown
             continue
         if not stamps or packet.pts >= max(stamps[-1], 0):
@@ -282,3 +286,16 @@ def upright(frame) -> np.ndarray:
     if d < 0:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
+
+
+def displayed_size(path: str, where: str) -> tuple[int, int]:
+    """(width, height) in pixels of a video as it is shown, by its first frame. Raises MediaError.
+
+    It opens the file, so that it belongs into a decoder process (media/workers.py).
+    """
+    with open_container(path, where) as container:
+        stream = video_stream(container, path, where)
+        for frame in decoded_frames(container, stream, []):
+            height, width = upright(frame).shape[:2]
+            return width, height
+    raise MediaError(where, f"nothing of its video can be decoded; {TO_H264}", path)

@@ -73,5 +73,5 @@ def test_evaluation(tmp_path):
 
 
 def test_decode(tmp_path):
-    rows = ["frames", "frames", "frames", "sound", "sound", "both, resized", "both, resized"]
+    rows = ["frames, resized"] * 2 + ["sound"] * 2 + ["both"] * 3
     run_bench(tmp_path, "decode", rows)
