@@ -147,8 +147,8 @@ def read_frames(
 
     where: the record's name, for messages. span: the seconds of the video that are shown; time 0 is
     its first frame. frame_rate: that of a folder of numbered pictures; 0: the video is a file.
-    convert: makes each frame (H, W, 3) smaller as soon as it is decoded (`Resize`). decoder: "pyav" or
-    "decord". Raises MediaError.
+    convert: makes each frame (H, W, 3) smaller as soon as it is decoded (`Resize`).
+    decoder: "pyav" or "decord". Raises MediaError.
     """
     if frame_rate:
         return read_frame_folder(path, fps, max_frames, where, span, frame_rate, convert)

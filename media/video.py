@@ -100,11 +100,8 @@ def check_pixels(width: int, height: int, path: str, where: str) -> None:
 def open_timeline(path: str, where: str) -> Timeline:
     """The timeline of a video, by its time stamps where that is enough. Raises MediaError."""
     with open_container(path, where) as container:
-        stream = video_stream(container, path, where)
-        timeline = stored_timeline(container, stream)
-    if timeline is None or first_stamp(path, where) != timeline.stamps[0]:
-        return decoded_timeline(path, where)
-    return timeline
+        timeline = stored_timeline(container, video_stream(container, path, where))
+    return timeline or decoded_timeline(path, where)
 
 
 def stored_timeline(container, stream) -> Timeline | None:
@@ -149,15 +146,6 @@ def packets_of(container, stream) -> Iterator:
             return
         if packet.size:  # the last one only says that there are no more
             yield packet
-
-
-def first_stamp(path: str, where: str) -> int | None:
-    """The time stamp of the first frame that can be decoded; None where it has none."""
-    with open_container(path, where) as container:
-        stream = video_stream(container, path, where)
-        for frame in decoded_frames(container, stream, []):
-            return frame.pts
-    return None
 
 
 def decoded_timeline(path: str, where: str) -> Timeline:
@@ -250,22 +238,25 @@ def by_stamp(container, stream, timeline: Timeline, numbers: list[int]) -> Itera
     """(number, frame) of ascending numbers, by seeking to the key frame before each."""
     frames = decoded_frames(container, stream, [])
     key_stamps = [stamp for stamp, _ in timeline.keys]
-    position = timeline.stamps[0] - 1  # the time stamp that was decoded last
+
+    # time 0 is the first frame that can be decoded: without a key frame before it, none can
+    frame = next(frames, None)
+    if frame is None or frame.pts != timeline.stamps[0]:
+        raise UnverifiedSeek("its first frame is not the one that its time stamps tell of")
     for number in numbers:
         stamp = timeline.stamps[number]
 
         # trap: only a key frame that is not later helps, though frames shown before it may be
         # stored behind it
         i = bisect.bisect_right(key_stamps, stamp) - 1
-        if i > 0 and key_stamps[i] > position:
+        if i > 0 and key_stamps[i] > frame.pts:
             container.seek(timeline.keys[i][1], stream=stream)
             frames = decoded_frames(container, stream, [], key_stamps[: i + 1])
-        for frame in frames:
-            position = frame.pts
-            if position is None or position >= stamp:
-                break
-        if position != stamp:
-            raise UnverifiedSeek(f"asked for {stamp}, got {position}")
+            frame = next(frames, None)
+        while frame is not None and frame.pts is not None and frame.pts < stamp:
+            frame = next(frames, None)
+        if frame is None or frame.pts != stamp:
+            raise UnverifiedSeek(f"asked for {stamp}, got {frame and frame.pts}")
         yield number, frame
 
 
