@@ -74,6 +74,7 @@ def read_moving_webp(path: str) -> tuple[list[float], Iterator[np.ndarray]]:
             raise ValueError(f"{width} x {height} pixels are more than {MOST_PIXELS:,}")
         seconds = []
         for frame in ImageSequence.Iterator(picture):
+            frame.load()  # trap: only then is it known how long it stays
             seconds.append(frame.info.get("duration", 0) / 1000)
     return seconds, webp_frames(path)
 

@@ -217,9 +217,12 @@ def read_numbers(
     with open_container(path, where) as container:
         stream = video_stream(container, path, where)
         find = by_count if timeline.stamps is None else by_stamp
+        matrix = None
         for number, frame in find(container, stream, timeline, sorted(set(numbers))):
             check_pixels(frame.width, frame.height, path, where)
-            kept[number] = convert(upright(frame))
+            if not kept:
+                matrix = display_matrix(frame)
+            kept[number] = convert(upright(frame.to_ndarray(format="rgb24"), matrix))
     return [kept[number] for number in numbers]
 
 
@@ -260,15 +263,23 @@ def by_stamp(container, stream, timeline: Timeline, numbers: list[int]) -> Itera
         yield number, frame
 
 
-def upright(frame) -> np.ndarray:
-    """(H, W, 3) uint8 of a PyAV frame, turned and mirrored as a player shows it."""
-    pixels = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+def display_matrix(frame) -> np.ndarray | None:
+    """(3, 3) of how a player turns the frames of a video; None: not at all.
+
+    trap: ask one frame only. PyAV's frame and its side data name each other, so that one that was
+    asked stays in memory until Python looks for such circles.
+    """
+    content = frame.side_data.get("DISPLAYMATRIX")
+    return None if content is None else np.frombuffer(bytes(content), np.int32).reshape(3, 3)
+
+
+def upright(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """(H, W, 3) turned and mirrored as a player shows it."""
     if matrix is None:
         return pixels
 
     # (a, b) is where the picture's x axis points, (c, d) where its y axis does
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    (a, b), (c, d) = matrix[:2, :2].tolist()
     if abs(a) < abs(b):  # x goes down or up: rows and columns change places
         pixels = pixels.transpose(1, 0, 2)
         a, d = c, b
@@ -287,6 +298,7 @@ def displayed_size(path: str, where: str) -> tuple[int, int]:
     with open_container(path, where) as container:
         stream = video_stream(container, path, where)
         for frame in decoded_frames(container, stream, []):
-            height, width = upright(frame).shape[:2]
+            pixels = upright(frame.to_ndarray(format="rgb24"), display_matrix(frame))
+            height, width = pixels.shape[:2]
             return width, height
     raise MediaError(where, f"nothing of its video can be decoded; {TO_H264}", path)
