@@ -498,3 +498,30 @@ def problem_type(label: str) -> ProblemType:
             return entry
         known += [entry.name, *entry.labels]
     raise ValueError(f"unknown problem type '{label}'; known: {', '.join(sorted(known))}")
+
+
+def unreachable(gold: str, problem_type: ProblemType, options: list[str]) -> str | None:
+    """Why no reply could be rewarded 1 for this gold answer; None where one can.
+
+    Such a record would never have a success, whatever is answered: formats/load.py leaves it out.
+
+    >>> print(unreachable("B", PROBLEM_TYPES["multiple choice"], ["A. red", "B. blue"]))
+    None
+    >>> unreachable("E", PROBLEM_TYPES["multiple choice"], ["A. red", "B. blue"])
+    "'E' is none of its 2 options"
+    >>> unreachable("maybe", PROBLEM_TYPES["yes/no"], [])
+    "'maybe' is no answer of the type yes/no"
+    """
+    if problem_type.read(gold, options) is None:
+        return f"{gold!r} is no answer of the type {problem_type.name}"
+
+    # every letter that is named has to be an option's
+    if options and problem_type.name in ("multiple choice", "multi-label"):
+        letters = {option.strip()[:1].upper() for option in options}
+        for label in sorted(labels_of(gold, options)):
+            if label not in letters:
+                return f"{label!r} is none of its {len(options)} options"
+
+    if problem_type.score(gold, gold, options) < 1 - 1e-6:
+        return f"{gold!r} is no answer of the type {problem_type.name}"
+    return None

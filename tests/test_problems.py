@@ -7,7 +7,7 @@ import problems
 from data import question_text
 from formats.load import load_samples
 from formats.sample import DataError, Sample
-from problems import PROBLEM_TYPES, ProblemType, problem_type
+from problems import PROBLEM_TYPES, ProblemType, problem_type, unreachable
 from rewards import accuracy_reward, score_group
 
 COLOURS = ["A. red", "B. blue"]
@@ -195,3 +195,45 @@ def test_a_new_type_is_one_record(tmp_path, monkeypatch):
     scores = score_group(texts, sample.answer, sample.problem_type, sample.options, 2)
     assert [score["accuracy"] for score in scores] == [1, 1, 0]
     assert [score["self"] for score in scores] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("gold", "kind", "options"),
+    [
+        ("Z", "multiple choice", COLOURS),
+        ("green", "multiple choice", COLOURS),
+        ("red", "multiple choice", []),
+        ("A, Z", "multi-label", COLOURS),
+        ("about five", "numeric", []),
+        ("NaN", "regression", []),
+        ("it is 5", "regression", []),
+        ("maybe", "yes/no", []),
+        ("from 1 to 2", "temporal", []),
+        ("left red disc", "localisation", []),
+        ("  ", "free-form", []),
+    ],
+)
+def test_a_gold_answer_that_no_reply_can_match_is_named(gold, kind, options):
+    reason = unreachable(gold, problem_type(kind), options)
+    assert reason and (gold in reason or "Z" in reason)
+
+
+@pytest.mark.parametrize(
+    ("gold", "kind", "options"),
+    [
+        ("B", "multiple choice", COLOURS),
+        ("blue", "multiple choice", COLOURS),
+        ("B", "multiple choice", []),
+        ("A, B", "multi-label", COLOURS),
+        ("sad; calm", "multi-label", []),
+        ("5", "numeric", []),
+        ("0", "regression", []),
+        ("twelve", "counting", []),
+        ("Yes", "yes/no", []),
+        ("[1, 2]", "temporal", []),
+        ("left: red disc", "localisation", []),
+        ("a red disc", "free-form", []),
+    ],
+)
+def test_a_gold_answer_that_can_be_matched_has_no_reason(gold, kind, options):
+    assert unreachable(gold, problem_type(kind), options) is None
