@@ -36,6 +36,7 @@ from torch.utils.checkpoint import checkpoint
 from data import Prompt
 from engine import adapters, families
 from engine.batching import split_by_tokens
+from engine.checksums import check_model_files
 from engine.distributed import FSDPUnit
 from engine.feature_cache import FeatureCache
 from engine.kv_cache import Prefill, PrefillPieces
@@ -52,8 +53,13 @@ def load_policy(
 ) -> "Policy":
     """Load a model folder, or a hub name, with its tokenizer.
 
-    Raises DataError, in one sentence, when it holds no model that runs here.
+    Raises DataError, in one sentence, when it holds no model that runs here, or is a checkpoint of
+    ours with a damaged file.
     """
+    # A link, as a run's `checkpoint`, is followed once: it may move on while files are read.
+    if Path(path).is_dir():
+        path = Path(path).resolve()
+        check_model_files(path)
     tokenizer, config = families.load_tokenizer_and_config(path)
     model = families.load_model(path, config, torch.device(device), dtype)
     return Policy(model, tokenizer, path)

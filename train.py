@@ -43,9 +43,12 @@ How this differs from the paper and its released trainer (the modules list their
 import sys
 
 from config import Config, parse
+from run.signals import SIGNALS
 
-if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv):
-    parse(sys.argv[1:])  # prints the flags and ends, before the seconds that torch takes to import
+if __name__ == "__main__":  # before the seconds that torch takes to import
+    SIGNALS.listen()
+    if {"-h", "--help"} & set(sys.argv):
+        parse(sys.argv[1:])  # prints the flags and ends
 
 import itertools
 from collections import defaultdict

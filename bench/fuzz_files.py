@@ -17,6 +17,7 @@ from fuzz_tally import Tally
 
 import train
 from media.workers import load_media_and_mel
+from run.session import ends_in_a_sentence
 from tests.corpus import make_corpus
 from tests.media_files import SETTINGS, sample_of_file
 from tests.odd_media import make_odd_media
@@ -111,11 +112,11 @@ def run_train(out: Path, *flags: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
-            train.main(words)
+            ends_in_a_sentence(train.main, words)
         except SystemExit as end:
             # a sentence, or the number 0
             if end.code:
-                printed.write(f"\nerror: {end.code}")
+                printed.write(f"\n{end.code}")
     return printed.getvalue()
 
 

@@ -84,7 +84,7 @@ def decoder_process(pipe, function: Callable, timeout: float) -> None:
             task = pipe.recv()
 
             # the system ends a decoder that never returns, should the program be gone by then
-            signal.setitimer(signal.ITIMER_REAL, timeout + TIMER_MARGIN)
+            end_after(timeout + TIMER_MARGIN)
             with warnings.catch_warnings(record=True) as caught:
                 try:
                     reply = (True, function(*task))
@@ -92,10 +92,16 @@ def decoder_process(pipe, function: Callable, timeout: float) -> None:
                 except Exception as error:
                     error.add_note(traceback.format_exc())
                     reply = (False, error)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            end_after(0)
 
             # the program warns: it says once what each of its processes has met
             pipe.send((*reply, [str(warning.message) for warning in caught]))
+
+
+def end_after(seconds: float) -> None:
+    """Have the system end this process after so many seconds; 0: never. Not on Windows."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 # ------------------------------------------------------------------ in the program
@@ -159,7 +165,7 @@ class Supervisor(threading.Thread):
         cause = f"exit code {exit_code}"
         if exit_code is not None and exit_code < 0:
             cause = f"signal {-exit_code}"
-        if exit_code == -signal.SIGKILL:
+        if exit_code == -getattr(signal, "SIGKILL", 9):
             cause += ", out of memory?"
         return about_files(sample, f"made the decoder crash twice ({cause})")
 

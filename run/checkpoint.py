@@ -5,6 +5,7 @@
         trainer/shared.pt               step, completions so far, flags, where the logs end
         trainer/optimizer.pt            the trained weights in fp32, and AdamW's moments, by name
         trainer/rank<r>.pt              of one process: buffer, random states, data cursor
+        checksums.json                  of all these files; a run goes on only if all are whole
     out/checkpoint                      a link to the newest
 
 Loading executes no code: everything is safetensors, JSON or what torch.load(weights_only=True)
@@ -19,15 +20,11 @@ per trained weight on rank 0. torch.distributed.checkpoint would write shards in
 them anew, but its reader opens a file with pickle.load, which can execute what it finds there.
 """
 
-import contextlib
 import errno
 import json
 import os
-import pickle
 import random
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,9 +33,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from engine.checksums import check_checksums, write_checksums
 from engine.distributed import gather, rank_and_world
 from engine.optim import Optimizer
-from formats.sample import DataError
+from formats.sample import DataError, Sample
+from run.provenance import check_provenance
+
+PART = ".part"  # behind the name of a checkpoint that is being written or removed
+BEFORE = ".before"  # behind that of one whose successor is getting its name
 
 KEEP = 2  # newest checkpoints that are kept
 
@@ -47,64 +49,6 @@ KEEP = 2  # newest checkpoints that are kept
 FIXED = ("stage", "model", "train_type", "lora_rank", "train_towers")
 
 NOT_SETTINGS = ("resume", "out", "config")  # say where a run and its flags are, not what they are
-
-SAVE, STOP = 1, 2  # what a signal asks for
-
-
-# ------------------------------------------------------------------ signals
-class Signals:
-    """What the outside asks for, noted now and obeyed after the step.
-
-    SIGTERM and SIGINT (Ctrl-C): save and stop; a second one, over a second later, stops at once.
-    SIGUSR1: save and go on. `stopped`: the run was asked to stop. `number`: the last signal.
-    """
-
-    def __init__(self):
-        self.asked = 0
-        self.number = 0
-        self.stopped = False
-        self.first_stop = 0.0  # when the first SIGTERM or SIGINT came
-
-    @contextlib.contextmanager
-    def heard(self):
-        """Within, signals are noted instead of obeyed."""
-        before = {}
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-                before[number] = signal.signal(number, self.note)
-        except ValueError:
-            pass  # not the main thread: Python cannot hear signals there, and nothing changes
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def note(self, number: int, frame) -> None:
-        """The handler of all three signals."""
-        self.number = number
-        if number == signal.SIGUSR1:
-            self.asked = max(self.asked, SAVE)
-            return
-
-        # A second one stops at once, by the system's own handler. Within a second it is the same
-        # request: torchrun's end comes as two signals at once, one from each of its threads.
-        now = time.monotonic()
-        if self.first_stop and now - self.first_stop > 1:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self.first_stop = self.first_stop or now
-        self.asked = STOP
-
-    def agreed(self) -> int:
-        """The most that any process was asked for since the last call: 0, SAVE or STOP.
-
-        All processes must call it, and all get the same.
-        """
-        asked = max(gather(self.asked))
-        self.asked = 0
-        self.stopped |= asked == STOP
-        return asked
 
 
 # ------------------------------------------------------------------ random generators
@@ -138,8 +82,8 @@ def save(out: Path, step: int, policy, optimizer: Optimizer, shared: dict, own: 
     """Write checkpoints/<step>, all processes together; the newest KEEP are kept.
 
     policy: written in Hugging Face form. shared: what all processes have in common ("config" and
-    "data" for `resume`, "generated", "logs"). own: the state of this process. Raises DataError on
-    every process when one cannot write (a full disk); what was there before is whole.
+    "made_with" for `resume`, "generated", "logs"). own: the state of this process. Raises DataError
+    on every process when one cannot write (a full disk); what was there before is whole.
     """
     rank, world = rank_and_world()
     final = out / "checkpoints" / f"{step:06d}"
@@ -159,6 +103,7 @@ def save(out: Path, step: int, policy, optimizer: Optimizer, shared: dict, own: 
         torch.save(own, partial / "trainer" / f"rank{rank}.pt")
 
     def give_name() -> None:
+        write_checksums(partial)
         publish(partial, final)
 
     # One after the other, and each process waits for all before the next: rank 0 makes the folder,
@@ -192,15 +137,18 @@ def publish(partial: Path, final: Path) -> None:
         sync(path)
     sync(partial)
 
-    # from here on it counts as a checkpoint
-    if final.exists():  # the same step of an earlier attempt
-        remove(final, ".before.part")
+    # from here on it counts as a checkpoint; one of the same step keeps its files until then
+    aside = final.with_name(final.name + BEFORE)
+    if final.exists():
+        final.rename(aside)
     partial.rename(final)
     sync(final.parent)
 
     # old ones go only when the new one is there
     out = final.parent.parent
     point(out / "checkpoint", final)
+    if aside.exists():
+        remove(aside)
     for old in complete(out)[:-KEEP]:
         remove(old)
 
@@ -244,24 +192,37 @@ def point(link: Path, target: Path) -> None:
     new.replace(link)
 
 
-def remove(folder: Path, ending: str = ".part") -> None:
-    """Remove a checkpoint: renamed first, so that a kill half-way leaves nothing that looks whole.
-
-    ending: of the name meanwhile; `resume` clears what ends in .part.
-    """
-    doomed = folder.with_name(folder.name + ending)
+def remove(folder: Path) -> None:
+    """Remove a checkpoint: renamed first, so that a kill half-way leaves nothing that looks
+    whole."""
+    doomed = folder.with_name(folder.name + PART)
     folder.rename(doomed)
     shutil.rmtree(doomed)
 
 
+def clean_up(out: Path) -> None:
+    """Put in order what a kill has left: a link to an older checkpoint, and folders that were being
+    written or removed. What has the name of a checkpoint is never touched, readable or not."""
+    checkpoints = out / "checkpoints"
+    for folder in checkpoints.glob(f"[0-9]*{BEFORE}"):
+        final = folder.with_name(folder.name.removesuffix(BEFORE))
+        if final.exists():
+            remove(folder)
+        else:  # killed before its successor got the name
+            folder.rename(final)
+    for folder in checkpoints.glob(f"[0-9]*{PART}"):
+        shutil.rmtree(folder)
+
+    whole = complete(out)
+    if whole and (out / "checkpoint").resolve() != whole[-1].resolve():
+        point(out / "checkpoint", whole[-1])
+
+
 def complete(out: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
-    # .part and .before.part, which are no numbers, are being written or removed
-    checkpoints = []
-    for folder in (out / "checkpoints").glob("*"):
-        if folder.name.isdigit() and (folder / "trainer" / "shared.pt").is_file():
-            checkpoints.append(folder)
-    return sorted(checkpoints, key=step_of)
+    """The checkpoints of a run, oldest first: a folder gets such a name when all is written."""
+    # names with PART or BEFORE behind them are no numbers
+    folders = [f for f in (out / "checkpoints").glob("*") if f.name.isdigit() and f.is_dir()]
+    return sorted(folders, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -301,25 +262,28 @@ class Saved:
         self.optimizer = {}  # it is as large as the optimiser itself
 
 
-def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved | None:
-    """The newest whole checkpoint of a run, or None; what a kill left half written is removed.
+def resume(
+    out: Path, config: dict, made_with: dict, samples: list[Sample], rank: int, world: int
+) -> Saved | None:
+    """The newest checkpoint of a run, or None.
 
-    config: the flags of now. data: a digest that tells the training prompts apart. Raises DataError
-    where a flag of FIXED or the prompts have changed, or a file cannot be read.
+    config: the flags of now. made_with: `provenance` of now, of these samples. Raises DataError
+    where a flag of FIXED, the records or the model have changed, or a file is damaged; nothing is
+    removed.
     """
-    # The other processes need not wait for this: a .part is no checkpoint to them.
-    if rank == 0:
-        for folder in (out / "checkpoints").glob("*.part"):
-            shutil.rmtree(folder)
     checkpoints = complete(out)
     if not checkpoints:
         return None
-
-    # before anything is loaded: is it a checkpoint of this run?
     folder = checkpoints[-1]
+
+    # before anything is loaded: is it whole, and a checkpoint of this run?
+    if rank == 0:
+        check_checksums(folder, advice_on(checkpoints))
     shared = load(folder / "trainer" / "shared.pt")
     changes = changed_flags(json.loads(shared["config"]), config)
-    check_same_run(folder, changes, shared["data"] == data)
+    check_flags(folder, changes)
+    if rank == 0:
+        check_provenance(folder, shared["made_with"], made_with, samples)
 
     # Each process reads its own state. With another number of processes each reads all states, and
     # takes out of them what it now owns.
@@ -342,6 +306,14 @@ def resume(out: Path, config: dict, data: str, rank: int, world: int) -> Saved |
     )
 
 
+def advice_on(checkpoints: list[Path]) -> str:
+    """What to do where the newest of these checkpoints is damaged."""
+    newest = checkpoints[-1]
+    if len(checkpoints) > 1:
+        return f"move {newest} away to go on from the one before it, {checkpoints[-2]}"
+    return f"bring the file back, or move {newest} away to begin anew"
+
+
 def changed_flags(before: dict, now: dict) -> dict[str, tuple]:
     """{flag: (value before, value now)} of those that differ."""
     changes = {}
@@ -351,19 +323,14 @@ def changed_flags(before: dict, now: dict) -> dict[str, tuple]:
     return changes
 
 
-def check_same_run(folder: Path, changes: dict[str, tuple], same_data: bool) -> None:
-    """Raise DataError where the flags or the data are not those of the checkpoint's run."""
+def check_flags(folder: Path, changes: dict[str, tuple]) -> None:
+    """Raise DataError where flags that must stay have changed."""
     wrong = [name for name in changes if name in FIXED]
     if wrong:
         flags = ", ".join(f"--{n} {changes[n][0]!r}, now {changes[n][1]!r}" for n in wrong)
         raise DataError(
             f"{folder}: was made with {flags}; go on with the flags that it was made with, or "
             "start another run with another --out"
-        )
-    if not same_data:
-        raise DataError(
-            f"{folder}: was made on other training prompts than there are now; go on with the same "
-            "--data, or start another run with another --out"
         )
 
 
@@ -385,8 +352,11 @@ def load(path: Path) -> dict:
     """A file of `save`, without executing anything in it. Raises DataError: missing or damaged."""
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except MemoryError:
+        raise
+    # torch.load raises almost anything on a damaged file
+    except Exception as error:
         raise DataError(
-            f"{path}: cannot be read ({type(error).__name__}: {str(error)[:100]}); remove "
-            f"{path.parent.parent} to go on from the checkpoint before it"
+            f"{path}: cannot be read ({type(error).__name__}: {str(error)[:100]}); move "
+            f"{path.parent.parent} away to go on from the checkpoint before it"
         ) from None

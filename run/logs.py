@@ -18,6 +18,7 @@ Nothing here changes what a run computes.
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,12 +154,10 @@ class Log:
     def open_files(self, saved: Saved | None) -> None:
         """A new run's files are empty; one that goes on has its own up to the checkpoint."""
         for name in FILES:
-            with (self.out / name).open("ab") as file:
-                file.truncate(saved.logs["files"][name] if saved else 0)
+            open_log(self.out / name, saved.logs["files"][name] if saved else 0)
         if saved:
-            lines = (self.out / "metrics.jsonl").read_text().splitlines()
-            rows = [json.loads(line) for line in lines]
-            self.rows = [row for row in rows if "eval_accuracy" not in row]
+            rows = read_rows(self.out / "metrics.jsonl")
+            self.rows = [row for row in rows if "loss" in row]
 
     def state(self) -> dict:
         """What a checkpoint stores of the logs. The files are synced to the disk first."""
@@ -369,6 +368,48 @@ class Log:
         self.bar.close()
         if self.is_main:
             plot_run(self.cfg, self.rows, self.evaluations, self.advantages, BINS)
+
+
+# ------------------------------------------------------------------------------ files
+def open_log(path: Path, size: int) -> None:
+    """Cut a log to its first `size` bytes, which is where a checkpoint was made.
+
+    Where lines are gone (the file was removed, or cut), what is there stays, and a warning says so.
+    """
+    with path.open("ab+") as file:
+        there = file.tell()
+        if there >= size:
+            file.truncate(size)
+            return
+        # whole lines only: a torn one would spoil the next that is written
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+    warnings.warn(
+        f"{path}: had {size:,} bytes when the checkpoint was made, and has {whole:,} now: lines of "
+        "earlier steps are gone; the run goes on, and the next lines are added",
+        stacklevel=2,
+    )
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The lines of a log; those that are no JSON object are left out, and a warning counts them."""
+    rows = []
+    n_bad = 0
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            n_bad += 1
+    if n_bad:
+        warnings.warn(
+            f"{path}: {n_bad} lines are damaged; curves.png is drawn without them", stacklevel=2
+        )
+    return rows
 
 
 # ------------------------------------------------------------------------------ columns

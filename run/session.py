@@ -4,22 +4,22 @@
 """
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import math
 import os
 import random
-import shutil
 import socket
 import sys
 import time
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from config import describe, to_json
 from engine.distributed import (
@@ -33,8 +33,7 @@ from formats.sample import DataError
 from groups import Group
 from media.errors import MediaError
 from run.checkpoint import (
-    STOP,
-    Signals,
+    clean_up,
     complete,
     random_states,
     resume,
@@ -42,6 +41,8 @@ from run.checkpoint import (
     set_random_states,
 )
 from run.logs import Log
+from run.provenance import provenance
+from run.signals import SIGNALS, STOP
 from run.stream import load_data, owner
 
 MAX_BAD_FRACTION = 0.2  # of the records may have media that cannot be used
@@ -50,32 +51,64 @@ LOCK_PATIENCE = 30.0  # seconds: the other run may have been told to stop, and b
 
 
 # ------------------------------------------------------------------------------ a program's end
+OPTIONAL = {"pyarrow": "pyarrow", "scipy": "scipy", "decord": "decord", "flash_attn": "flash-attn"}
+
+
 def ends_in_a_sentence(main, argv: list[str]) -> None:
-    """Run main(argv); bad input, a full GPU and a lost process end the program with one sentence.
+    """Run main(argv); bad input, a full GPU, a lost process and a missing optional package end the
+    program with one sentence, on a line of its own.
 
     Other errors keep their traceback.
     """
+    shown = warnings.showwarning
+    warnings.showwarning = show_warning
     try:
         main(argv)
-    except DataError as error:
-        raise SystemExit(f"error: {name_rank()}{error}") from None
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split(". ")[0][:160]
-        raise SystemExit(
-            f"error: {name_rank()}out of GPU memory: {reason}; lower --max_tokens, --max_frames or "
-            "--max_pixels, or pass --train_type lora (python -m run.memory tells what each takes), "
-            "and go on with --resume"
-        ) from None
+    except (DataError, torch.OutOfMemoryError, ModuleNotFoundError) as error:
+        sentence = sentence_of(error)
+        if not sentence:
+            raise
+        close_bars()
+        raise SystemExit(f"error: {name_rank()}{sentence}") from None
     except (dist.DistError, RuntimeError) as error:
         if not lost_contact(error):
             raise
         reason = str(error).splitlines()[0][:160]
+        close_bars()
         raise SystemExit(
             f"error: {name_rank()}another process has died or has not come in time, so this one "
             f"ends, too; why, is in the output of the process that ended first ({reason})"
         ) from None
+    finally:
+        warnings.showwarning = shown
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def sentence_of(error: Exception) -> str:
+    """What an error means to a user; "" for a missing package that is no optional one."""
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = str(error).split(". ")[0][:160]
+        return (
+            f"out of GPU memory: {reason}; lower --max_tokens, --max_frames or --max_pixels, or "
+            "pass --train_type lora (python -m run.memory tells what each takes), and go on with "
+            "--resume"
+        )
+    if isinstance(error, ModuleNotFoundError):
+        package = OPTIONAL.get((error.name or "").partition(".")[0])
+        return f"this needs the package {package}: pip install {package}" if package else ""
+    return str(error)
+
+
+def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """A warning on a line of its own, also while there is a progress bar."""
+    tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+def close_bars() -> None:
+    """End the line of every progress bar, so that what comes begins on a new one."""
+    for bar in list(getattr(tqdm, "_instances", [])):
+        bar.close()
 
 
 # ------------------------------------------------------------------------------ a run's folder
@@ -91,37 +124,35 @@ def only_run(out: Path, rank: int, patience: float = LOCK_PATIENCE):
         yield
         return
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a+") as file:
-        lock(file, out, patience)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    holder = out / ".running"  # says who has the lock
+    with locked(out, holder, patience):
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         gather(None)
         yield
+        holder.unlink(missing_ok=True)
 
 
-def lock(file, out: Path, patience: float) -> None:
-    """Lock an open file, or raise DataError when another process keeps it."""
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > end:
-                file.seek(0)
-                raise DataError(
-                    f"{out}: another run writes here ({file.read()}); stop that one, "
-                    "or pass another --out"
-                ) from None
-            time.sleep(0.2)
-        except OSError as error:
-            print(
-                f"{out}: this file system cannot be locked ({error}); see to it that no other run "
-                "writes here",
-                file=sys.stderr,
-            )
-            return
+@contextlib.contextmanager
+def locked(out: Path, holder: Path, patience: float):
+    """Within, a folder is locked. Raises DataError where another process keeps it."""
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        who = holder.read_text() if holder.is_file() else "unknown"
+        raise DataError(
+            f"{out}: another run writes here ({who}); stop that one, or pass another --out"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        print(
+            f"{out}: this file system cannot be locked ({error}); see to it that no other run "
+            "writes here",
+            file=sys.stderr,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # ------------------------------------------------------------------------------ a run
@@ -174,24 +205,27 @@ class Run:
         for set_seed in (random.seed, np.random.seed, torch.manual_seed):
             set_seed(cfg.seed)
 
-        # this process's prompts, and what tells the data of two runs apart
+        # this process's prompts, and what tells the data and the model of two runs apart
         self.all_samples, self.heldout = load_data(cfg, self.rank, self.world)
         self.samples = [s for s in self.all_samples if self.owns(s.id)]
-        ids = json.dumps([s.id for s in self.all_samples])
-        self.data_digest = hashlib.sha256(ids.encode()).hexdigest()
+        self.made_with = {}
+        if self.rank == 0:
+            self.made_with = provenance(self.all_samples, self.heldout, cfg.model)
 
         # the checkpoint to go on from; a run is never written over
         self.saved = None
+        if self.rank == 0:
+            clean_up(self.out)
+        gather(None)
         if cfg.resume:
-            self.saved = resume(self.out, asdict(cfg), self.data_digest, self.rank, self.world)
+            self.saved = resume(
+                self.out, asdict(cfg), self.made_with, self.all_samples, self.rank, self.world
+            )
         if not self.saved and complete(self.out):
             raise DataError(
                 f"{self.out}: holds a run already; go on with it by --resume, "
                 "or remove the folder, or pass another --out"
             )
-        if not self.saved and self.rank == 0:  # what a kill has left half written
-            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
-        gather(None)
 
         # where to begin, and where to end
         self.start = self.saved.step if self.saved else 0
@@ -202,7 +236,7 @@ class Run:
         if self.saved and not self.same_world:
             self.seed += 1_000_003 * self.start  # streams of its own: those of before are used up
         self.bad_steps = 0  # in a row, with a gradient that is no finite number
-        self.signals = self.exits.enter_context(Signals().heard())
+        self.signals = self.exits.enter_context(SIGNALS.heard())
 
     def __exit__(self, kind, error, trace) -> None:
         self.exits.close()
@@ -258,7 +292,7 @@ class Run:
         if self.same_world:
             set_random_states(self.saved.own["random"], self.device)
         self.saved.states = []  # buffers of all processes, maybe
-        self.log.reported = set(state["stream"].dropped)
+        self.log.reported = state["stream"].dropped.keys() | state["stream"].tried_again
 
     def save_or_stop(self, done: int, policy, optimizer, state: dict) -> bool:
         """Save when it is time to, or a signal asks for it; True when the run is to end."""
@@ -271,7 +305,7 @@ class Run:
                 own[name] = stateful.get_state() if is_generator else stateful.state_dict()
             shared = {
                 "config": json.dumps(asdict(self.cfg)),
-                "data": self.data_digest,
+                "made_with": self.made_with,
                 "generated": self.generated,
                 "logs": self.log.state(),
             }

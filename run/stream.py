@@ -33,8 +33,9 @@ def owner(prompt_id: str, world: int) -> int:
 class PromptStream:
     """Endless passes over a process's samples, as prompts for the model.
 
-    A record that cannot be used (media missing or broken, prompt too long) is dropped for good, and
-    the next one takes its place, so that all processes keep step. dropped: why, by id. by_clip:
+    A record that cannot be used (media missing or broken, prompt too long) is dropped, and the next
+    one takes its place, so that all processes keep step; a run that goes on tries again those that
+    were dropped for their media. dropped: why, by id. by_clip:
     questions about one clip stay together, so that trained towers run once for all of them.
     """
 
@@ -46,6 +47,7 @@ class PromptStream:
         self.rng = np.random.default_rng(seed)
         self.coming: list[str] = []  # ids, in the order in which they will be taken
         self.dropped: dict[str, DataError] = {}
+        self.tried_again: set[str] = set()  # after --resume, what had been dropped for its media
 
         clips: dict[str, list[str]] = {}
         for sample in samples:
@@ -119,8 +121,13 @@ class PromptStream:
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.coming = list(state["coming"])
         self.dropped = {}
+        self.tried_again = set()
         for prompt_id, (kind, *args) in state["dropped"].items():
-            self.dropped[prompt_id] = DROPPED[kind](*args)
+            # the storage may be back, or the file mended: its turn comes again in the next pass
+            if DROPPED[kind] is MediaError:
+                self.tried_again.add(prompt_id)
+            else:
+                self.dropped[prompt_id] = DROPPED[kind](*args)
 
     def redistribute(self, states: list[dict], owns: Callable[[str], bool]) -> None:
         """Go on after a change of the number of processes, from the states of all that there were.

@@ -4,6 +4,7 @@ bit."""
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -14,19 +15,24 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 import train
 from bench.chaos import chaos, equal, run_state
 from config import DEFAULTS, parse
+from data import TooLong
+from engine.checksums import write_checksums
+from engine.families import DEFAULT_MODEL
 from engine.optim import Optimizer
 from formats.sample import DataError, Sample
-from media.errors import MediaError
 from replay import ReplayBuffer
-from run import checkpoint, session
-from run.checkpoint import STOP, Signals, attempt, complete, random_states
+from run import session
+from run import signals as run_signals
+from run.checkpoint import attempt, complete, random_states, resume
 from run.session import Run, only_run
+from run.signals import STOP, Signals
 from run.stream import PromptStream, owner
 
 REPO = Path(__file__).parent.parent.parent
@@ -186,8 +192,9 @@ def test_only_a_later_second_signal_stops_at_once(monkeypatch):
     killed, now = [], [100.0]
     monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(number))
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run_signals.time, "monotonic", lambda: now[0])
     signals = Signals()
+    signals.running = True
     for at, number in ((100.0, signal.SIGTERM), (100.4, signal.SIGTERM), (100.9, signal.SIGUSR1)):
         now[0] = at
         signals.note(number, None)
@@ -221,7 +228,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path, monkeypatch):
     )
     with pytest.raises(DataError, match=message):
         train.main(flags(out, steps=1))
-    assert [f.name for f in out.iterdir()] == [".lock"]
+    assert sorted(f.name for f in out.iterdir()) == [".lock", ".running"]
     other.kill()
     other.wait()
     train.main(flags(out, "--eval_every", "0", steps=1))
@@ -241,7 +248,9 @@ def test_a_half_written_checkpoint_is_not_picked_up(copied, finished, tmp_path):
 
 @pytest.mark.parametrize("name", ["shared.pt", "rank0.pt", "optimizer.pt"])
 @pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
-def test_a_damaged_file_is_named_and_nothing_of_the_run_is_lost(copied, tmp_path, name, damage):
+def test_a_damaged_file_is_named_and_nothing_of_the_run_is_lost(
+    copied, finished, tmp_path, name, damage
+):
     file = complete(copied)[-1] / "trainer" / name
     content = file.read_bytes()
     if damage == "gone":
@@ -252,14 +261,116 @@ def test_a_damaged_file_is_named_and_nothing_of_the_run_is_lost(copied, tmp_path
         file.write_bytes(bytes(1000) + content[1000:])
     logs = (copied / "metrics.jsonl").read_bytes()
 
-    if (name, damage) == ("shared.pt", "gone"):
-        # it is what makes a checkpoint whole: the one before is taken
-        assert [f.name for f in complete(copied)] == ["000002"]
-        return
-    message = rf"{name}: cannot be read \(.*remove .*000004 to go on from the checkpoint before"
+    fault = {"gone": "it is gone", "cut": "it has .* bytes, and .* were written"}
+    message = (
+        rf"{name}: {fault.get(damage, 'it is damaged')}.*; move .*000004 away to go on from the "
+        "one before it, .*000002"
+    )
+    names = sorted(str(path) for path in copied.rglob("*"))
     with pytest.raises(DataError, match=message):
         train.main(flags(copied, "--resume"))
     assert (copied / "metrics.jsonl").read_bytes() == logs
+    assert sorted(str(path) for path in copied.rglob("*")) == names
+
+    # as the sentence says
+    newest = complete(copied)[-1]
+    newest.rename(tmp_path / "away")
+    train.main(flags(copied, "--resume"))
+    assert_same_run(copied, finished)
+
+
+def test_every_flipped_bit_is_noticed(copied, tmp_path):
+    """One bit of any file of a checkpoint, at 60 places."""
+    folder = complete(copied)[-1]
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        file = files[i % len(files)]
+        content = bytearray(file.read_bytes())
+        place = rng.integers(len(content))
+        content[place] ^= 1 << rng.integers(8)
+        good = file.read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=re.escape(str(folder))):
+            resume(copied, {}, {}, [], 0, 1)
+        file.write_bytes(good)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"a": 1}', '{"a": [1, 2]}'])
+def test_checksums_that_are_gone_or_broken(copied, content):
+    file = complete(copied)[-1] / "checksums.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(DataError, match=r"checksums\.json: it .*; move .*000004 away"):
+        resume(copied, {}, {}, [], 0, 1)
+
+
+def test_the_only_checkpoint_is_never_removed(copied, tmp_path):
+    """Whatever is missing of it; a run without --resume does not touch it either."""
+    shutil.rmtree(copied / "checkpoints" / "000002")
+    for name in ("shared.pt", "rank0.pt"):
+        (copied / "checkpoints" / "000004" / "trainer" / name).unlink()
+    for more in (["--resume"], []):
+        with pytest.raises(DataError):
+            train.main(flags(copied, *more))
+        assert (copied / "checkpoints" / "000004" / "model.safetensors").is_file()
+    shutil.rmtree(copied / "checkpoints" / "000004" / "trainer")
+    with pytest.raises(DataError, match=r"bring the file back, or move .*000004 away to begin"):
+        train.main(flags(copied, "--resume"))
+    assert (copied / "checkpoints" / "000004" / "model.safetensors").is_file()
+
+
+def test_a_kill_before_the_link_is_set(copied, finished, tmp_path):
+    """`checkpoint` is missing, or names an older one: --resume sets it, though there is nothing
+    left to do."""
+    link = copied / "checkpoint"
+    for target in (None, "checkpoints/000002"):
+        link.unlink()
+        if target:
+            link.symlink_to(target)
+        train.main(flags(copied, "--resume"))
+        assert link.resolve().name == "000004"
+    assert_same_run(copied, finished)
+
+
+def test_a_kill_while_a_step_is_saved_again(copied, finished, tmp_path):
+    """The old one has been moved aside and the new one has no name yet: the old one counts."""
+    folder = complete(copied)[-1]
+    folder.rename(folder.with_name("000004.before"))
+    shutil.copytree(copied / "checkpoints" / "000002", folder.with_name("000004.part"))
+    train.main(flags(copied, "--resume"))
+    assert_same_run(copied, finished)
+    assert [f.name for f in sorted((copied / "checkpoints").iterdir())] == ["000002", "000004"]
+
+
+# ------------------------------------------------------------------ damaged logs
+@pytest.mark.parametrize("damage", ["gone", "short", "torn", "longer", "broken"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "completions.jsonl"])
+def test_damaged_logs_do_not_stop_a_run(copied, tmp_path, name, damage):
+    shutil.rmtree(copied / "checkpoints" / "000004")
+    file = copied / name
+    lines = file.read_bytes().splitlines(keepends=True)
+    if damage == "gone":
+        file.unlink()
+    elif damage == "short":
+        file.write_bytes(lines[0])
+    elif damage == "torn":
+        file.write_bytes(lines[0] + lines[1][:20])
+    elif damage == "longer":
+        file.write_bytes(b"".join([*lines, b"{\n"]))
+    else:
+        file.write_bytes(b"\xff" * 9 + b"".join(lines)[9:])
+    if damage in ("longer", "broken") and (name, damage) != ("metrics.jsonl", "broken"):
+        train.main(flags(copied, "--resume"))
+    else:
+        with pytest.warns(UserWarning, match=f"{name}: "):
+            train.main(flags(copied, "--resume"))
+    content = file.read_bytes()
+    assert b"\0" not in content
+    assert content.endswith(b"\n")
+    for line in content.splitlines()[1 if damage == "broken" else 0 :]:
+        assert isinstance(json.loads(line), dict)
 
 
 def test_reading_executes_nothing(copied, tmp_path):
@@ -270,6 +381,7 @@ def test_reading_executes_nothing(copied, tmp_path):
             return (open, (str(tmp_path / "executed"), "w"))
 
     torch.save({"bomb": Bomb()}, complete(copied)[-1] / "trainer" / "optimizer.pt")
+    write_checksums(complete(copied)[-1])
     with pytest.raises(DataError, match=r"optimizer\.pt: cannot be read \(UnpicklingError"):
         train.main(flags(copied, "--resume"))
     assert not (tmp_path / "executed").exists()
@@ -280,6 +392,7 @@ def test_weights_of_another_model_are_refused(copied, tmp_path):
     state = torch.load(path, weights_only=True)
     state["thinker.model.extra"] = state.pop("thinker.model.norm.weight")
     torch.save(state, path)
+    write_checksums(complete(copied)[-1])
     with pytest.raises(
         DataError, match=r"trained weights are not this run's: thinker\.model\.extra"
     ):
@@ -305,6 +418,54 @@ def test_what_would_spoil_a_run_is_refused(copied, finished, tmp_path, more, mes
     with pytest.raises(DataError, match=message):
         train.main(flags(copied, *more))
     assert_same_run(copied, finished)
+
+
+@pytest.mark.parametrize("field", ["question", "answer", "options", "hint", "problem_type"])
+def test_another_text_under_the_same_id_is_refused(tmp_path, toy_folder, field):
+    """The fifth of twelve records: it is named."""
+    file = next(toy_folder.glob("toy_world/*/stage2_train_6x2.jsonl"))
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    data = tmp_path / "d.jsonl"
+
+    def write() -> list[str]:
+        data.write_text("".join(json.dumps(record) + "\n" for record in records))
+        root = ["--media_root", str(file.parent), "--steps", "1", "--eval_every", "0"]
+        return flags(tmp_path / "run", "--data", str(data), *root, steps=1)
+
+    train.main(write())
+    changed = records[4]
+    new = {"options": ["A. 1", "B. 2"], "problem_type": "counting", "answer": "2"}
+    if field in ("options", "problem_type"):
+        changed.update({"problem_type": "numeric", "answer": "1"})
+    changed[field] = new.get(field, "Something else?")
+    message = rf"1 of 12 records have another text.*'{changed['id']}' at .*d\.jsonl:5; go on with"
+    with pytest.raises(DataError, match=message):
+        train.main([*write(), "--resume"])
+
+
+def test_media_and_held_out_questions_that_changed_are_listed(copied, tmp_path, toy_folder, capsys):
+    clip = next(toy_folder.glob("toy_world/*/clips/*train*.mp4"))
+    times = (clip.stat().st_atime_ns, clip.stat().st_mtime_ns)
+    os.utime(clip, ns=(1, 1))
+    try:
+        train.main(flags(copied, "--resume"))
+    finally:
+        os.utime(clip, ns=times)
+    said = capsys.readouterr().err
+    assert "of 12 records have media of another size or time than before" in said
+    assert clip.name in said
+    assert "held-out" not in said
+
+
+def test_other_weights_under_the_name_of_the_model_are_refused(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(DEFAULT_MODEL, model)
+    train.main(flags(tmp_path / "run", "--model", str(model), steps=1))
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    with pytest.raises(DataError, match="other weights or another config under the same --model"):
+        train.main(flags(tmp_path / "run", "--model", str(model), "--resume", steps=2))
 
 
 def test_changed_flags_are_listed(copied, tmp_path, capsys):
@@ -437,11 +598,11 @@ def test_redistributing_takes_what_is_waiting_and_what_was_dropped(prompt_ids):
     been dropped."""
     parts = [[i for i in prompt_ids if owner(i, 2) == rank] for rank in (0, 1)]
     streams = [make_stream(parts[0], parts[0][-2:]), make_stream(parts[1], parts[1][:1])]
-    streams[1].dropped = {parts[1][1]: MediaError("x", "is missing")}
+    streams[1].dropped = {parts[1][1]: TooLong("x: is too long")}
     one = make_stream(prompt_ids, [])
     one.redistribute([stream.state_dict() for stream in streams], lambda i: True)
     assert one.coming == [parts[0][-2], parts[1][0], parts[0][-1]]
-    assert str(one.dropped[parts[1][1]]) == "x: is missing"
+    assert str(one.dropped[parts[1][1]]) == "x: is too long"
 
 
 # ------------------------------------------------------------------ numbers and media

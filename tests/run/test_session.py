@@ -3,11 +3,15 @@ are in test_checkpoint.py.)"""
 
 import math
 import os
+import subprocess
+import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from data import TooLong
 from engine.distributed import start_processes
@@ -16,7 +20,7 @@ from groups import Group
 from media.errors import MediaError
 from replay import Entry
 from run.session import MAX_NONFINITE, Run, ends_in_a_sentence
-from tests.runs import small_config
+from tests.runs import REPO, small_config
 
 
 # ------------------------------------------------------------------ a program's end
@@ -39,6 +43,65 @@ def test_bad_input_ends_the_program_with_a_sentence():
     with pytest.raises(SystemExit) as end:
         ends_in_a_sentence(main, ["x.jsonl"])
     assert end.value.code == "error: x.jsonl: no such data file"
+
+
+@pytest.mark.parametrize("name", ["pyarrow.parquet", "scipy", "flash_attn"])
+def test_a_missing_optional_package_is_named_with_its_pip_line(name):
+    def main(argv):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    package = {"pyarrow.parquet": "pyarrow", "flash_attn": "flash-attn"}.get(name, name)
+    with pytest.raises(SystemExit, match=f"error: this needs the package {package}: pip install"):
+        ends_in_a_sentence(main, [])
+
+
+def test_a_missing_package_of_the_requirements_keeps_its_traceback():
+    def main(argv):
+        raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+
+    with pytest.raises(ModuleNotFoundError):
+        ends_in_a_sentence(main, [])
+
+
+def test_errors_and_warnings_have_lines_of_their_own_beside_a_progress_bar(capsys):
+    def main(argv):
+        bar = tqdm(total=4)
+        bar.update()
+        warnings.warn("a clip is broken", stacklevel=1)
+        raise DataError("x.jsonl: broken")
+
+    with pytest.raises(SystemExit) as end, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        ends_in_a_sentence(main, [])
+    # what Python prints for SystemExit comes behind all this
+    written = capsys.readouterr().err
+    assert written.endswith("\n")
+    assert any(
+        line.startswith("warning: a clip") for line in written.replace("\r", "\n").split("\n")
+    )
+    assert end.value.code == "error: x.jsonl: broken"
+
+
+HIDDEN = """
+import os, signal, sys
+for name in ("SIGUSR1", "SIGHUP", "SIGKILL", "SIGALRM", "setitimer", "ITIMER_REAL"):
+    if hasattr(signal, name):
+        delattr(signal, name)
+for name in ("fork", "sched_getaffinity"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("fcntl", "resource", "pwd", "decord"):
+    sys.modules[name] = None
+import train, eval, sft, judge, toy, run.memory, tools.check_data, tools.annotate
+from run.signals import SIGNALS
+SIGNALS.listen()
+print("imported")
+"""
+
+
+def test_everything_imports_where_a_system_lacks_what_only_unix_has():
+    done = subprocess.run([sys.executable, "-c", HIDDEN], cwd=REPO, capture_output=True, text=True)
+    assert done.stdout == "imported\n", done.stderr
 
 
 def test_other_errors_keep_their_traceback():

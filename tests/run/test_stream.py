@@ -183,7 +183,7 @@ def test_long_prompts_drop_a_record(policy, builder, samples):
 
 # ------------------------------------------------------------------ saving
 def test_a_saved_stream_goes_on_identically():
-    errors = {"q2": MediaError("x.mp4", "is missing"), "q5": TooLong("q5: too long")}
+    errors = {"q2": TooLong("q2: longer"), "q5": TooLong("q5: too long")}
     stream = stream_of(records(8), errors)
     for _ in range(2):
         stream.take(3, never)
@@ -197,12 +197,38 @@ def test_a_saved_stream_goes_on_identically():
         assert str(twin.dropped[prompt_id]) == str(why)
 
 
+def test_media_that_failed_are_tried_again_when_a_run_goes_on():
+    """q2's file is still missing, q5's is back: the order of the others is that of a stream that
+    never stopped, and q5 is among them from the next pass on."""
+    broken = {i: MediaError(f"{i}.mp4", "is missing") for i in ("q2", "q5")}
+    stream = stream_of(records(8), broken)
+    for _ in range(2):
+        stream.take(3, never)
+    state = json.loads(json.dumps(stream.state_dict()))
+
+    still_broken = stream_of(records(8), broken, seed=99)
+    still_broken.load_state_dict(state)
+    assert still_broken.tried_again == {"q2", "q5"}
+    assert still_broken.dropped == {}
+    expected = [taken(stream, 3) for _ in range(9)]
+    assert [taken(still_broken, 3) for _ in range(9)] == expected
+    assert still_broken.dropped.keys() == {"q2", "q5"}
+
+    mended = stream_of(records(8), {"q2": broken["q2"]}, seed=99)
+    mended.load_state_dict(state)
+    later = [i for _ in range(9) for i in taken(mended, 3)]
+    assert "q5" in later
+    assert mended.dropped.keys() == {"q2"}
+    flat = [i for batch in expected for i in batch]
+    assert [i for i in later if i != "q5"] == flat[: len(later) - later.count("q5")]
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (2, 1), (1, 3)])
 def test_redistribution_loses_and_doubles_nothing(before, after):
     """Every process is somewhere in its second pass. Afterwards: what was left of it, then whole
     passes; what was dropped stays dropped, at the process that now owns it."""
     samples = records(40)
-    bad = {i: MediaError(f"{i}.mp4", "is missing") for i in ("q7", "q20", "q33")}
+    bad = {i: TooLong(f"{i}: too long") for i in ("q7", "q20", "q33")}
     states, waiting = [], []
     for rank in range(before):
         stream = stream_of([s for s in samples if owner(s.id, before) == rank], bad, seed=rank)

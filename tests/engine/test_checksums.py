@@ -1,0 +1,65 @@
+"""engine/checksums.py: every change of a file is noticed, and named."""
+
+import hashlib
+
+import pytest
+
+from engine.checksums import NAME, check_checksums, check_model_files, checksum, write_checksums
+from formats.sample import DataError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "model.bin").write_bytes(b"weights" * 1000)
+    (tmp_path / "trainer" / "rank0.pt").write_bytes(b"state")
+    (tmp_path / "empty").write_bytes(b"")
+    write_checksums(tmp_path)
+    return tmp_path
+
+
+def test_the_digest_is_sha_256(folder):
+    expected = hashlib.sha256(b"weights" * 1000).hexdigest()
+    assert checksum(folder / "model.bin") == (7000, expected)
+
+
+def test_whole_files_pass(folder):
+    check_checksums(folder, "mend it")
+    check_model_files(folder)
+    (folder / "notes.txt").write_text("a file of the user's own")
+    check_checksums(folder, "mend it")
+
+
+@pytest.mark.parametrize("name", ["model.bin", "trainer/rank0.pt", "empty"])
+@pytest.mark.parametrize("damage", ["gone", "longer", "changed", "folder"])
+def test_each_damage_is_named(folder, name, damage):
+    file = folder / name
+    content = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    elif damage == "folder":
+        file.unlink()
+        file.mkdir()
+    elif damage == "longer" or not content:
+        file.write_bytes(content + b"x")
+    else:
+        file.write_bytes(content[:-1] + b"x")
+    with pytest.raises(DataError) as raised:
+        check_checksums(folder, "mend it")
+    assert str(raised.value).startswith(f"{file}: it ")
+    assert str(raised.value).endswith("; mend it")
+
+
+def test_a_model_is_read_without_the_trainers_files(folder):
+    (folder / "trainer" / "rank0.pt").unlink()
+    check_model_files(folder)
+    (folder / "model.bin").write_bytes(b"weighty" * 1000)
+    with pytest.raises(DataError, match=r"model\.bin: it is damaged"):
+        check_model_files(folder)
+
+
+def test_a_folder_from_elsewhere_has_no_checksums(tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"x")
+    check_model_files(tmp_path)
+    with pytest.raises(DataError, match=rf"{NAME}: it is gone"):
+        check_checksums(tmp_path, "mend it")
