@@ -35,6 +35,7 @@ This module imports nothing of ours.
 
 import math
 import re
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -497,7 +498,10 @@ def problem_type(label: str) -> ProblemType:
         if label == entry.name or label in entry.labels:
             return entry
         known += [entry.name, *entry.labels]
-    raise ValueError(f"unknown problem type '{label}'; known: {', '.join(sorted(known))}")
+    # reprlib: a label may be any text, of any length
+    raise ValueError(
+        f"unknown problem type {reprlib.repr(label)}; known: {', '.join(sorted(known))}"
+    )
 
 
 def unreachable(gold: str, problem_type: ProblemType, options: list[str]) -> str | None:

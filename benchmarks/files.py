@@ -2,13 +2,12 @@
 
 import hashlib
 import itertools
-import json
 import re
 import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from formats.files import read_records, write_whole
+from formats.files import parse_json, read_records, read_text, write_whole
 from formats.sample import DataError
 
 LETTERS = string.ascii_uppercase
@@ -63,8 +62,10 @@ def json_rows(content) -> list[dict]:
 def parsed(path: Path):
     """What a JSON file holds."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return parse_json(read_text(path, "download it again"))
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: not JSON ({error}); download it again") from None
 
 

@@ -1,8 +1,37 @@
 """formats/fields.py: reading the fields of a record, shared by all forms of data set."""
 
+import math
 import re
+import reprlib
 
-from formats.sample import DataError
+from formats.sample import DataError, moment_of
+from problems import problem_type
+
+# A number of more digits is no answer, and Python refuses to write it out.
+MAX_DIGITS = 4_000
+
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD in place of each half of a surrogate pair, which no tokenizer takes.
+
+    JSON can hold such halves, as "\\ud83d": a text of the web, cut in the middle of an emoji.
+    """
+    return HALF_PAIR.sub("\ufffd", text)
+
+
+def brief(value) -> str:
+    """A value as messages show it: on one line, and not at full length.
+
+    >>> brief("two\\nlines"), brief([[1], None])
+    ("'two\\\\nlines'", '[[1], None]')
+    """
+    shortened = reprlib.Repr()
+    shortened.maxstring = 120
+    return whole_characters(shortened.repr(value))
 
 
 def text_field(record: dict, name: str, where: str, required: bool = True) -> str:
@@ -10,27 +39,81 @@ def text_field(record: dict, name: str, where: str, required: bool = True) -> st
     value = record.get(name)
     if value is None:
         value = ""
-    elif type(value) in (int, float):  # not isinstance: true and false are no numbers here
+    elif is_number(value):
         value = str(value)
     if not isinstance(value, str) or (required and not value.strip()):
         raise DataError(
             f"{where}: field '{name}' is missing, empty or not text; write a text there, "
             "or remove the record"
         )
-    return value
+    return whole_characters(value)
 
 
-def list_field(value, name: str, where: str) -> list[str]:
-    """A field that holds nothing, a text or a list of texts -> the list."""
-    if not value:  # most media fields: null, "" or []
+def is_number(value) -> bool:
+    """A finite number of a sensible length; true and false are none here."""
+    if type(value) is int:  # not isinstance, which takes true and false for numbers
+        return abs(value) < 10**MAX_DIGITS
+    return type(value) is float and math.isfinite(value)
+
+
+def list_field(value, name: str, where: str, numbers: bool = False) -> list[str]:
+    """A field that holds nothing, a text or a list of texts -> the list.
+
+    numbers: they are written out. An empty text is nothing, a list must not hold one.
+    """
+    if value is None or value == "":  # many media fields: null, "" or []
         return []
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list) or not all(isinstance(item, str) and item for item in items):
+    items = value if isinstance(value, list) else [value]
+    texts = [str(item) if numbers and is_number(item) else item for item in items]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
         raise DataError(
             f"{where}: field '{name}' must be a text or a list of texts, none of them empty; "
             "mend it, or remove the record"
         )
-    return list(items)
+    return [whole_characters(text) for text in texts]
+
+
+def paths_field(value, kind: str, name: str, where: str) -> list[str]:
+    """A field that holds nothing, a path or a list of paths -> the list. kind: of the media."""
+    paths = list_field(value, name, where)
+    for path in paths:
+        check_path(path, name, where)
+        if kind == "image" and moment_of(path) is None:
+            raise DataError(
+                f"{where}: field '{name}': {brief(path)} is no picture of a moment; write the "
+                "seconds as in clip.mp4#t=12.5, or another name of the file without #t="
+            )
+    return paths
+
+
+def check_path(path: str, name: str, where: str) -> None:
+    """Raises DataError for a path with a NUL, at which Python's os functions raise or end it, or
+    with another control character, which would cut a message into lines."""
+    if CONTROL.search(path):
+        raise DataError(
+            f"{where}: field '{name}': the path {brief(path)} holds a control character; "
+            "mend it, or remove the record"
+        )
+
+
+def answer_field(record: dict, name: str, where: str) -> str | list[str]:
+    """The gold answer: a text; a list of texts where a multi-label question has one.
+
+    true and false answer a yes/no question. Any other list, true or false is refused: as text
+    ("['A', 'B']") no reply would ever equal it. A text may stand in its tags.
+    """
+    value = record.get(name)
+    label = record.get("problem_type")
+    try:
+        kind = problem_type(label).name if isinstance(label, str) else ""
+    except ValueError:  # make_sample names the unknown type
+        kind = ""
+
+    if kind == "yes/no" and isinstance(value, bool):
+        return "yes" if value else "no"
+    if kind == "multi-label" and isinstance(value, list) and value:
+        return list_field(value, name, where, numbers=True)
+    return gold_answer(text_field(record, name, where), name, where)
 
 
 def gold_answer(text: str, name: str, where: str) -> str:
@@ -43,10 +126,12 @@ def gold_answer(text: str, name: str, where: str) -> str:
     >>> gold_answer("42 ", "solution", "x.json[0]")
     '42'
     """
-    answer = text
-    if "<answer>" in text:
-        match = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
-        answer = match[1] if match else ""
+    # plain searches: the pattern "<answer>.*?</answer>" takes quadratic time where no tag is closed
+    before, opened, rest = text.partition("<answer>")
+    inside, closed, _ = rest.partition("</answer>")
+    answer = before
+    if opened:
+        answer = inside if closed else ""
     if not answer.strip():
         raise DataError(
             f"{where}: field '{name}' holds no answer; write one as <answer>...</answer>, "

@@ -7,12 +7,13 @@ datasets:
 """
 
 import math
+import os
 import random
 import re
 from pathlib import Path
 
-from formats.fields import text_field
-from formats.files import RawRecord, read_records
+from formats.fields import brief, check_path, text_field
+from formats.files import RawRecord, read_records, read_text
 from formats.sample import DataError
 
 
@@ -28,11 +29,11 @@ def apply_strategy(records: list, strategy: str, name: str, where: str) -> list:
     """
     if strategy == "all":
         return records
-    match = re.fullmatch(r"(first|end|random):(\d+)(%?)", strategy)
+    match = re.fullmatch(r"(first|end|random):([0-9]{1,12})(%?)", strategy)
     if not match:
         raise DataError(
-            f"{where}: field 'sampling_strategy' is '{strategy}'; write all, first:N, end:N or "
-            "random:N with a number or a percentage for N"
+            f"{where}: field 'sampling_strategy' is {brief(strategy)}; write all, first:N, "
+            "end:N or random:N with a number or a percentage for N"
         )
     total = len(records)
     which, number, percent = match.groups()
@@ -56,11 +57,13 @@ def read_yaml(path: Path) -> list[RawRecord]:
         where = f"{path}: datasets[{i}]"
         name = text_field(dataset, "json_path", where)
         data_root = text_field(dataset, "data_root", where, required=False)
+        check_path(name, "json_path", where)
+        check_path(data_root, "data_root", where)
         strategy = text_field(dataset, "sampling_strategy", where, required=False) or "all"
 
         # its records, each with the folder of its media
         file = nearest(name, path.parent)
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise DataError(
                 f"{where}: field 'json_path': {file} is not a file; "
                 "write it relative to the YAML, or in full"
@@ -76,10 +79,11 @@ def read_datasets(path: Path) -> list[dict]:
     """The entries of the YAML's `datasets`."""
     import yaml  # here, not at the top: only this format needs it
 
+    text = read_text(path, "a file of this suffix is a YAML that names files of records")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        on_one_line = " ".join(str(error).split())
+        content = yaml.safe_load(text)
+    except Exception as error:  # PyYAML raises its own errors, ValueError, RecursionError, ..
+        on_one_line = " ".join(str(error).split())[:300]
         raise DataError(f"{path}: not a YAML file ({on_one_line}); mend that place") from None
     datasets = content.get("datasets") if isinstance(content, dict) else None
     if not isinstance(datasets, list) or not all(isinstance(entry, dict) for entry in datasets):
@@ -94,6 +98,6 @@ def nearest(name: str, folder: Path) -> Path:
     """A path relative to the YAML's folder; where nothing is there, to the working folder, as in
     HumanOmniV2's own files."""
     for base in (folder, Path()):
-        if (base / name).exists():
+        if os.path.exists(base / name):
             return base / name
     return folder / name

@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from formats.fields import brief, text_field
 from formats.files import RawRecord, read_records
 from formats.intent_train import read_yaml
 from formats.messages import messages_record
@@ -55,8 +56,10 @@ def load_samples(
     a repeated id, a path outside of the media folder.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such data file; pass --data FILE.jsonl")
+    if os.path.isdir(path):
+        raise DataError(f"{path}: is a folder; name the file of records in it")
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: no such data file; name a JSON, JSONL or YAML of records")
 
     samples: list[Sample] = []
     left_out: list[str] = []
@@ -120,9 +123,10 @@ def make_sample(raw: RawRecord) -> Sample:
     elif "id" in record or "problem_type" in record:
         fields = own_record(record, raw.where)
     else:
+        names = brief(", ".join(record)) if record else "(none)"
         raise DataError(
-            f"{raw.where}: a record of no known format, with the fields "
-            f"{', '.join(record) or '(none)'}; known are ours ({', '.join(REQUIRED_FIELDS)}), "
+            f"{raw.where}: a record of no known format, with the fields {names}; "
+            f"known are ours ({', '.join(REQUIRED_FIELDS)}), "
             "Video-R1, EchoInk and IntentTrain (problem, path, solution), "
             "AVATAR / ms-swift (messages, solution)"
         )
@@ -130,7 +134,8 @@ def make_sample(raw: RawRecord) -> Sample:
     # the same for every form: an id, the type's canonical name, enough media for the text
     sample = Sample(**{"id": "", **fields}, where=raw.where)
     if is_downloaded(raw):
-        sample.id = downloaded_id(sample, record.get("problem_id"), raw.root_name)
+        problem_id = text_field(record, "problem_id", raw.where, required=False)
+        sample.id = downloaded_id(sample, problem_id, raw.root_name)
     try:
         sample.problem_type = problem_type(sample.problem_type).name
     except ValueError as error:
@@ -141,7 +146,7 @@ def make_sample(raw: RawRecord) -> Sample:
     return sample
 
 
-def downloaded_id(sample: Sample, problem_id: object, root_name: str) -> str:
+def downloaded_id(sample: Sample, problem_id: str, root_name: str) -> str:
     """An id for a record that has none of its own: `problem_id`, if any, and 16 hex digits of the
     SHA-256 of what makes the prompt and its target.
 
@@ -162,7 +167,7 @@ def downloaded_id(sample: Sample, problem_id: object, root_name: str) -> str:
         sample.soundtrack,
     ]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    return digest if problem_id is None else f"{problem_id}-{digest}"
+    return f"{problem_id}-{digest}" if problem_id else digest
 
 
 def check_id(sample: Sample, downloaded: bool, first_use: dict[str, str]) -> None:

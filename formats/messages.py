@@ -9,7 +9,14 @@
 
 from os.path import normpath
 
-from formats.fields import gold_answer, list_field, text_field
+from formats.fields import (
+    answer_field,
+    brief,
+    gold_answer,
+    list_field,
+    paths_field,
+    text_field,
+)
 from formats.sample import MEDIA_KINDS, DataError
 
 # ms-swift's order for media that the text does not mention.
@@ -25,10 +32,10 @@ def messages_record(record: dict, where: str) -> dict:
     """
     user, trace = read_turns(record["messages"], where)
     question = text_field(user, "content", where)
-    options = list_field(record.get("options"), "options", where)
+    options = list_field(record.get("options"), "options", where, numbers=True)
     media = {}
     for kind in MEDIA_KINDS:
-        paths = list_field(record.get(f"{kind}s"), f"{kind}s", where)
+        paths = paths_field(record.get(f"{kind}s"), kind, f"{kind}s", where)
         media[f"{kind}s"] = [normpath(path) for path in paths]
 
     # Media without a placeholder get one at the front.
@@ -38,17 +45,17 @@ def messages_record(record: dict, where: str) -> dict:
         front += f"<{kind}>" * (len(media[f"{kind}s"]) - text.count(f"<{kind}>"))
 
     if trace and record.get("solution") is None:
-        solution = trace
+        answer = gold_answer(trace, "solution", where)
     else:
-        solution = text_field(record, "solution", where)
+        answer = answer_field(record, "solution", where)
 
     return {
         "question": front + question,
         "problem_type": text_field(record, "problem_type", where),
-        "answer": gold_answer(solution, "solution", where),
+        "answer": answer,
         "options": options,
-        "hint": " ".join(list_field(record.get("hint"), "hint", where)),
-        "audio_caption": text_field(record, "audio_cues", where, required=False),
+        "hint": " ".join(list_field(record.get("hint"), "hint", where)).strip(),
+        "audio_caption": text_field(record, "audio_cues", where, required=False).strip(),
         "trace": trace,
         **media,
     }
@@ -72,11 +79,11 @@ def read_turns(turns, where: str) -> tuple[dict, str]:
         trace = text_field(turns.pop(), "content", where, required=False).strip()
 
     # in a dialogue of several turns no one reply could be rewarded by one gold answer
-    roles = [turn.get("role") for turn in turns]
+    roles = [turn.get("role") for turn in turns[:9]]
     if roles != ["user"]:
         raise DataError(
             f"{where}: field 'messages' must hold one user turn, with at most a system turn before "
-            f"and an assistant turn after it; got {', '.join(map(str, roles)) or 'none'}; "
+            f"and an assistant turn after it; got {brief(roles) if roles else 'none'}; "
             "make single prompts of the dialogue"
         )
     return turns[0], trace

@@ -10,7 +10,15 @@ paths. A sound beside one video that the text does not mention is the video's so
 import json
 from pathlib import Path
 
-from formats.fields import assign_soundtrack, gold_answer, list_field, text_field
+from formats.fields import (
+    CONTROL,
+    answer_field,
+    assign_soundtrack,
+    brief,
+    list_field,
+    paths_field,
+    text_field,
+)
 from formats.files import write_whole
 from formats.sample import MEDIA_KINDS, DataError, Sample
 
@@ -43,25 +51,49 @@ def own_record(record: dict, where: str) -> dict:
     unknown = sorted(set(record) - set(OWN_FIELDS))
     if unknown:
         raise DataError(
-            f"{where}: unknown field '{unknown[0]}'; known fields: {', '.join(sorted(OWN_FIELDS))}"
+            f"{where}: unknown field {brief(unknown[0])}; "
+            f"known fields: {', '.join(sorted(OWN_FIELDS))}"
         )
 
     fields = {name: value for name, value in record.items() if name not in MEDIA_KINDS}
     for name in TEXT_FIELDS:
         fields[name] = text_field(record, name, where, required=False)
     for kind in MEDIA_KINDS:
-        fields[f"{kind}s"] = list_field(record.get(kind), kind, where)
-    fields["id"] = str(record["id"])
-    fields["options"] = list_field(record.get("options"), "options", where)
-    fields["soundtrack"] = text_field(record, "soundtrack", where, required=False) or None
+        fields[f"{kind}s"] = paths_field(record.get(kind), kind, kind, where)
+    fields["id"] = id_field(record, where)
+    fields["question"] = text_field(record, "question", where)
+    fields["options"] = list_field(record.get("options"), "options", where, numbers=True)
+    fields["answer"] = answer_field(record, "answer", where)
     fields["stage"] = stage_field(record, where)
+    fields["scene"] = scene_field(record, where)
 
-    # An answer may stand in its tags, as in the downloaded forms. A list is refused: as text
-    # ("['A', 'B']") no reply would ever equal it.
-    fields["answer"] = text_field(record, "answer", where)
-    if "<answer>" in fields["answer"]:
-        fields["answer"] = gold_answer(fields["answer"], "answer", where)
+    # one file; white space is no hint
+    soundtracks = paths_field(record.get("soundtrack"), "audio", "soundtrack", where)
+    if len(soundtracks) > 1:
+        raise DataError(f"{where}: field 'soundtrack' must be one path; remove the others")
+    fields["soundtrack"] = soundtracks[0] if soundtracks else None
+    for name in ("hint", "audio_caption"):
+        fields[name] = fields[name].strip()
     return assign_soundtrack(fields)
+
+
+def id_field(record: dict, where: str) -> str:
+    """The record's id. It stands in file names, logs and messages, so it is one line of text."""
+    name = text_field(record, "id", where)
+    if CONTROL.search(name):
+        raise DataError(
+            f"{where}: field 'id' is {brief(name)}, which holds a control character; "
+            "write another one"
+        )
+    return name
+
+
+def scene_field(record: dict, where: str) -> dict | None:
+    """The toy world's truth; None without one."""
+    scene = record.get("scene")
+    if scene is not None and not isinstance(scene, dict):
+        raise DataError(f"{where}: field 'scene' must be an object; mend it, or remove the field")
+    return scene
 
 
 def stage_field(record: dict, where: str) -> int | None:
@@ -70,7 +102,7 @@ def stage_field(record: dict, where: str) -> int | None:
     is_number = type(stage) is int  # not isinstance: true and false are no numbers here
     if stage is not None and not (is_number and 0 <= stage <= 3):
         raise DataError(
-            f"{where}: field 'stage' must be 0, 1, 2 or 3, as a number; got {stage!r}; "
+            f"{where}: field 'stage' must be 0, 1, 2 or 3, as a number; got {brief(stage)}; "
             "mend it, or remove the field"
         )
     return stage

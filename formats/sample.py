@@ -1,5 +1,6 @@
 """formats/sample.py: Sample, the one typed record that every form of data set is read into."""
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -136,3 +137,18 @@ def file_of(path: str) -> str:
     """The file of a media path: "clip.mp4" of "clip.mp4#t=12.5", which means the picture at 12.5 s
     (W3C media fragments)."""
     return path.partition("#t=")[0]
+
+
+def moment_of(path: str) -> float | None:
+    """The seconds of "clip.mp4#t=12.5"; 0 for a path without "#t=", None where no time follows it.
+
+    >>> moment_of("clip.mp4#t=12.5"), moment_of("clip.mp4#t=1,2"), moment_of("clip.mp4#t=-1")
+    (12.5, None, None)
+    """
+    _, mark, text = path.partition("#t=")
+    if not mark:
+        return 0.0
+    if not re.fullmatch(r"[0-9]+(\.[0-9]*)?(e-?[0-9]+)?", text):
+        return None
+    seconds = float(text)
+    return seconds if math.isfinite(seconds) else None

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from formats.sample import file_of, moment_of
 from media.container import UnverifiedSeek
 from media.errors import MediaError, first_line
 from media.pictures import is_webp, read_moving_webp, read_picture
@@ -300,7 +301,9 @@ def read_frame_folder(
 def read_moment(path: str, where: str, decoder: str = "pyav") -> np.ndarray:
     """(H, W, 3) uint8: the picture of "clip.mp4#t=12.5", which is the frame of a video at 12.5 s,
     or its last one. Raises MediaError."""
-    file, _, seconds = path.partition("#t=")
-    span = (float(seconds), float(seconds))
-    frames = read_frames(file, math.inf, TEMPORAL_PATCH, where, span, decoder=decoder)
+    seconds = moment_of(path)
+    if seconds is None:
+        raise MediaError(where, f"field 'image': {path} names no time in seconds behind #t=", path)
+    span = (seconds, seconds)
+    frames = read_frames(file_of(path), math.inf, TEMPORAL_PATCH, where, span, decoder=decoder)
     return frames.pixels[0]

@@ -109,7 +109,7 @@ BAD_RECORDS = [
     ("text", "expected a JSON object, got str"),
     (
         {"Question": "q", "Choice": []},
-        "a record of no known format, with the fields Question, Choice; known are ours",
+        "a record of no known format, with the fields 'Question, Choice'; known are ours",
     ),
     ({}, "with the fields (none)"),
 ]
