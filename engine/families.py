@@ -22,7 +22,6 @@ from typing import NamedTuple
 import torch
 import transformers
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoTokenizer
 from transformers.utils import cached_file, is_flash_attn_2_available
@@ -80,6 +79,15 @@ def first_line(error: Exception) -> str:
     return lines[0][:160]
 
 
+def what_was_wrong(error: Exception) -> str:
+    """An error of loading, in the words of one who cannot allow code of the folder's own."""
+    if "trust_remote_code" in str(error) or "custom code" in str(error):
+        return "it wants to run code of its own, which is never done here"
+    line = first_line(error)
+    name = type(error).__name__
+    return line if line == name else f"{name}: {line}"
+
+
 # ------------------------------------------------------------------ config and tokenizer
 def load_config(path: str | Path):
     """The config of a model folder or hub name; of a full Qwen2.5-Omni, that of its thinker.
@@ -91,15 +99,22 @@ def load_config(path: str | Path):
         settings, _ = transformers.PretrainedConfig.get_config_dict(path)
         if not settings:
             raise OSError("it has no config.json")
+        if not isinstance(settings, dict):
+            raise ValueError("config.json is no JSON object")
         settings = settings.get("thinker_config", settings)
         model_type = settings.get("model_type")
         config = None
-        if model_type in FAMILIES:
+        if isinstance(model_type, str) and model_type in FAMILIES:
+            check_parts(settings)
             config = CONFIG_MAPPING[model_type].from_dict(settings)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            prompt_format(config)
+    except MemoryError:
+        raise
+    # transformers raises almost anything on a broken config.json
+    except Exception as error:
         raise DataError(
-            f"{path}: not a model folder ({first_line(error)}); pass --model with a folder that "
-            "holds config.json, or a hub name"
+            f"{path}: not a model folder ({what_was_wrong(error)}); pass --model with a folder "
+            "that holds config.json, or a hub name"
         ) from None
     if config is None:
         raise DataError(
@@ -115,6 +130,17 @@ def load_config(path: str | Path):
                 "have; set it to 0 if the weights allow it"
             )
     return config
+
+
+def check_parts(settings: dict) -> None:
+    """Raises ValueError for values with which transformers would build a model of default sizes,
+    which are those of a 7B."""
+    for name in ("text_config", "vision_config", "audio_config"):
+        if not isinstance(settings.get(name, {}), dict):
+            raise ValueError(f"{name} is no JSON object")
+    for name, value in settings.items():
+        if name.endswith("_token_id") and not isinstance(value, int | None):
+            raise ValueError(f"{name} is no number")
 
 
 def prompt_format(config) -> PromptFormat:
@@ -149,9 +175,15 @@ def load_tokenizer_and_config(path: str | Path):
     config = load_config(path)
     try:
         # With the config given, transformers does not read (and warn about) the talker's.
-        tokenizer = AutoTokenizer.from_pretrained(path, config=config)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no tokenizer could be loaded ({first_line(error)})") from None
+        tokenizer = AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False)
+    except MemoryError:
+        raise
+    # transformers and tokenizers raise almost anything on broken files
+    except Exception as error:
+        raise DataError(
+            f"{path}: no tokenizer could be loaded ({what_was_wrong(error)}); use the model's own "
+            "files"
+        ) from None
 
     # the media tokens, of which a model that hears nothing has no audio
     form = prompt_format(config)
@@ -167,8 +199,17 @@ def load_tokenizer_and_config(path: str | Path):
                 f"({len(tokenizer)} tokens); use the model's own files"
             )
 
-    load_chat_template(path, tokenizer)
-    check_chat_template(path, tokenizer, media_tokens)
+    try:
+        load_chat_template(path, tokenizer)
+        check_chat_template(path, tokenizer, media_tokens)
+    except (DataError, MemoryError):
+        raise
+    # a template is a program of its own, and may fail in any way
+    except Exception as error:
+        raise DataError(
+            f"{path}: its chat template cannot be used ({what_was_wrong(error)}); use the model's "
+            "own files"
+        ) from None
     return tokenizer, config
 
 
@@ -242,15 +283,22 @@ def load_model(path: str | Path, config, device: torch.device, dtype: torch.dtyp
             dtype=dtype,
             attn_implementation=tower_attention(device),
             output_loading_info=True,
+            trust_remote_code=False,  # no code of the folder's own is run
+            use_safetensors=True,  # no pickle is opened
         )
-    # SafetensorError: a torn file; RuntimeError: weights of other shapes
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    # a torn file, weights of other shapes, sizes that no layer can have
+    except Exception as error:
         if "ignore_mismatched_sizes" in str(error):
             raise DataError(
                 f"{path}: shapes of its weights are not those of its config.json; the checkpoint "
                 "is of another class or size"
             ) from None
-        raise DataError(f"{path}: no weights could be loaded ({first_line(error)})") from None
+        raise DataError(
+            f"{path}: no weights could be loaded ({what_was_wrong(error)}); weights are "
+            "*.safetensors, whole and of this config.json"
+        ) from None
 
     # trap: of missing weights transformers only warns, and fills them with random numbers
     missing = sorted(info["missing_keys"])

@@ -192,11 +192,15 @@ def to_bool(text: str) -> bool:
 def is_tiny(model: str) -> bool:
     """Does --model name a model of the bundled one's size (decoder width 512 or less)?
 
-    Empty means the bundled one.
+    Empty means the bundled one. A folder whose config.json is broken counts as large: loading it
+    will say what is wrong.
     """
     file = Path(model) / "config.json"
     if not model or not file.is_file():
         return not model
-    config = json.loads(file.read_text())
-    text_config = config.get("thinker_config", config).get("text_config", {})
-    return text_config.get("hidden_size", math.inf) <= 512
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        text_config = config.get("thinker_config", config).get("text_config", {})
+        return text_config.get("hidden_size", math.inf) <= 512
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError):
+        return False

@@ -228,8 +228,13 @@ class LocalModel:
         self.batch = batch
         try:
             self._load()
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0][:160]
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        # transformers raises almost anything on a broken folder
+        except Exception as error:
+            from engine.families import what_was_wrong  # here: it imports transformers
+
+            reason = what_was_wrong(error)
             raise DataError(
                 f"{path}: no language model could be loaded ({reason}); "
                 "pass a model folder, a hub name, or an endpoint"
@@ -240,10 +245,14 @@ class LocalModel:
         from transformers.models.auto import modeling_auto
 
         multimodal = modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
-        model_type = transformers.AutoConfig.from_pretrained(self.path).model_type
+        model_type = transformers.AutoConfig.from_pretrained(
+            self.path, trust_remote_code=False
+        ).model_type
         self.text_only = model_type not in multimodal
         if self.text_only:
-            self.processor = transformers.AutoTokenizer.from_pretrained(self.path)
+            self.processor = transformers.AutoTokenizer.from_pretrained(
+                self.path, trust_remote_code=False
+            )
             self.tokenizer = self.processor
             model_class = transformers.AutoModelForCausalLM
         else:
@@ -252,7 +261,10 @@ class LocalModel:
             model_class = transformers.AutoModelForMultimodalLM
 
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.model = model_class.from_pretrained(self.path, dtype=dtype).to(self.device).eval()
+        model = model_class.from_pretrained(
+            self.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+        self.model = model.to(self.device).eval()
 
     @torch.no_grad()
     def ask(self, requests: list[Request]) -> list[str]:
@@ -320,13 +332,13 @@ def load_processor(path: str):
     import transformers
 
     try:
-        return transformers.AutoProcessor.from_pretrained(path)
+        return transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False)
     except (ImportError, ValueError) as error:
         if "torchvision" not in str(error).lower():
             raise
 
     # the class that AutoProcessor would have taken
-    model_type = transformers.AutoConfig.from_pretrained(path).model_type
+    model_type = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
     name = transformers.models.auto.processing_auto.PROCESSOR_MAPPING_NAMES.get(model_type)
     if name is None:
         raise ValueError(f"transformers has no processor for model type '{model_type}'")
@@ -340,11 +352,13 @@ def load_processor(path: str):
             return super().check_argument_for_proper_class(argument_name, argument)
 
     # its parts, and those of its saved settings that it accepts
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     arguments = {
         "tokenizer": tokenizer,
         "video_processor": None,
-        "image_processor": transformers.AutoImageProcessor.from_pretrained(path, backend="pil"),
+        "image_processor": transformers.AutoImageProcessor.from_pretrained(
+            path, backend="pil", trust_remote_code=False
+        ),
     }
     accepted = inspect.signature(processor_class.__init__).parameters.keys() - arguments.keys()
     saved = processor_class.get_processor_dict(path)[0]
