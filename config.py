@@ -111,8 +111,8 @@ class Common:
     eval_data: str = flag("", "held-out records; empty: the toy world's, or none with --data")
     out: str = flag("", "output folder; empty: runs/stage<stage>-<method>-seed<seed>")
     steps: int | None = flag(None, "optimiser steps; 0: one pass over the data", 0)
-    lr: float | None = flag(None, "peak learning rate of AdamW", 0)
-    seed: int = flag(0, "seed of data order, sampling and replay draws")
+    lr: float | None = flag(None, "peak learning rate of AdamW", 0, 1)
+    seed: int = flag(0, "seed of data order, sampling and replay draws", 0)
     resume: bool = flag(False, "go on with the run in --out, or begin it where there is none yet")
     config: str = flag("", "a run's config.json; flags given beside it win")
 
@@ -125,10 +125,13 @@ class Rollout:
         None, "B: prompts with fresh completions per step, over all processes (stage 0: traces)", 1
     )
     fresh: int | None = flag(
-        None, "fresh completions per prompt (avatar 2, avatar_paper 4, grpo 8)", 1
+        None,
+        "fresh completions per prompt, two or more: one has no advantage over itself "
+        "(avatar 2, avatar_paper 4, grpo 8)",
+        2,
     )
     max_completion_tokens: int | None = flag(None, "longest completion, EOS included", 1)
-    temperature: float = flag(1.0, "of sampling and of the training log-probs alike", 1e-3)
+    temperature: float = flag(1.0, "of sampling and of the training log-probs alike", 1e-3, 100)
     dynamic_sampling: int = flag(
         0, "extra rounds of prompts in place of groups whose rewards are equal (DAPO); 0 = off", 0
     )
@@ -156,7 +159,7 @@ class Replay:
 
     replayed: int | None = flag(
         None,
-        "replayed completions per group, or all of its prompt where fewer are stored "
+        "replayed completions per group, or all of its prompt where fewer are stored; two or more "
         "(avatar 6, avatar_paper 4, grpo 0 = no replay)",
         0,
     )
@@ -173,7 +176,7 @@ class Replay:
     capacity: int = flag(
         10_000,
         "completions the buffer holds, over all processes: 40 / 35 / 25 % hard / medium / easy",
-        1,
+        8,
     )
     hint_patience: int | None = flag(
         None,
@@ -193,13 +196,13 @@ class Replay:
 class Update:
     """Advantages and update"""
 
-    alpha: float = flag(1.0, "weight of the off-policy part in J = J_on + alpha J_off", 0)
+    alpha: float = flag(1.0, "weight of the off-policy part in J = J_on + alpha J_off", 0, 1e6)
     tas_shape: str | None = flag(
         None,
         "temporal weights: u, uniform, decay, incline, inverse (avatar u, grpo uniform = off)",
         choices="tas.SHAPES",
     )
-    tas_lambda: float = flag(0.3, "lambda of the temporal weights; 0 = off", 0)
+    tas_lambda: float = flag(0.3, "lambda of the temporal weights; 0 = off", 0, 1e3)
     is_level: str = flag(
         "token",
         "importance ratio per token, or per sequence (length-normalised, as GSPO)",
@@ -213,7 +216,7 @@ class Update:
     )
     clip_eps: float = flag(0.2, "epsilon of the clipped ratio", 0, 1)
     clip_eps_high: float = flag(
-        0.0, "epsilon of the upper bound when it differs (DAPO: 0.28); 0 = clip_eps", 0
+        0.0, "epsilon of the upper bound when it differs (DAPO: 0.28); 0 = clip_eps", 0, 1e6
     )
     loss_norm: str | None = flag(
         None,
@@ -222,7 +225,10 @@ class Update:
         choices="tas.NORMS",
     )
     beta: float | None = flag(
-        None, "weight of the KL to the stage's starting weights; 0 = off, no reference (avatar)", 0
+        None,
+        "weight of the KL to the stage's starting weights; 0 = off, no reference (avatar)",
+        0,
+        1e6,
     )
 
 
@@ -258,7 +264,7 @@ class Media:
     workers: int | None = flag(
         None, "processes that decode ahead; 0 = threads (empty: 4 with a GPU, else 1, toy 0)", 0
     )
-    fps: float = flag(2.0, "video frames sampled per second", 1e-3)
+    fps: float = flag(2.0, "video frames sampled per second", 1e-3, 1e3)
     decoder: str = flag(
         "pyav",
         "what decodes video frames; decord is for comparison (docs/data.md)",
@@ -305,6 +311,7 @@ def parse(argv: list[str]) -> Config:
         cfg.data = f"toy:{5000 if cold_start else 256},160"  # 160 clips are 320 questions
     fill(cfg, by_model_and_stage(cfg) | METHODS[cfg.method])  # a method wins over a model
     check_flags(cfg, parser)  # the presets' values, too
+    check_replay(cfg, parser)
     cfg.out = cfg.out or f"runs/stage{cfg.stage}-{cfg.method}-seed{cfg.seed}"
 
     if cfg.judge_endpoint:  # before it is written into the run's config.json
@@ -312,6 +319,19 @@ def parse(argv: list[str]) -> Config:
 
         check_endpoint(cfg.judge_endpoint)
     return cfg
+
+
+def check_replay(cfg: Config, parser) -> None:
+    """End the program with one sentence where replay could never begin, or would teach nothing."""
+    if cfg.stage == 0 or cfg.replayed == 0:
+        return
+    if cfg.replayed == 1:
+        parser.error("--replayed 1: a group of one has no spread of rewards; pass 2 or more, or 0")
+    if cfg.replay_min > cfg.capacity:
+        parser.error(
+            f"--replay_min {cfg.replay_min}: the buffer never holds more than --capacity "
+            f"{cfg.capacity} completions; lower the one or raise the other"
+        )
 
 
 def by_model_and_stage(cfg: Config) -> dict:

@@ -98,8 +98,8 @@ class WhatFlags:
 class SamplingFlags:
     """Sampling"""
 
-    temperature: float = flag(0.0, "0 = greedy", 0)
-    seed: int = flag(0, "seed of sampling")
+    temperature: float = flag(0.0, "0 = greedy", 0, 100)
+    seed: int = flag(0, "seed of sampling", 0)
     max_completion_tokens: int | None = flag(
         None,
         "longest completion (empty: 2048, tiny model 112; --prompt paper: the released script's)",
@@ -123,7 +123,7 @@ class JudgingFlags:
 class MediaFlags:
     """Media"""
 
-    fps: float = flag(2.0, "video frames sampled per second", 1e-3)
+    fps: float = flag(2.0, "video frames sampled per second", 1e-3, 1e3)
     decoder: str = flag(
         "pyav",
         "what decodes video frames; decord is for comparison (docs/data.md)",

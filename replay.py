@@ -40,6 +40,7 @@ How this differs from the paper and its released trainer:
 This module imports nothing of ours.
 """
 
+import itertools
 import json
 import math
 from collections import deque
@@ -90,6 +91,21 @@ def are_diverse(rewards: list[float]) -> bool:
     return max(rewards) - min(rewards) > 1e-6
 
 
+def shares(total: int, fractions: dict[str, float]) -> dict[str, int]:
+    """Whole numbers near total * fraction that add up to total: what rounding down leaves goes to
+    the largest remainders, one each.
+
+    >>> shares(14, TIER_FRACTIONS), shares(1, TIER_FRACTIONS)
+    ({'hard': 6, 'medium': 5, 'easy': 3}, {'hard': 1, 'medium': 0, 'easy': 0})
+    """
+    exact = {name: total * fraction for name, fraction in fractions.items()}
+    whole = {name: math.floor(value + 1e-9) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: whole[name] - exact[name])
+    for name in by_remainder[: total - sum(whole.values())]:
+        whole[name] += 1
+    return whole
+
+
 @dataclass
 class PromptHistory:
     """What is known of one prompt."""
@@ -113,27 +129,48 @@ class PromptHistory:
         return list(newest.values())
 
 
+def unlike_entries(entries: list[Entry]) -> list[Entry]:
+    """The first success and the first failure, of different rewards where any two of them are; else
+    a third entry of another reward. One or two entries where there is no more."""
+    successes = [entry for entry in entries if entry.success]
+    failures = [entry for entry in entries if not entry.success]
+    if successes and failures:
+        # In stage 2 a right answer and a wrong one may earn the same: 0.2 + 0.4 = 0.2 + 0.4.
+        for success, failure in itertools.product(successes, failures):
+            if are_diverse([success.reward, failure.reward]):
+                return [success, failure]
+        chosen = [successes[0], failures[0]]
+    else:
+        chosen = entries[:1]
+    unlike = [e for e in entries if are_diverse([e.reward, chosen[0].reward])]
+    return chosen + unlike[:1]
+
+
 class ReplayBuffer:
     """The stratified buffer of one rank. A prompt belongs to one rank, and so does its history.
 
     capacity: completions that it holds. patience: unhinted visits without a success before a hint
     (0: this rule is off). hint_kl: the KL per token below which a failing prompt of the hard tier
-    gets its hint (0: this rule is off).
+    gets its hint (0: this rule is off). with_hint: the ids of the prompts that have one; None: all.
     """
 
     def __init__(
-        self, capacity: int = 10_000, patience: int = 3, hint_kl: float = 0.0, seed: int = 0
+        self,
+        capacity: int = 10_000,
+        patience: int = 3,
+        hint_kl: float = 0.0,
+        seed: int = 0,
+        with_hint: set[str] | None = None,
     ):
         if capacity < 1:
             raise ValueError(f"capacity {capacity} must be positive")
         if patience < 0 or hint_kl < 0:
             raise ValueError(f"patience {patience} and hint_kl {hint_kl} must not be negative")
 
-        self.tier_capacity = {
-            tier: round(capacity * fraction) for tier, fraction in TIER_FRACTIONS.items()
-        }
+        self.tier_capacity = shares(capacity, TIER_FRACTIONS)
         self.patience = patience
         self.hint_kl = hint_kl
+        self.with_hint = with_hint
 
         # Every prompt that was visited, and those of them that hold entries. The second is for
         # speed: a run may visit 100,000 prompts and store the completions of 2,500.
@@ -166,7 +203,8 @@ class ReplayBuffer:
 
         # The hint rule asks for the tier after this visit, so the tier moves first.
         self._assign_tiers([history])
-        self._update_hint(history, unhinted)
+        if self.with_hint is None or prompt_id in self.with_hint:
+            self._update_hint(history, unhinted)
 
     def _update_hint(self, history: PromptHistory, unhinted: list[Entry]) -> None:
         """Steps 2 and 5 of the story of a hint: turn it on, take turns, turn it off."""
@@ -325,26 +363,17 @@ class ReplayBuffer:
         return diverse[filled[index]]
 
     def _draw_entries(self, entries: list[Entry], n: int) -> list[Entry]:
-        """n of the entries at random. Where n > 1 and the entries allow it, a success and a failure
-        are among them, or at least two different rewards."""
+        """n of the entries at random. Where n > 1 and the entries allow it, a success, a failure
+        and two different rewards are among them."""
         shuffled = [entries[i] for i in self.rng.permutation(len(entries))]
-        chosen, others = shuffled[:n], shuffled[n:]
         if n == 1:
-            return chosen
+            return shuffled[:1]
 
-        # A kind of outcome that is missing takes the last place.
-        for success in (True, False):
-            missing = all(e.success != success for e in chosen)
-            substitutes = [e for e in others if e.success == success]
-            if missing and substitutes:
-                chosen[-1] = substitutes[0]
-
-        # All successes (or all failures) may still differ, by their format reward for example.
-        if not are_diverse([e.reward for e in chosen]):
-            substitutes = [e for e in others if are_diverse([e.reward, chosen[0].reward])]
-            if substitutes:
-                chosen[-1] = substitutes[0]
-        return chosen
+        # these first, then the others at random
+        chosen = unlike_entries(shuffled)[:n]
+        taken = {id(entry) for entry in chosen}
+        others = [entry for entry in shuffled if id(entry) not in taken]
+        return chosen + others[: n - len(chosen)]
 
     # ------------------------------------------------------------------ reporting
     def occupancy(self) -> dict[str, int]:

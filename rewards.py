@@ -251,6 +251,21 @@ def score_group(
     return scores
 
 
+def has_all_parts(group_scores: list[dict], stage: int) -> bool:
+    """Does every completion of a group have every part that the stage weighs?
+
+    A group without a verdict is scored by its other parts alone: its rewards compare with each
+    other, and with those of no other visit.
+
+    >>> has_all_parts([{"format": 1.0, "judge": 0.4}, {"format": 1.0, "judge": None}], 3)
+    False
+    """
+    for parts in group_scores:
+        if any(parts[name] is None for name in STAGE_REWARDS[stage]):
+            return False
+    return True
+
+
 def score_prompts(prompts, completions, stage: int, judge=None) -> list[list[dict]]:
     """Score the completions of several prompts: per prompt the list that `score_group` gives.
 

@@ -65,7 +65,7 @@ from groups import Batch, Group, fresh_groups, global_counts, micro_batches, rep
 from judge import make_judge
 from model import Features, Policy, load_policy
 from replay import ReplayBuffer
-from rewards import score_prompts
+from rewards import has_all_parts, score_prompts
 from rollout import Sampling, generate
 from run.curriculum import stages_of, write_summary
 from run.heldout import evaluate, example
@@ -102,8 +102,9 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
     judge = make_judge(cfg, run.samples + run.heldout, policy.device)
 
     # what a checkpoint holds beside the weights
-    capacity = max(1, cfg.capacity // run.world)  # --capacity is that of the whole run
-    buffer = ReplayBuffer(capacity, cfg.hint_patience, cfg.hint_kl, seed=run.seed)
+    capacity = run.share(cfg.capacity)  # --capacity is that of the whole run
+    with_hint = {sample.id for sample in run.samples if sample.hint}
+    buffer = ReplayBuffer(capacity, cfg.hint_patience, cfg.hint_kl, run.seed, with_hint)
     stream = PromptStream(run.samples, builder, run.seed)
     generator = torch.Generator(policy.device).manual_seed(run.seed)
     state = {"buffer": buffer, "stream": stream, "generator": generator}
@@ -140,9 +141,11 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
             groups = fresh_groups(prompts, completions, scores, step)
             log.note_rewards(groups)
 
-            # 3 insert: Rbar(q) and hint states move with every group
-            for group in groups:
-                buffer.add(group.id, group.entries)
+            # 3 insert: Rbar(q) and hint states move with every group; one that lacks a verdict was
+            # measured by another ruler, and is trained on but not remembered
+            for group, group_scores in zip(groups, scores, strict=True):
+                if has_all_parts(group_scores, cfg.stage):
+                    buffer.add(group.id, group.entries)
             fresh += groups
 
         # tiers are global: places among the Rbar(q) of all prompts, on all processes

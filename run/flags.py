@@ -22,6 +22,8 @@ import math
 from dataclasses import field, fields
 from pathlib import Path
 
+LARGEST = 2**31 - 1  # of a number that a flag may have
+
 
 def flag(default, help: str, low=None, high=None, choices=()):
     """A dataclass field with its `--help` text, its range and the values that it may have.
@@ -163,10 +165,8 @@ def check_value(f, value, parser: argparse.ArgumentParser) -> None:
     """End the program with one sentence where a flag's value is out of range or unknown."""
     if value is None:
         return
-    low, high = f.metadata["range"]
-    if (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"between {low} and {high}" if high is not None else f"at least {low}"
-        parser.error(f"--{f.name} {value}: must be {bounds}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        check_range(f, value, parser)
 
     choices = f.metadata["choices"]
     if isinstance(choices, str):
@@ -174,6 +174,25 @@ def check_value(f, value, parser: argparse.ArgumentParser) -> None:
         choices = tuple(getattr(importlib.import_module(module), name))
     if choices and value not in choices:
         parser.error(f"--{f.name} {value}: known are {', '.join(map(str, choices))}")
+
+
+def check_range(f, value: float, parser: argparse.ArgumentParser) -> None:
+    """End the program with one sentence for a number out of range. Every number has a range: what
+    is larger than LARGEST overflows somewhere below."""
+    low, high = f.metadata["range"]
+    lowest = -LARGEST if low is None else low
+    highest = LARGEST if high is None else high
+    if math.isnan(value):
+        parser.error(f"--{f.name} {value}: must be a number")
+    if lowest <= value <= highest:
+        return
+    if high is not None:
+        bounds = f"between {lowest} and {highest}"
+    elif value < lowest:
+        bounds = f"at least {lowest}"
+    else:
+        bounds = f"at most {highest}"
+    parser.error(f"--{f.name} {value}: must be {bounds}")
 
 
 def fill(cfg, defaults: dict) -> None:

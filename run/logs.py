@@ -40,6 +40,7 @@ from run.plots import plot_run
 
 FILES = ("metrics.jsonl", "completions.jsonl", "bad_media.jsonl", "dropped.jsonl")
 BINS = np.linspace(-2.5, 2.5, 42)  # of the advantages' histogram; the outermost hold what is beyond
+NAMED = 20  # prompts with a hint that a line names; "hints" counts them all
 COLUMNS = (  # what every line of a step has; null where no token or completion has a value
     "loss",
     "kl",
@@ -218,7 +219,7 @@ class Log:
             {"step": step, "stage": self.cfg.stage, "generated": generated},
             columns,
             sum_columns(gather(buffer.stats())),
-            {"hinted_prompts": gather_lists(buffer.hinted_prompts())},
+            {"hinted_prompts": gather_lists(buffer.hinted_prompts()[:NAMED])[:NAMED]},
             self.end_of_line(norm, lr),
         )
         self.write_row(row)

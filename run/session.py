@@ -188,6 +188,11 @@ class Run:
                 f"--prompts_per_step {cfg.prompts_per_step} cannot be split evenly over "
                 f"{self.world} processes; use a multiple of {self.world}"
             )
+        if cfg.replayed and cfg.capacity < self.world:
+            raise DataError(
+                f"--capacity {cfg.capacity} leaves some of {self.world} processes without a place; "
+                "raise it"
+            )
         self.per_rank = cfg.prompts_per_step // self.world
 
         # from here on the folder is ours; whatever happens, it is given free
@@ -249,6 +254,10 @@ class Run:
     def owns(self, prompt_id: str) -> bool:
         """Does this prompt belong to this process?"""
         return owner(prompt_id, self.world) == self.rank
+
+    def share(self, total: int) -> int:
+        """This process's part of a number of the whole run; the parts add up to it."""
+        return total // self.world + (self.rank < total % self.world)
 
     def announce(self) -> Log:
         """Write config.json, say what is going to happen, and open the logs."""

@@ -1,6 +1,7 @@
 """config.py and run/flags.py: flags, presets, files of settings, and what is said of them."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -39,9 +40,9 @@ def refused(argv: list[str], capsys) -> str:
         (["--clip", "none"], "--clip none: known are ppo, cispo, truncated"),
         (["--loss_norm", "max"], "--loss_norm max: known are sequence, token"),
         (["--train_type", "half"], "--train_type half: known are lora, full"),
-        (["--lr", "-1"], "--lr -1.0: must be at least 0"),
+        (["--lr", "-1"], "--lr -1.0: must be between 0 and 1"),
         (["--clip_eps", "1.5"], "--clip_eps 1.5: must be between 0 and 1"),
-        (["--fresh", "0"], "--fresh 0: must be at least 1"),
+        (["--fresh", "0"], "--fresh 0: must be at least 2"),
         (["--steps", "two"], "invalid int value: 'two'"),
         (["--resume", "maybe"], "'maybe' is neither true nor false"),
         (["--max_frames", "1"], "--max_frames 1: must be at least 2"),
@@ -50,6 +51,48 @@ def refused(argv: list[str], capsys) -> str:
 )
 def test_bad_flags_end_with_one_sentence(flags, message, capsys):
     assert message in refused(flags, capsys)
+
+
+NUMBERS = [f for f in fields(Config) if f.type in (int, float, int | None, float | None)]
+
+
+@pytest.mark.parametrize("value", ["-1", "-1e-9", "0", "nan", "inf", "-inf", "1e400", str(2**63)])
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda f: f.name)
+def test_no_number_of_a_flag_is_without_bounds(field, value, capsys):
+    """It is refused in a sentence that names the flag, or it is finite and within the flag's own
+    bounds."""
+    argv = [f"--{field.name}={value}", "--model=Qwen/Qwen2.5-Omni-7B"]
+    try:
+        number = getattr(parse(argv), field.name)
+    except SystemExit:
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert f"--{field.name}" in said
+        return
+    assert math.isfinite(number)
+    assert 0 <= number <= 2**31 - 1
+    assert number == float(value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--capacity=100"], "--replay_min 256: the buffer never holds more than --capacity 100"),
+        (["--method=avatar_paper", "--capacity=20"], "--replay_min 64: the buffer never holds"),
+        (["--replay_min=20000"], "never holds more than --capacity 10000 completions; lower"),
+        (["--capacity=1"], "--capacity 1: must be at least 8"),
+        (["--replayed=1"], "--replayed 1: a group of one has no spread of rewards"),
+        (["--fresh=1"], "--fresh 1: must be at least 2"),
+        (["--seed=-1"], "--seed -1: must be at least 0"),
+        (["--seed=4294967296"], "--seed 4294967296: must be at most 2147483647"),
+    ],
+)
+def test_what_could_never_begin_is_said_at_the_start(flags, message, capsys):
+    assert message in refused(flags, capsys)
+
+
+def test_a_baseline_without_replay_may_have_any_capacity():
+    assert parse(["--method=grpo", "--capacity=8"]).replayed == 0
+    assert parse(["--stage=0", "--capacity=8"]).stage == 0
 
 
 def test_flags_are_written_with_dashes_or_underscores_with_a_space_or_an_equals_sign():
@@ -289,7 +332,7 @@ def test_another_method_stage_or_model_beside_a_config_file_derives_presets_anew
         ('{"lr": 1.0}', "not a run's config.json (KeyError: 'given')"),
         ('{"given": null}', "not a run's config.json"),
         ('{"given": [], "gone": 1}', "unknown flag 'gone'; remove it from the file"),
-        ('{"given": [], "fresh": 0}', "--fresh 0: must be at least 1"),
+        ('{"given": [], "fresh": 0}', "--fresh 0: must be at least 2"),
         ('{"given": [], "clip": "none"}', "--clip none: known are ppo"),
         ('{"given": [], "steps": "many"}', "steps 'many' is no INT"),
         ('{"given": [], "resume_": 1, "steps": 2}', "unknown flag 'resume_'"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from replay import Entry, ReplayBuffer
+from replay import TIER_FRACTIONS, Entry, ReplayBuffer
 
 
 def entry(reward, step=0, hinted=False, accuracy=None, length=3):
@@ -169,6 +169,38 @@ def test_draw_keeps_diverse_rewards_among_successes_only():
     assert all(len({e.reward for e in draw(buffer).entries}) == 2 for _ in range(50))
 
 
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_a_success_and_a_failure_of_equal_reward_are_no_pair_of_equals(n):
+    """Five times (success, 0.6), once (failure, 0.6), once (success, 1.0): with three or more, each
+    draw has a success, a failure and two different rewards; with two, a success and a failure that
+    differ."""
+    stored = [entry(0.6, accuracy=1.0) for _ in range(5)]
+    stored += [entry(0.6, accuracy=0.0), entry(1.0, accuracy=1.0)]
+    for order, one in enumerate(stored):
+        one.order = order
+    buffer = ReplayBuffer(seed=0)
+    counts = Counter()
+    for _ in range(600):
+        drawn = buffer._draw_entries(stored, n)
+        assert len({e.order for e in drawn}) == n
+        assert {e.success for e in drawn} == {True, False}
+        assert {e.reward for e in drawn} == {0.6, 1.0}
+        counts.update(e.order for e in drawn)
+    # the others fill up at random
+    others = [counts[i] for i in range(5)]
+    expected = 600 * (n - 2) / 5
+    assert all(abs(count - expected) <= 4 * np.sqrt(expected) for count in others)
+
+
+def test_the_rooms_of_the_tiers_add_up_to_every_capacity():
+    """And each is less than one off its share."""
+    for capacity in range(1, 2001):
+        rooms = ReplayBuffer(capacity).tier_capacity
+        assert sum(rooms.values()) == capacity
+        for tier, fraction in TIER_FRACTIONS.items():
+            assert abs(rooms[tier] - capacity * fraction) < 1
+
+
 def test_a_group_holds_no_more_than_is_stored_and_one_completion_may_be_asked_for():
     buffer = filled({"q": [0.0, 1.0]})
     assert len(draw(buffer, 4).entries) == 2
@@ -228,9 +260,9 @@ def test_the_stream_of_draws_is_pinned():
     assert drawn == [
         [
             ("q1", [6, 4]),
-            ("q3", [15, 12]),
+            ("q3", [12, 15]),
             ("q2", [10, 8]),
-            ("q4", [19, 18]),
+            ("q4", [18, 19]),
             ("q5", [22, 23]),
             ("q0", [3, 0]),
         ],
@@ -275,6 +307,16 @@ def test_hint_comes_after_three_failed_visits_and_goes_after_an_unhinted_success
     assert not buffer.wants_hint("q")
     assert buffer.hinted_prompts() == []
     assert buffer.prompts["q"].failed_visits == 0
+
+
+def test_a_prompt_whose_record_has_no_hint_is_never_hinted():
+    buffer = ReplayBuffer(with_hint={"q"})
+    for _ in range(3):
+        buffer.add("q", [entry(0.0)])
+        buffer.add("p", [entry(0.0)])
+    assert buffer.hinted_prompts() == ["q"]
+    assert buffer.stats()["hints"] == 1
+    assert buffer.wants_hint("q") and not buffer.wants_hint("p")
 
 
 def test_visits_are_counted_not_completions():

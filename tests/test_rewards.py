@@ -12,6 +12,7 @@ from problems import PROBLEM_TYPES
 from rewards import (
     ScoringGroup,
     format_reward,
+    has_all_parts,
     majority_rewards,
     score_group,
     score_prompts,
@@ -217,3 +218,16 @@ def test_a_reward_that_returns_numpy_numbers_is_stored_as_plain_floats(monkeypat
         for value in of_completion.values():
             assert value is None or type(value) is float
     assert scores[0]["reward"] == 0.25
+
+
+def test_a_group_that_lacks_a_verdict_has_another_ruler():
+    verdict = dict.fromkeys(("audio", "visual", "location", "caption"), 0.4)
+    text = "<think>a</think><answer>1</answer>"
+    judged = score_group([text] * 2, "1", "numeric", [], 3, [verdict, verdict])
+    partly = score_group([text] * 2, "1", "numeric", [], 3, [verdict, None])
+    assert [parts["reward"] for parts in judged] == pytest.approx([0.7, 0.7])
+    assert [parts["reward"] for parts in partly] == [1.0, 1.0]
+    assert has_all_parts(judged, 3)
+    assert not has_all_parts(partly, 3)
+    # stages without a judge do not ask for verdicts
+    assert has_all_parts(partly, 1) and has_all_parts(partly, 2)

@@ -217,3 +217,14 @@ def test_too_many_bad_media_end_the_run(run, monkeypatch):
     monkeypatch.setattr("run.session.gather", lambda n: [n, 1])
     with pytest.raises(DataError, match="5 of 20 records"):
         run.check(0, [], 1.0, bad)
+
+
+@pytest.mark.parametrize(("total", "world"), [(20, 2), (100, 8), (10_000, 3), (7, 8)])
+def test_a_number_of_the_run_is_shared_out_exactly(tmp_path, total, world):
+    shares = []
+    for rank in range(world):
+        run = Run(SimpleNamespace(out=str(tmp_path)))
+        run.rank, run.world = rank, world
+        shares.append(run.share(total))
+    assert sum(shares) == total
+    assert max(shares) - min(shares) <= 1
