@@ -8,8 +8,8 @@
 
 The records are at the end of this file, in PROBLEM_TYPES. Above them are the functions that they
 use, in the same order. An answer is the text inside <answer>...</answer>, and it is read strictly.
-Benchmarks must also read free replies ("I think it is B"): the lenient readers for those are in
-benchmarks/answers.py, and READERS in benchmarks/base.py says which problem type uses which.
+Benchmarks must also read free replies ("I think it is B"): READERS in benchmarks/base.py says how.
+Letters, numbers and words are read in reading/, by training and benchmarks alike.
 
 To add a type, write two functions and a record here; no other file has to change. For example, a
 type whose answers are names in an order, scored by the fraction of them at the right place:
@@ -30,7 +30,7 @@ type whose answers are names in an order, scored by the fraction of them at the 
     >>> ordering.read("Knock,  bell", []), ordering.score("Knock,  bell", "knock, horn", [])
     ('knock, bell', 0.5)
 
-This module imports nothing of ours.
+This module imports nothing of ours but reading/.
 """
 
 import math
@@ -38,6 +38,9 @@ import re
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from reading.letters import bodies_of, labels_of, letter_of
+from reading.yes_no import yes_no
 
 # What every prompt asks for, before the instruction of its problem type; rewards.py checks it
 INSTRUCTION = "Think inside <think> </think>, then answer inside <answer> </answer>."
@@ -81,29 +84,6 @@ def f1(predicted: set | frozenset, gold: set | frozenset) -> float:
 # ---------------------------------------------------------------------------------- multiple choice
 
 
-def letter_of(answer: str, options: list[str]) -> str | None:
-    """The option letter an answer means, or None.
-
-    That is a lone letter ("B", "(b).", "B. red disc"), or the text of exactly one option.
-
-    >>> options = ["A. red", "B. blue"]
-    >>> letter_of("(b)", options), letter_of("blue", options), letter_of("green", options)
-    ('B', 'B', None)
-    """
-    # a letter, alone or with ".", ":" or ")" and anything behind it
-    match = re.fullmatch(r"\(?([A-Za-z])\)?(?:[.:)].*)?", answer.strip(), flags=re.DOTALL)
-    if match:
-        return match.group(1).upper()
-
-    # two options of the same text: neither is meant
-    matching = []
-    for option in options:
-        body = plain(option.split(".", 1)[-1])
-        if body and body == plain(answer):
-            matching.append(option.strip()[0].upper())
-    return matching[0] if len(matching) == 1 else None
-
-
 def score_letter(answer: str, gold: str, options: list[str]) -> float:
     """1 for the same letter: score_letter("blue", "B", ["A. red", "B. blue"]) = 1.0."""
     letter = letter_of(answer, options)
@@ -111,16 +91,6 @@ def score_letter(answer: str, gold: str, options: list[str]) -> float:
 
 
 # -------------------------------------------------------------------------------------- multi-label
-
-
-def labels_of(text: str, options: list[str]) -> frozenset[str]:
-    """The labels of a multi-label answer: the option letter an item means, else its plain text.
-
-    >>> sorted(labels_of("B, e", ["A. x", "B. y", "E. z"])), sorted(labels_of("Happy; calm", []))
-    (['B', 'E'], ['calm', 'happy'])
-    """
-    items = [item for item in re.split(r"[,;|\n]", text) if plain(item)]
-    return frozenset(letter_of(item, options) or plain(item) for item in items)
 
 
 def read_labels(answer: str, options: list[str]) -> str | None:
@@ -276,12 +246,6 @@ def rouge(answer: str, gold: str, options: list[str]) -> float:
 
 
 # ---------------------------------------------------------------------------------------- yes or no
-
-
-def yes_no(text: str, options: list[str] | None = None) -> str | None:
-    """'yes' or 'no' by the answer's first word, None otherwise: yes_no("Yes, it does.") = 'yes'."""
-    first = plain(text).split(" ")[0].strip(",.;:!")
-    return first if first in ("yes", "no") else None
 
 
 def score_yes_no(answer: str, gold: str, options: list[str]) -> float:
@@ -516,16 +480,17 @@ def unreachable(gold: str, problem_type: ProblemType, options: list[str]) -> str
     >>> unreachable("maybe", PROBLEM_TYPES["yes/no"], [])
     "'maybe' is no answer of the type yes/no"
     """
-    if problem_type.read(gold, options) is None:
-        return f"{gold!r} is no answer of the type {problem_type.name}"
-
     # every letter that is named has to be an option's
     if options and problem_type.name in ("multiple choice", "multi-label"):
-        letters = {option.strip()[:1].upper() for option in options}
-        for label in sorted(labels_of(gold, options)):
-            if label not in letters:
-                return f"{label!r} is none of its {len(options)} options"
+        labels = labels_of(gold, options)
+        if problem_type.name == "multiple choice":
+            labels = {letter_of(gold, options) or gold}
+        unknown = sorted(labels - set(bodies_of(options)))
+        if unknown:
+            return f"{unknown[0]!r} is none of its {len(options)} options"
 
+    if problem_type.read(gold, options) is None:
+        return f"{gold!r} is no answer of the type {problem_type.name}"
     if problem_type.score(gold, gold, options) < 1 - 1e-6:
         return f"{gold!r} is no answer of the type {problem_type.name}"
     return None

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.answers import choice_in, labels_in, yes_or_no
 from benchmarks.numbers import number_in
 from formats.sample import DataError, Sample, check_placeholders
-from problems import INSTRUCTION, f1, labels_of, problem_type, yes_no
+from problems import INSTRUCTION, f1, problem_type
+from reading.letters import bodies_of, choice_in, labels_in, labels_of
+from reading.yes_no import yes_no, yes_or_no
 from rewards import accuracy_reward, final_answer
 
 # Values of --prompt: think asks for reasoning and then <answer>, as in training; direct asks for no
@@ -198,7 +199,7 @@ def defect(sample: Sample) -> str:
         gold = {sample.answer}
     elif sample.problem_type == "multi-label":
         gold = labels_of(sample.answer, sample.options)
-    if not gold <= {option[0] for option in sample.options}:
+    if not gold <= set(bodies_of(sample.options)):
         return f"its answer {sample.answer!r} is none of its {len(sample.options)} options"
 
     # an empty reply says neither: beside such a gold answer it would count as right

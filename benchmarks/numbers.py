@@ -14,8 +14,8 @@ As in answers.py, every pattern has bounded repeats: reading takes time linear i
 
 import re
 
-from benchmarks.answers import unmarked
 from problems import NUMBER_WORDS, TENS, count_of, number
+from reading.text import unmarked
 
 # A number in digits: "3", "-1,200.5"; not the 5 of "x5", nor a part of a time "0:12".
 DIGITS = re.compile(r"[-+]?(?<![A-Za-z0-9_.])(?<!\d:)\d+(?:,\d{3})*(?:\.\d+)?(?!:\d)")

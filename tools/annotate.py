@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.answers import words_of
 from data import question_text
 from formats.files import read_records, write_whole
 from formats.load import load_samples
@@ -36,6 +35,7 @@ from media.errors import MediaError, record_name
 from media.prompt_format import MIN_PIXELS
 from media.workers import MEDIA_TIMEOUT, Decoders
 from problems import NUMBER_WORDS, places
+from reading.text import words_of
 from rewards import accuracy_reward
 from tools.chat import Endpoint, LocalModel, Request
 

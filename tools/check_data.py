@@ -25,7 +25,7 @@ from formats.own import save_samples
 from formats.sample import DataError, Sample
 from media.decode import MediaSettings
 from media.errors import record_name
-from problems import labels_of, letter_of
+from reading.letters import labels_of, letter_of
 from rewards import accuracy_reward, is_right
 
 

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from benchmarks.answers import choice_in, labels_in, yes_or_no
 from benchmarks.numbers import number_in
 from benchmarks.scoring import open_match
+from reading.letters import choice_in, labels_in
+from reading.yes_no import yes_or_no
 from rewards import final_answer
 
 CARS = ["A. A red car", "B. A blue car", "C. A green bus", "D. A white van"]
@@ -254,7 +255,7 @@ CHOICES = [  # options, reply, with several="first", with several="last"
     (CARS, "The answer is A because a blue car is late.", "A", "A"),
     (CARS, "A blue car is seen.", "B", "B"),
     (CARS, "A white van and a blue car.", None, None),
-    (CARS, "the blue car", None, None),
+    (CARS, "the blue car", "B", "B"),
     (CARS, "a green bus", "C", "C"),
     (CARS, "Best option:(A) A red car", "A", "A"),
     (CARS, "b) A blue car", "B", "B"),

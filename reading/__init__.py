@@ -1,0 +1,1 @@
+"""How answers are read: one reader of letters, numbers and texts for training and evaluation."""

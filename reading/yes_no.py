@@ -1,0 +1,93 @@
+"""reading/yes_no.py: whether an answer is yes or no.
+
+yes_no(answer)      strict, for training: the first word
+yes_or_no(reply)    lenient, for evaluation: in a free reply
+"""
+
+import re
+
+from reading.letters import ANSWER_IS
+from reading.text import same_characters, tokens, unmarked
+
+# "Yes" and "no" in other languages; Chinese has several words for each.
+YES = (
+    "yes",
+    "да",
+    "हाँ",
+    "हां",
+    "sí",
+    "si",
+    "oui",
+    "ja",
+    "sim",
+    "نعم",
+    "예",
+    "네",
+    "はい",
+    "是",
+    "是的",
+    "对",
+    "有",
+)
+NO = (
+    "no",
+    "нет",
+    "नहीं",
+    "non",
+    "nein",
+    "não",
+    "لا",
+    "아니요",
+    "아니오",
+    "いいえ",
+    "不是",
+    "不",
+    "否",
+    "没有",
+    "不对",
+)
+
+# A word at the beginning; the words of scripts without blanks, longest first.
+FIRST_WORD = re.compile(
+    r"[\W_]{0,6}(不是|不对|没有|いいえ|はい|是的|[是否对不有没]|[^\W\d_\u3040-\u30ff\u4e00-\u9fff]"
+    r"[^\s.,;:!?।。，、\"'()]{0,20})"
+)
+
+
+def yes_no(text: str, options: list[str] | None = None) -> str | None:
+    """'yes' or 'no' by the answer's first word, None otherwise.
+
+    >>> yes_no("Yes, it does."), yes_no("不是"), yes_no("Yesterday")
+    ('yes', 'no', None)
+    """
+    match = FIRST_WORD.match(same_characters(text))
+    word = match[1].casefold() if match else ""
+    if word in YES:
+        return "yes"
+    return "no" if word in NO else None
+
+
+def yes_or_no(text: str) -> str | None:
+    """'yes' or 'no': the first word, else what is last said to be the answer, else the only one.
+
+    >>> yes_or_no("**No**, he does."), yes_or_no("The answer is yes; no doubt.")
+    ('no', 'yes')
+    >>> print(yes_or_no("It is no sign, yes"))
+    None
+    """
+    reply = unmarked(text)
+    if word := yes_no(reply):
+        return word
+
+    declared = [yes_no(reply[link.end() : link.end() + 40]) for link in ANSWER_IS.finditer(reply)]
+    declared = [word for word in declared if word]
+    if declared:
+        return declared[-1]
+
+    # a last line that is one of the words
+    lines = reply.splitlines()
+    if lines and len(tokens(lines[-1][:40])) == 1 and len(lines[-1]) < 40 and yes_no(lines[-1]):
+        return yes_no(lines[-1])
+
+    occurring = set(re.findall(r"\b(?:yes|no)\b", reply.lower()))
+    return occurring.pop() if len(occurring) == 1 else None
