@@ -723,7 +723,7 @@ SCORES = [
     (
         "lvbench",
         1,
-        {"(A) The fox": 1, "The fox": 1, "A fox wins.": 0, "Nobody but the fox": 0, "A, then D": 1},
+        {"(A) The fox": 1, "The fox": 1, "A fox wins.": 1, "Nobody but the fox": 0, "A, then D": 1},
     ),
     (
         "videoholmes",
