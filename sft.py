@@ -51,10 +51,12 @@ def train_sft(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> 
 
     for step in range(run.start, run.steps):
         log.start_step()
+        run.begin_step(step, policy, optimizer, state)
         features = Features(policy)
 
         # a hint is shown wherever there is one, so that the model learns to use hints
         prompts = stream.take(run.per_rank, hinted=lambda prompt_id: True)
+        run.agree()
         rows, n_tokens = trace_rows(prompts, policy)
         total = sum(gather(n_tokens))  # trace tokens over all processes
 

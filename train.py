@@ -118,6 +118,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
 
     for step in range(run.start, run.steps):
         log.start_step()
+        run.begin_step(step, policy, optimizer, state)
         features = Features(policy)  # every clip passes the towers once a step
 
         # Steps 1-3 run once. With --dynamic_sampling they run again, for new prompts in place of
@@ -147,6 +148,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
                 if has_all_parts(group_scores, cfg.stage):
                     buffer.add(group.id, group.entries)
             fresh += groups
+        run.agree()  # else the judge or the media were away on some process: saved, and the end
 
         # tiers are global: places among the Rbar(q) of all prompts, on all processes
         buffer.refresh(gather_lists(buffer.all_vcrs()))

@@ -13,6 +13,14 @@ class DataError(ValueError):
     """Bad input data. The message names the file, the record and the field, and says what to do."""
 
 
+class Away(DataError):
+    """What a step needs from outside cannot be reached: the judge's server, all of the media.
+
+    Raised in a step of training, it makes the run save and then end with this sentence
+    (run/session.py). Its text is what is away and what to do about that.
+    """
+
+
 @dataclass
 class Sample:
     """One question about some media, with its answer.

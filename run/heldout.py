@@ -1,6 +1,7 @@
 """run/heldout.py: held-out accuracy during training."""
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch
 from config import Config
 from data import Prompt, PromptBuilder, question_text
 from engine.distributed import gather, gather_lists
-from formats.sample import Sample
+from formats.sample import Away, Sample
 from model import Policy
 from rewards import is_right, score_prompts
 from rollout import Completion, Sampling, sample_answers
@@ -49,7 +50,13 @@ def evaluate(
         # the rest is scored as in training
         prompts = [prompt for prompt, _ in asked]
         completions = [[completion] for _, completion in asked]
-        scores = score_prompts(prompts, completions, cfg.stage or 2, judge)
+        try:
+            scores = score_prompts(prompts, completions, cfg.stage or 2, judge)
+        except Away as error:
+            # accuracy needs no judge; the run saves and ends in its next step of training
+            warnings.warn(f"this evaluation's rewards are without the judge: {error}", stacklevel=2)
+            judge = None
+            scores = score_prompts(prompts, completions, cfg.stage or 2)
         for (prompt, completion), (parts,) in zip(asked, scores, strict=True):
             rows.append(
                 {

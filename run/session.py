@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from engine.distributed import (
     name_rank,
     start_processes,
 )
-from formats.sample import DataError
+from formats.sample import Away, DataError
 from groups import Group
 from media.errors import MediaError
 from run.checkpoint import (
@@ -47,6 +48,7 @@ from run.stream import load_data, owner
 
 MAX_BAD_FRACTION = 0.2  # of the records may have media that cannot be used
 MAX_NONFINITE = 5  # steps in a row whose gradient may be infinite or no number; they are skipped
+GO_ON = "go on by the same command with --resume"
 LOCK_PATIENCE = 30.0  # seconds: the other run may have been told to stop, and be saving
 
 
@@ -166,7 +168,12 @@ class Run:
         run.start, run.steps         the first step, and the one after the last
         run.announce()               write config.json and open the logs
         run.restore(..)              bring weights, optimiser and `state` to the checkpoint's
+        run.begin_step(..)           what the step may leave undone can be saved from here on
+        run.agree()                  all processes have what the step needs from outside
         run.save_or_stop(..)         save when it is time to; True when the run is to end
+
+    A step that raises `formats.sample.Away` (the judge or the media cannot be reached) is as if it
+    had not begun: the run saves what it was before, and ends with the sentence.
 
     `state` is what each process saves beside the weights and the optimiser: {name: object with
     state_dict and load_state_dict, or a torch.Generator}. When the number of processes has changed,
@@ -178,6 +185,9 @@ class Run:
         self.cfg = cfg
         self.out = Path(cfg.out)
         self.exits = contextlib.ExitStack()
+        self.begun: Callable[[], str] | None = None  # saves what was there before the step
+        self.away = ""  # what all processes know to be away
+        self.trouble = ""  # why the run ends after this step
 
     def __enter__(self) -> "Run":
         cfg = self.cfg
@@ -241,10 +251,14 @@ class Run:
         if self.saved and not self.same_world:
             self.seed += 1_000_003 * self.start  # streams of its own: those of before are used up
         self.bad_steps = 0  # in a row, with a gradient that is no finite number
-        self.signals = self.exits.enter_context(SIGNALS.heard())
+        self.signals = SIGNALS
 
     def __exit__(self, kind, error, trace) -> None:
-        self.exits.close()
+        try:
+            if isinstance(error, Away) and self.begun:
+                self.save_begun(error)
+        finally:
+            self.exits.close()
 
     @property
     def same_world(self) -> bool:
@@ -272,6 +286,7 @@ class Run:
                 f"{self.steps} steps of {cfg.prompts_per_step} prompts{completions}"
             )
         self.log = Log(cfg, self.rank, self.steps, self.saved)
+        self.exits.enter_context(self.signals.heard())  # from here on there is a run to save
         return self.log
 
     # -------------------------------------------------------------------------- checkpoints
@@ -304,55 +319,111 @@ class Run:
         self.log.reported = state["stream"].dropped.keys() | state["stream"].tried_again
 
     def save_or_stop(self, done: int, policy, optimizer, state: dict) -> bool:
-        """Save when it is time to, or a signal asks for it; True when the run is to end."""
+        """Save when it is time to, or a signal asks for it; True when the run is to end.
+
+        Raises DataError after saving where `check` has found that the run had better end.
+        """
         asked = self.signals.agreed()  # the same on all processes
         every = self.cfg.save_every
-        if asked or done == self.steps or (every and done % every == 0):
-            own = {"random": random_states(self.device)}
-            for name, stateful in state.items():
-                is_generator = isinstance(stateful, torch.Generator)
-                own[name] = stateful.get_state() if is_generator else stateful.state_dict()
-            shared = {
-                "config": json.dumps(asdict(self.cfg)),
-                "made_with": self.made_with,
-                "generated": self.generated,
-                "logs": self.log.state(),
-            }
-            save(self.out, done, policy, optimizer, shared, own)
+        if asked or self.trouble or done == self.steps or (every and done % every == 0):
+            self.save(done, policy, optimizer, self.own_state(state))
+        if self.trouble:
+            raise DataError(f"{self.trouble}; the run is saved after step {done}: {GO_ON}")
         return asked == STOP
+
+    def save(self, done: int, policy, optimizer, own: dict) -> None:
+        """Write the checkpoint after `done` steps. own: the state of this process."""
+        shared = {
+            "config": json.dumps(asdict(self.cfg)),
+            "made_with": self.made_with,
+            "generated": self.generated,
+            "logs": self.log.state(),
+        }
+        save(self.out, done, policy, optimizer, shared, own)
+
+    def own_state(self, state: dict) -> dict:
+        """What a checkpoint stores of this process: `state`, and the global random generators."""
+        own = {"random": random_states(self.device)}
+        for name, stateful in state.items():
+            is_generator = isinstance(stateful, torch.Generator)
+            own[name] = stateful.get_state() if is_generator else stateful.state_dict()
+        return own
+
+    # -------------------------------------------------------------------------- what is away
+    def begin_step(self, step: int, policy, optimizer, state: dict) -> None:
+        """Remember where the step begins, so that one that cannot be ended can be undone.
+
+        Only what moves before `agree` is copied: the place in the data and the random streams.
+        """
+        moving = {}
+        for name, stateful in state.items():
+            if name == "stream" or isinstance(stateful, torch.Generator):
+                moving[name] = stateful
+        before = self.own_state(moving)
+
+        def save_as_before() -> str:
+            if step == self.start:
+                return "nothing was lost, for no step was done"
+            self.save(step, policy, optimizer, self.own_state(state) | before)
+            return f"the run is saved after step {step}"
+
+        self.begun = save_as_before
+
+    def agree(self, away: Away | None = None) -> None:
+        """Raises Away on all processes where one of them has met it.
+
+        Each calls it once a step, when it has what the step needs from outside, and before any
+        other message to the others; one that has met Away calls it from `__exit__`.
+        """
+        reasons = [reason for reason in gather(away and str(away)) if reason]
+        if reasons:
+            self.away = reasons[0]
+            raise Away(self.away)
+        self.begun = None
+
+    def save_begun(self, error: Away) -> None:
+        """Undo the step, save, and raise Away with the sentence that says so."""
+        if not self.away:  # met here: the others wait in `agree`
+            with contextlib.suppress(Away):
+                self.agree(error)
+        saved = self.begun()
+        raise Away(f"{self.away}; {saved}: {GO_ON}") from None
 
     # -------------------------------------------------------------------------- limits
     def evaluates(self, done: int) -> bool:
-        """Is there an evaluation after `done` steps?"""
+        """Is there an evaluation after `done` steps? None where the run is about to end early."""
+        if self.trouble:
+            return False
         every = self.cfg.eval_every
         return done == self.steps or bool(every and done % every == 0)
 
     def check(self, step: int, groups: list[Group], norm: float, dropped: dict) -> None:
-        """Raises DataError when a run had better end: see the two checks."""
-        self.check_gradient(step, groups, norm)
-        self.check_media(dropped)
+        """Had the run better end? Then `save_or_stop` saves and ends it."""
+        self.trouble = self.check_gradient(step, groups, norm) or self.check_media(dropped)
 
-    def check_media(self, dropped: dict[str, DataError]) -> None:
-        """Too many records have media that cannot be used. dropped: why, by id."""
+    def check_media(self, dropped: dict[str, DataError]) -> str:
+        """The sentence, where too many records have media that cannot be used. dropped: why, by
+        id."""
         bad = sum(gather(sum(isinstance(why, MediaError) for why in dropped.values())))
-        if bad > MAX_BAD_FRACTION * len(self.all_samples):
-            raise DataError(
-                f"{bad:,} of {len(self.all_samples):,} records have media that cannot be used, "
-                f"more than {MAX_BAD_FRACTION:.0%}; they are listed in {self.out}/bad_media.jsonl: "
-                "mend or remove them"
-            )
+        if bad <= MAX_BAD_FRACTION * len(self.all_samples):
+            return ""
+        return (
+            f"{bad:,} of {len(self.all_samples):,} records have media that cannot be used, "
+            f"more than {MAX_BAD_FRACTION:.0%}; they are listed in {self.out}/bad_media.jsonl: "
+            "mend them"
+        )
 
-    def check_gradient(self, step: int, groups: list[Group], norm: float) -> None:
-        """The gradient was no finite number MAX_NONFINITE times in a row.
+    def check_gradient(self, step: int, groups: list[Group], norm: float) -> str:
+        """The sentence, where the gradient was no finite number MAX_NONFINITE times in a row.
 
         The groups of the last step are left in a file to be looked at.
         """
         self.bad_steps = 0 if math.isfinite(norm) else self.bad_steps + 1
         if self.bad_steps < MAX_NONFINITE:
-            return
+            return ""
         file = self.out / f"nonfinite-rank{self.rank}.pt"
         torch.save([describe_group(group) for group in groups], file)
-        raise DataError(
+        return (
             f"the gradient of {MAX_NONFINITE} steps in a row, up to step {step}, was infinite or "
             "no number; weights and optimiser are as they were before them, and the last batch is "
             f"in {file}; lower --lr, or look at that batch"

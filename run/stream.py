@@ -17,7 +17,7 @@ from config import Config, toy_sizes
 from data import Prompt, PromptBuilder, TooLong
 from engine.distributed import gather
 from formats.load import load_samples
-from formats.sample import DataError, Sample
+from formats.sample import Away, DataError, Sample
 from media.decode import check_media
 from media.errors import MediaError
 
@@ -59,8 +59,8 @@ class PromptStream:
         """The prompts of the next n usable records; hinted(id): does its prompt show its hint, if
         any?
 
-        Media of the n records after them are decoded meanwhile. Raises DataError when no usable
-        record is left.
+        Media of the n records after them are decoded meanwhile. Raises Away when no usable record
+        is left: most often all media are out of reach.
         """
         prompts: list[Prompt] = []
         while len(prompts) < n:
@@ -91,7 +91,7 @@ class PromptStream:
         while len(self.coming) < n:
             if len(self.dropped) == len(self.samples):
                 last = list(self.dropped.values())[-1]
-                raise DataError(
+                raise Away(
                     f"none of the {len(self.samples):,} records of this process can be used; "
                     f"the last one: {last}"
                 )

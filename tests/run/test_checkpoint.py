@@ -22,11 +22,12 @@ import torch
 import train
 from bench.chaos import chaos, equal, run_state
 from config import DEFAULTS, parse
-from data import TooLong
+from data import PromptBuilder, TooLong
 from engine.checksums import write_checksums
 from engine.families import DEFAULT_MODEL
 from engine.optim import Optimizer
-from formats.sample import DataError, Sample
+from formats.sample import Away, DataError, Sample
+from media.errors import MediaError
 from replay import ReplayBuffer
 from run import session
 from run import signals as run_signals
@@ -233,6 +234,105 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path, monkeypatch):
     other.wait()
     train.main(flags(out, "--eval_every", "0", steps=1))
     assert [f.name for f in complete(out)] == ["000001"]
+
+
+# ------------------------------------------------------------------ what a step needs is away
+AWAY = "http://judge/v1: no usable reply"
+
+
+def fail_at_call(patch, owner, name: str, number: int, fault) -> None:
+    """Let owner.name do fault(*args) from its call of this number on, counted from 0."""
+    real, calls = getattr(owner, name), []
+
+    def call(*args, **kwargs):
+        calls.append(1)
+        return real(*args, **kwargs) if len(calls) <= number else fault(*args, **kwargs)
+
+    patch.setattr(owner, name, call)
+
+
+def judge_is_away(*args):
+    raise Away(AWAY)
+
+
+def test_the_judge_is_away(finished, tmp_path, monkeypatch):
+    """The step in which it happens is undone: the run ends saved, and goes on bit for bit."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        fail_at_call(patch, train, "score_prompts", 3, judge_is_away)
+        message = f"{AWAY}; the run is saved after step 3: go on by the same command with --resume"
+        with pytest.raises(DataError, match=message):
+            train.main(flags(out, "--save_every", "0"))
+    assert [folder.name for folder in complete(out)] == ["000003"]
+
+    # still away: there is nothing to save once more
+    with monkeypatch.context() as patch:
+        fail_at_call(patch, train, "score_prompts", 0, judge_is_away)
+        with pytest.raises(DataError, match="nothing was lost, for no step was done: go on by"):
+            train.main(flags(out, "--resume"))
+    train.main(flags(out, "--resume"))
+    left, wanted = run_state(out), run_state(finished)
+    assert equal(left["metrics"], wanted["metrics"])
+    assert equal(left["completions"], wanted["completions"])
+
+
+def no_media(builder, samples, hinted):
+    return [MediaError(sample.media[0][1], "is missing") for sample in samples]
+
+
+@pytest.mark.parametrize("more", [[], ["--stage", "0"]])
+def test_the_storage_is_away(tmp_path, monkeypatch, more):
+    """No record can be read any more: neither a step nor a record is lost."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        fail_at_call(patch, PromptBuilder, "build", 2 if more else 5, no_media)
+        with pytest.raises(DataError, match=r"none of the .* records .*; the run is saved after"):
+            train.main(flags(out, "--save_every", "0", "--eval_every", "0", *more))
+    assert len(complete(out)) == 1
+    train.main(flags(out, "--eval_every", "0", "--resume", *more))
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(4))
+    assert steps[-1]["bad_media"] == 0
+
+
+def test_many_bad_media_end_a_run_that_is_saved(tmp_path, monkeypatch):
+    """More than a fifth of the records, after a step."""
+    monkeypatch.setattr(session, "MAX_BAD_FRACTION", -1.0)
+    out = tmp_path / "run"
+    message = "more than .*: mend them; the run is saved after step 1: go on by the same command"
+    with pytest.raises(DataError, match=message):
+        train.main(flags(out, "--save_every", "0", "--eval_every", "1"))
+    assert [folder.name for folder in complete(out)] == ["000001"]
+
+
+AWAY_ON_ONE = """
+import os, sys
+import train
+from formats.sample import Away
+
+real, calls = train.score_prompts, []
+
+def scores(*args):
+    calls.append(1)
+    if os.environ["RANK"] == "1" and len(calls) == 2:
+        raise Away("the judge is away")
+    return real(*args)
+
+train.score_prompts = scores
+train.ends_in_a_sentence(train.main, sys.argv[1:])
+"""
+
+
+def test_the_judge_is_away_for_one_of_two_processes(tmp_path, toy_folder):
+    (tmp_path / "away.py").write_text(AWAY_ON_ONE)
+    command = torchrun(str(tmp_path / "away.py"), *flags(tmp_path / "run", "--save_every", "0"))
+    env = ENV | {"PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, cwd=toy_folder, env=env, capture_output=True, text=True)
+    for rank in (0, 1):
+        sentence = f"error: [rank {rank}] the judge is away; the run is saved after step 1: go on"
+        assert sentence in done.stderr
+    assert [folder.name for folder in complete(tmp_path / "run")] == ["000001"]
 
 
 # ------------------------------------------------------------------ what is found at a start

@@ -168,7 +168,6 @@ def test_a_step_reports_its_groups(log):
         "skipped": 0,
         "lr": 1e-3,
         "buffer_size": 0,
-        "hinted_prompts": [],
     }
     assert {name: row[name] for name in expected} == expected
     assert row["time_cpu"] >= 0
@@ -179,6 +178,21 @@ def test_a_step_reports_its_groups(log):
     assert log.advantages["replayed"][0] == 1
     middle = np.searchsorted(BINS, 0.0, side="right") - 1
     assert log.advantages["fresh"][middle] == 2
+
+
+def test_a_line_does_not_grow_with_the_number_of_prompts(log):
+    """Also where all of them have failed again and again."""
+    lengths = []
+    for n_prompts in (100, 3000):
+        buffer = ReplayBuffer(100, patience=3, seed=0)
+        for i in range(n_prompts):
+            for _ in range(3):
+                buffer.add(f"prompt-{i}", [entry(0.0), entry(0.0)])
+        log.start_step()
+        log.note_rewards([group_of("a", [entry(0.6)], [0.0])])
+        log.step(0, 8, [], buffer, 1.0, 1e-3, {})
+        lengths.append(len((log.out / "metrics.jsonl").read_text().splitlines()[-1]))
+    assert lengths[1] < lengths[0] + 40  # a few digits
 
 
 def test_a_step_without_replay_says_so(log):
