@@ -96,8 +96,8 @@ def check_path(path: str, name: str, where: str) -> None:
         )
 
 
-def answer_field(record: dict, name: str, where: str) -> str | list[str]:
-    """The gold answer: a text; a list of texts where a multi-label question has one.
+def answer_field(record: dict, name: str, where: str) -> str:
+    """The text of the gold answer; of the list that a multi-label question may have, one a line.
 
     true and false answer a yes/no question. Any other list, true or false is refused: as text
     ("['A', 'B']") no reply would ever equal it. A text may stand in its tags.
@@ -112,7 +112,7 @@ def answer_field(record: dict, name: str, where: str) -> str | list[str]:
     if kind == "yes/no" and isinstance(value, bool):
         return "yes" if value else "no"
     if kind == "multi-label" and isinstance(value, list) and value:
-        return list_field(value, name, where, numbers=True)
+        return "\n".join(list_field(value, name, where, numbers=True))
     return gold_answer(text_field(record, name, where), name, where)
 
 

@@ -18,6 +18,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,14 +27,20 @@ from formats.fields import brief, text_field
 from formats.files import RawRecord, read_records
 from formats.intent_train import read_yaml
 from formats.messages import messages_record
+from formats.options import name_options
 from formats.own import REQUIRED_FIELDS, own_record
-from formats.sample import MEDIA_KINDS, DataError, Sample, check_placeholders, file_of
+from formats.sample import (
+    MEDIA_KINDS,
+    DataError,
+    LeftOut,
+    RepeatedRecord,
+    Sample,
+    Unrewardable,
+    check_placeholders,
+    file_of,
+)
 from formats.video_r1 import problem_record
-from problems import problem_type
-
-
-class RepeatedRecord(DataError):
-    """A downloaded record that says the same as an earlier one: left out, which does no harm."""
+from problems import problem_type, unreachable
 
 
 def load_samples(
@@ -41,6 +48,7 @@ def load_samples(
     media_root: str | Path | None = None,
     stage: int | None = None,
     problems: list[str] | None = None,
+    left_out: list[LeftOut] | None = None,
 ) -> list[Sample]:
     """Read a file of records, ours or as downloaded, into Samples.
 
@@ -48,12 +56,13 @@ def load_samples(
     file's own folder. All paths must stay inside of it; whether they exist is not looked at.
     stage: keep the records of this stage, and those without one; None: all.
     problems: a list to which the sentences on records that cannot be used are added, in place of an
-    error for the first of them.
+    error for the first bad one.
+    left_out: a list for the errors of records that are left out, in place of a warning.
 
-    An exact repeat of a downloaded record is dropped with a warning; in our own schema a repeated
-    id is an error. Raises DataError for a file that cannot be read and, without `problems`, for a
-    bad record: broken JSON, an unknown form, a missing or unknown field, an unknown problem type,
-    a repeated id, a path outside of the media folder.
+    Left out are exact repeats of a downloaded record, and records whose gold answer no reply can
+    match. In our own schema a repeated id is an error. Raises DataError for a file that cannot be
+    read and, without `problems`, for a bad record: broken JSON, an unknown form, a missing or
+    unknown field, an unknown problem type, a repeated id, a path outside of the media folder.
     """
     path = Path(path)
     if os.path.isdir(path):
@@ -62,7 +71,7 @@ def load_samples(
         raise DataError(f"{path}: no such data file; name a JSON, JSONL or YAML of records")
 
     samples: list[Sample] = []
-    left_out: list[str] = []
+    unused: list[DataError] = []  # in the order of the file
     first_use: dict[str, str] = {}  # where each id was met first
     realpath = functools.cache(os.path.realpath)  # few folders hold many files
     for raw in read_file(path):
@@ -72,26 +81,45 @@ def load_samples(
             if stage is not None and sample.stage not in (None, stage):
                 continue
             join_media(sample, Path(media_root or raw.media_root), realpath)
-        except RepeatedRecord as error:
-            left_out.append(str(error))
+            settle_answer(sample)
         except DataError as error:
-            if problems is None:
+            if problems is None and not isinstance(error, LeftOut):
                 raise
-            left_out.append(str(error))
+            unused.append(error)
         else:
             samples.append(sample)
 
-    if problems is not None:
-        problems += left_out
-    elif left_out:  # repeats only: anything worse was raised
-        warnings.warn(
-            f"{path}: dropped {len(left_out)} repeated record(s), the first: {left_out[0]}",
-            stacklevel=2,
-        )
-    if not samples and not left_out:
+    if not samples and not unused:
         of_stage = "" if stage is None else f" of stage {stage}"
         raise DataError(f"{path}: no record{of_stage}")
+    if not samples and problems is None:
+        raise DataError(f"{path}: none of its records can be used; the first: {unused[0]}")
+
+    # who asks for the errors gets them; else left-out records are told, and bad ones were raised
+    harmless = [error for error in unused if isinstance(error, LeftOut)]
+    if left_out is not None:
+        left_out += harmless
+        unused = [error for error in unused if not isinstance(error, LeftOut)]
+    elif problems is None:
+        warn_of_left_out(path, harmless)
+    if problems is not None:
+        problems += [str(error) for error in unused]
     return samples
+
+
+def warn_of_left_out(path: Path, left_out: list[LeftOut]) -> None:
+    """Say how many records were left out for each reason, and name the first."""
+    reasons = {
+        RepeatedRecord: "repeated record(s)",
+        Unrewardable: "record(s) whose gold answer no reply can match (python -m tools.check_data "
+        "lists them)",
+    }
+    for kind, reason in reasons.items():
+        errors = [error for error in left_out if isinstance(error, kind)]
+        if errors:
+            warnings.warn(
+                f"{path}: dropped {len(errors):,} {reason}, the first: {errors[0]}", stacklevel=3
+            )
 
 
 def read_file(path: Path) -> list[RawRecord]:
@@ -168,6 +196,28 @@ def downloaded_id(sample: Sample, problem_id: str, root_name: str) -> str:
     ]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return f"{problem_id}-{digest}" if problem_id else digest
+
+
+def settle_answer(sample: Sample) -> None:
+    """Bring options and gold answer of a sample to the form that its problem type scores, in place.
+
+    Raises Unrewardable where no reply could be rewarded.
+    """
+    kind = problem_type(sample.problem_type)
+    asks_for_letters = kind.name in ("multiple choice", "multi-label")
+    if asks_for_letters and sample.options:
+        name_options(sample)
+    elif kind.name == "multi-label":
+        sample.answer = ", ".join(sample.answer.split("\n"))  # of a list, one a line
+
+    fault = unreachable(sample.answer, kind, sample.options)
+    if fault is None and kind.name == "multiple choice" and not sample.options:
+        # a question may list its options itself
+        letter = kind.read(sample.answer, [])
+        if not re.search(rf"(?<![A-Za-z]){letter}(?![A-Za-z])", sample.question):
+            fault = f"{brief(sample.answer)} is no option, for the record has none"
+    if fault:
+        raise Unrewardable(f"{sample.where}: field 'answer' of record '{sample.id}': {fault}")
 
 
 def check_id(sample: Sample, downloaded: bool, first_use: dict[str, str]) -> None:

@@ -21,6 +21,18 @@ class Away(DataError):
     """
 
 
+class LeftOut(DataError):
+    """A record that is left out while the others are used, which is counted and said."""
+
+
+class RepeatedRecord(LeftOut):
+    """A downloaded record that says the same as an earlier one, which does no harm."""
+
+
+class Unrewardable(LeftOut):
+    """A record whose gold answer no reply can match: its prompt would never have a success."""
+
+
 @dataclass
 class Sample:
     """One question about some media, with its answer.

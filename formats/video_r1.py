@@ -43,7 +43,7 @@ def problem_record(record: dict, where: str) -> dict:
     think = text_field(record, "process", where, required=False).strip()
     if not think and isinstance(record[name], str):
         think = think_block(record[name])
-    in_words = ", ".join(answer) if isinstance(answer, list) else answer
+    in_words = ", ".join(answer.split("\n")) if isinstance(record[name], list) else answer
 
     return assign_soundtrack(
         {

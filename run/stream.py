@@ -155,7 +155,8 @@ def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sa
     a trace, and where a process would have no prompt.
     """
     train_file, heldout_file = data_files(cfg, rank)
-    samples = load_samples(train_file, cfg.media_root, cfg.stage)
+    left_out = None if rank == 0 else []  # one process says which
+    samples = load_samples(train_file, cfg.media_root, cfg.stage, left_out=left_out)
     check_media(
         samples, train_file, "pass --media_root with the folder that its paths are relative to"
     )
@@ -177,7 +178,8 @@ def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sa
         )
     if not heldout_file:
         return samples, []
-    return samples, load_samples(heldout_file, cfg.media_root, cfg.stage)[rank::world]
+    heldout = load_samples(heldout_file, cfg.media_root, cfg.stage, left_out=left_out)
+    return samples, heldout[rank::world]
 
 
 def data_files(cfg: Config, rank: int) -> tuple[str, str]:

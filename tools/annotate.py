@@ -169,7 +169,7 @@ def read_own_records(data: str, media_root: str) -> tuple[list[dict], dict[str, 
     records = []
     if Path(data).suffix not in (".yaml", ".yml"):
         records = [record for _, record in read_records(Path(data))]
-    if {str(record.get("id")) for record in records} != samples.keys():
+    if not samples.keys() <= {str(record.get("id")) for record in records}:
         raise DataError(
             f"{data}: hints and captions are written into this project's own JSONL; "
             f"make one by: python -m tools.check_data {data} --convert OUT.jsonl"
@@ -246,7 +246,11 @@ def annotate(
             )
         for i in tqdm(range(0, len(todo), batch), desc=f"writing {task.field}s", disable=None):
             chunk = todo[i : i + batch]
-            lacking = [(r, samples[str(r["id"])]) for r in chunk if not r.get(task.field)]
+            lacking = []
+            for record in chunk:
+                sample = samples.get(str(record["id"]))  # None: training would leave it out
+                if sample and not record.get(task.field):
+                    lacking.append((record, sample))
             result = fill_in(task, lacking, model, decoders)
 
             # The records last: an id in `out` means that its record is done.

@@ -9,7 +9,6 @@ DATA is a file of any form that formats/load.py reads.
 
 import argparse
 import os
-import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -22,11 +21,8 @@ from data import Prompt, PromptBuilder, TooLong, question_text
 from engine.families import DEFAULT_MODEL, load_tokenizer_and_config, prompt_format
 from formats.load import load_samples
 from formats.own import save_samples
-from formats.sample import DataError, Sample
+from formats.sample import DataError, LeftOut, RepeatedRecord, Sample
 from media.decode import MediaSettings
-from media.errors import record_name
-from reading.letters import labels_of, letter_of
-from rewards import accuracy_reward, is_right
 
 
 @dataclass
@@ -35,19 +31,28 @@ class Findings:
 
     lengths: list[int] = field(default_factory=list)  # tokens of every prompt that can be used
     unreadable: list[str] = field(default_factory=list)  # sentences on records, as below
+    repeated: list[str] = field(default_factory=list)
+    unrewardable: list[str] = field(default_factory=list)
     bad_media: list[str] = field(default_factory=list)
     too_long: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)  # paths of videos without a sound track
 
 
 def walk(
-    samples: list[Sample], builder: PromptBuilder, problems: list[str], batch: int = 64
+    samples: list[Sample],
+    builder: PromptBuilder,
+    problems: list[str],
+    left_out: list[LeftOut],
+    batch: int = 64,
 ) -> Findings:
     """Build the prompt of every sample. Each medium is decoded, as training would.
 
-    problems: sentences on records that could not be read (load_samples).
+    problems, left_out: what load_samples says on the records that are no sample.
     """
     findings = Findings(unreadable=list(problems))
+    for error in left_out:
+        repeats = isinstance(error, RepeatedRecord)
+        (findings.repeated if repeats else findings.unrewardable).append(str(error))
     for i in tqdm(range(0, len(samples), batch), desc="decoding", unit_scale=batch):
         # Two batches ahead, so that workers decode the next one while this one is built.
         builder.prefetch(samples[i : i + 2 * batch])
@@ -64,8 +69,9 @@ def walk(
 
 def report(samples: list[Sample], findings: Findings, most: int = 20) -> str:
     """The findings in words: records by type, media by kind, prompt lengths in tokens, and what
-    would be dropped and why. most: sentences that are written out per reason."""
+    training would leave out and why. most: sentences that are written out per reason."""
     n_records = len(samples) + len(findings.unreadable)
+    n_records += len(findings.repeated) + len(findings.unrewardable)
     lines = [f"{n_records:,} records, {len(findings.lengths):,} of them usable"]
 
     # What is there.
@@ -94,12 +100,13 @@ def report(samples: list[Sample], findings: Findings, most: int = 20) -> str:
             f"{len(findings.silent):,}, e.g. {findings.silent[0]}"
         )
 
-    # What would be dropped, and what would be kept without ever being answered rightly.
+    # What ends training before it starts, and what it leaves out.
     reasons = {
-        "dropped, record cannot be read": findings.unreadable,
-        "dropped, media missing or unusable": findings.bad_media,
-        "dropped, prompt too long": findings.too_long,
-        "kept, though no reply can be right": hopeless_records(samples),
+        "record cannot be read, so training does not start": findings.unreadable,
+        "left out, no reply can match the gold answer": findings.unrewardable,
+        "left out, repeats another record": findings.repeated,
+        "left out, media missing or unusable": findings.bad_media,
+        "left out, prompt too long": findings.too_long,
     }
     for reason, sentences in reasons.items():
         if sentences:
@@ -108,45 +115,6 @@ def report(samples: list[Sample], findings: Findings, most: int = 20) -> str:
         if len(sentences) > most:
             lines.append(f"  .. and {len(sentences) - most:,} more")
     return "\n".join(lines)
-
-
-def hopeless_records(samples: list[Sample]) -> list[str]:
-    """A sentence on each record whose gold answer or options let no reply be right."""
-    sentences = []
-    for sample in samples:
-        fault = gold_fault(sample)
-        if fault:
-            sentences.append(f"{record_name(sample)}: {fault}")
-    return sentences
-
-
-def gold_fault(sample: Sample) -> str:
-    """Why no reply to a sample can be right; "" when one can.
-
-    >>> gold_fault(Sample("a", "How many?", "numeric", "three"))
-    "field 'answer': 'three' is no answer of the type numeric"
-    """
-    # the prompt asks for letters, and shows the options as they stand
-    if sample.options and sample.problem_type in ("multiple choice", "multi-label"):
-        letters = set()
-        for option in sample.options:
-            if not re.match(r"[A-Z](?![^\W_])", option):
-                return f"field 'options': '{option}' has no letter; write \"A. {option}\""
-            letters.add(option[0])
-
-        if sample.problem_type == "multi-label":
-            gold = labels_of(sample.answer, sample.options)
-        else:
-            gold = {letter_of(sample.answer, sample.options) or sample.answer}
-        unknown = sorted(gold - letters)
-        if unknown:
-            return f"field 'answer': '{unknown[0]}' is none of its {len(letters)} options"
-
-    # an answer that its type can read is right when it is given word for word
-    answer = sample.answer
-    if not is_right(accuracy_reward(answer, answer, sample.problem_type, sample.options)):
-        return f"field 'answer': '{answer}' is no answer of the type {sample.problem_type}"
-    return ""
 
 
 def media_kinds(sample: Sample) -> str:
@@ -239,8 +207,9 @@ def main(argv: list[str]) -> None:
         show(load_samples(args.data, args.media_root)[: args.show], builder)
         return
     problems: list[str] = []
-    samples = load_samples(args.data, args.media_root, problems=problems)
-    print(report(samples, walk(samples, builder, problems)))
+    left_out: list[LeftOut] = []
+    samples = load_samples(args.data, args.media_root, problems=problems, left_out=left_out)
+    print(report(samples, walk(samples, builder, problems, left_out)))
 
 
 if __name__ == "__main__":

@@ -67,13 +67,15 @@ INTENT_TRAIN = [
         R1
         | {
             "problem_type": "emer_ov_mc",
+            "options": ["A. calm", "B. glad", "C. sad", "D. cross", "E. kind"],
             "solution": "<context>A man.</context>\n<think>He smiles.</think>\n"
             "<answer>B,E</answer><think>Or?</think>",
         },
         CHOICE
         | {
             "problem_type": "multi-label",
-            "answer": "B,E",
+            "options": ["A. calm", "B. glad", "C. sad", "D. cross", "E. kind"],
+            "answer": "B, E",
             "videos": [PATH],
             "trace": "<think>He smiles.</think>\n<answer>B,E</answer>",
         },

@@ -15,7 +15,7 @@ from data import PromptBuilder
 from engine.families import DEFAULT_MODEL
 from formats.load import load_samples
 from media.decode import MediaSettings
-from tools.check_data import Findings, main, report, walk
+from tools.check_data import main, report, walk
 
 GOOD = {"id": "a", "question": "q", "problem_type": "numeric", "answer": "1"}
 SETTINGS = MediaSettings(fps=2.0, max_frames=16, max_pixels=84 * 28)
@@ -65,9 +65,9 @@ def mess(tmp_path_factory, samples):
 def walked(mess, policy):
     """The samples of the mess, and what a walk over them found."""
     builder = PromptBuilder(policy.tokenizer, policy.form, SETTINGS, max_prompt_tokens=400)
-    problems = []
-    samples = load_samples(mess, problems=problems)
-    return samples, walk(samples, builder, problems, batch=2)
+    problems, left_out = [], []
+    samples = load_samples(mess, problems=problems, left_out=left_out)
+    return samples, walk(samples, builder, problems, left_out, batch=2)
 
 
 def test_the_report_counts_what_is_there(walked, builder, mess):
@@ -93,14 +93,14 @@ def test_the_report_names_what_would_be_dropped(walked, mess):
     """Every sentence is there once, under its reason."""
     lines = report(*walked).split("\n")[8:]
     starts = [
-        "dropped, record cannot be read: 1",
+        "record cannot be read, so training does not start: 1",
         f"  {mess}:7: not a JSON object",
-        "dropped, media missing or unusable: 4",
+        "left out, media missing or unusable: 4",
         f"  {mess}:3 ('broken'): field 'video': cannot read",
         f"  {mess}:4 ('again'): field 'video': cannot read",
         f"  {mess}:5 ('gone'): field 'image': {mess.parent / 'none.png'} does not exist",
         f"  {mess}:8 ('token'): its text holds a media token",
-        "dropped, prompt too long: 1",
+        "left out, prompt too long: 1",
         f"  {mess}:6 ('long'): its prompt has ",
     ]
     for line, start in zip(lines, starts, strict=True):
@@ -109,32 +109,44 @@ def test_the_report_names_what_would_be_dropped(walked, mess):
     assert before.rsplit(" ", 1)[1].replace(",", "").isdigit()
 
 
-def test_the_report_names_gold_answers_that_no_reply_can_give(tmp_path):
-    """Such records are used: their accuracy would be 0 for ever, without a word."""
+def test_the_report_names_gold_answers_that_no_reply_can_give(tmp_path, policy):
     choice = GOOD | {"problem_type": "multiple choice", "options": ["A. red", "B. blue"]}
     path = write_lines(
         tmp_path / "d.jsonl",
-        GOOD | {"id": "word", "answer": "three"},
+        GOOD | {"id": "word", "answer": "many"},
         GOOD | {"id": "span", "answer": "1-2", "problem_type": "temporal"},
         choice | {"id": "other", "answer": "C"},
         choice | {"id": "bare", "answer": "A", "options": ["red", "rose"]},
         choice | {"id": "text", "answer": "blue"},
         choice | {"id": "set", "answer": "A, C", "problem_type": "multi-label"},
         GOOD | {"id": "zero", "answer": 0, "problem_type": "regression"},
+        "{ no record",
+        GOOD | {"id": "type", "question": ["q"]},
     )
-    assert report(load_samples(path), Findings()).split("\n")[3:] == [
-        "kept, though no reply can be right: 5",
-        f"  {path}:1 ('word'): field 'answer': 'three' is no answer of the type numeric",
-        f"  {path}:2 ('span'): field 'answer': '1-2' is no answer of the type temporal",
-        f"  {path}:3 ('other'): field 'answer': 'C' is none of its 2 options",
-        f"  {path}:4 ('bare'): field 'options': 'red' has no letter; write \"A. red\"",
-        f"  {path}:6 ('set'): field 'answer': 'C' is none of its 2 options",
+    problems, left_out = [], []
+    samples = load_samples(path, problems=problems, left_out=left_out)
+    assert [sample.id for sample in samples] == ["bare", "text", "zero"]
+    builder = PromptBuilder(policy.tokenizer, policy.form, SETTINGS)
+    lines = report(samples, walk(samples, builder, problems, left_out)).split("\n")
+    assert lines[0] == "9 records, 3 of them usable"
+    start = lines.index("record cannot be read, so training does not start: 2")
+    field = "field 'answer' of record"
+    starts = [
+        f"  {path}:8: not a JSON object on one line",
+        f"  {path}:9: field 'question' is missing, empty or not text",
+        "left out, no reply can match the gold answer: 4",
+        f"  {path}:1: {field} 'word': 'many' is no answer of the type numeric",
+        f"  {path}:2: {field} 'span': '1-2' is no answer of the type temporal",
+        f"  {path}:3: {field} 'other': 'C' is none of its 2 options",
+        f"  {path}:6: {field} 'set': 'C' is none of its 2 options",
     ]
+    for line, expected in zip(lines[start + 1 :], starts, strict=True):
+        assert line.startswith(expected)
 
 
 def test_the_report_writes_out_at_most_so_many(walked):
     text = report(*walked, most=1)
-    assert "dropped, media missing or unusable: 4\n" in text
+    assert "left out, media missing or unusable: 4\n" in text
     assert "\n  .. and 3 more" in text
 
 
@@ -150,7 +162,7 @@ def test_the_command_checks(mess, monkeypatch, capsys):
     command(monkeypatch, mess, "--workers", "0", *limits)
     out = capsys.readouterr().out
     assert out.startswith("9 records, 3 of them usable\n")
-    assert "\ndropped, prompt too long: 1\n" in out
+    assert "\nleft out, prompt too long: 1\n" in out
 
 
 def test_the_command_shows_prompts(mess, capsys):
