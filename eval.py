@@ -77,6 +77,10 @@ class WhatFlags:
         "the benchmark's folder, as downloaded and unpacked (toy: rendered there; empty: "
         "toy_world)",
     )
+    media_root: str = flag(
+        "",
+        "another folder in which media may lie, where links of --root lead there; empty: none",
+    )
     out: str = flag("", "output folder; empty: runs/eval/<benchmark>-<model>-<prompt>")
     prompt: str = flag(
         "think",
@@ -286,7 +290,7 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
     scratch = Path(cfg.media_cache or out) / "benchmarks" / cfg.benchmark
     for my_turn in (rank == 0, rank != 0):
         if my_turn:
-            all_items, left_out = load_items(cfg.benchmark, Path(cfg.root), scratch)
+            all_items, left_out = load_items(cfg.benchmark, Path(cfg.root), scratch, cfg.media_root)
         gather(None)
     items = choose_items(all_items, cfg.only, cfg.limit)
     check_items(cfg, items, left_out)

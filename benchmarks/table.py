@@ -47,7 +47,8 @@ from benchmarks import (
 )
 from benchmarks.base import Benchmark, Item
 from benchmarks.statistics import label_values
-from formats.sample import DataError
+from formats.confine import Confinement
+from formats.sample import DataError, file_of
 
 BENCHMARKS: dict[str, Benchmark] = {
     "toy": toy_world.BENCHMARK,
@@ -69,11 +70,13 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 
 
-def load_items(name: str, root: Path, scratch: Path) -> tuple[list[Item], list[tuple[str, str]]]:
+def load_items(
+    name: str, root: Path, scratch: Path, media_root: str = ""
+) -> tuple[list[Item], list[tuple[str, str]]]:
     """A benchmark's items, and (id, reason) of those that cannot be scored whatever a model says.
 
     Of items that share an id the second is called "id#2". Raises DataError where the files are not
-    as they are downloaded.
+    as they are downloaded, and for media that lie outside of root, scratch and media_root.
     """
     benchmark = BENCHMARKS[name]
     again = f"download it again: {benchmark.files}"
@@ -95,6 +98,7 @@ def load_items(name: str, root: Path, scratch: Path) -> tuple[list[Item], list[t
             f"({type(error).__name__}: {error}); {again}"
         ) from error
 
+    check_inside(items, Confinement(root, scratch, *([media_root] if media_root else [])), root)
     usable = [item for item in items if not item.broken]
     if not items:
         raise DataError(f"{root}: holds no item of {benchmark.title}; {again}")
@@ -104,6 +108,21 @@ def load_items(name: str, root: Path, scratch: Path) -> tuple[list[Item], list[t
             f"{items[-1].broken}; {again}"
         )
     return usable, [(item.sample.id, item.broken) for item in items if item.broken]
+
+
+def check_inside(items: list[Item], confinement: Confinement, root: Path) -> None:
+    """Raise DataError for an item that names a file outside."""
+    for item in items:
+        sample = item.sample
+        files = [file_of(path, kind) for kind, path in sample.media]
+        if sample.soundtrack:
+            files.append(sample.soundtrack)
+        for file in files:
+            if not confinement.holds(file):
+                raise DataError(
+                    f"{root}: item '{sample.id}' names {file}, which lies outside; pass "
+                    "--media_root with a folder that holds it, if you trust these files"
+                )
 
 
 def choose_items(items: list[Item], only: str, limit: int) -> list[Item]:

@@ -12,6 +12,7 @@ import random
 import re
 from pathlib import Path
 
+from formats.confine import Confinement
 from formats.fields import brief, check_path, text_field
 from formats.files import RawRecord, read_records, read_text
 from formats.sample import DataError
@@ -50,8 +51,12 @@ def apply_strategy(records: list, strategy: str, name: str, where: str) -> list:
     return [records[i] for i in sorted(chosen)]
 
 
-def read_yaml(path: Path) -> list[RawRecord]:
-    """The records that a HumanOmniV2 YAML names."""
+def read_yaml(path: Path, media_root: str | Path | None = None) -> list[RawRecord]:
+    """The records that a HumanOmniV2 YAML names.
+
+    The files and folders that it names must lie inside its own folder, or inside media_root.
+    """
+    confinement = Confinement(path.parent, *([media_root] if media_root else []))
     records: list[RawRecord] = []
     for i, dataset in enumerate(read_datasets(path)):
         where = f"{path}: datasets[{i}]"
@@ -68,10 +73,18 @@ def read_yaml(path: Path) -> list[RawRecord]:
                 f"{where}: field 'json_path': {file} is not a file; "
                 "write it relative to the YAML, or in full"
             )
-        media_root = nearest(data_root, path.parent) if data_root else file.parent
+        folder = nearest(data_root, path.parent) if data_root else file.parent
+        if media_root and not confinement.holds(folder):
+            folder = Path(media_root)  # it takes the place of a root on another machine
+        for field, named in (("json_path", file), ("data_root", folder)):
+            if not confinement.holds(named):
+                raise DataError(
+                    f"{where}: field '{field}': {named} lies outside of the YAML's own folder; "
+                    "pass --media_root with a folder that holds all that it names"
+                )
         root_name = data_root or str(Path(name).parent)
         for record_where, content in apply_strategy(read_records(file), strategy, name, where):
-            records.append(RawRecord(record_where, content, media_root, root_name))
+            records.append(RawRecord(record_where, content, folder, root_name))
     return records
 
 

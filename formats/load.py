@@ -14,15 +14,14 @@ To add a form: a file with a function (record, where) -> Sample's arguments, and
 make_sample. Nothing here opens media; `problems` is imported for the names of problem types.
 """
 
-import functools
 import hashlib
 import json
 import os
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
+from formats.confine import Confinement
 from formats.fields import brief, text_field
 from formats.files import RawRecord, read_records
 from formats.intent_train import read_yaml
@@ -52,8 +51,9 @@ def load_samples(
 ) -> list[Sample]:
     """Read a file of records, ours or as downloaded, into Samples.
 
-    media_root: the folder that media paths are relative to; None: the YAML's data_root, or the
-    file's own folder. All paths must stay inside of it; whether they exist is not looked at.
+    media_root: the folder that media paths are relative to, and inside which all must lie; None:
+    the file's own folder. A YAML's data_root inside that folder is what its paths are relative to.
+    Whether files exist is not looked at.
     stage: keep the records of this stage, and those without one; None: all.
     problems: a list to which the sentences on records that cannot be used are added, in place of an
     error for the first bad one.
@@ -73,14 +73,15 @@ def load_samples(
     samples: list[Sample] = []
     unused: list[DataError] = []  # in the order of the file
     first_use: dict[str, str] = {}  # where each id was met first
-    realpath = functools.cache(os.path.realpath)  # few folders hold many files
-    for raw in read_file(path):
+    root = Path(media_root or path.parent)
+    confinement = Confinement(root)
+    for raw in read_file(path, media_root):
         try:
             sample = make_sample(raw)
             check_id(sample, is_downloaded(raw), first_use)
             if stage is not None and sample.stage not in (None, stage):
                 continue
-            join_media(sample, Path(media_root or raw.media_root), realpath)
+            join_media(sample, raw.media_root, confinement)
             settle_answer(sample)
         except DataError as error:
             if problems is None and not isinstance(error, LeftOut):
@@ -122,11 +123,12 @@ def warn_of_left_out(path: Path, left_out: list[LeftOut]) -> None:
             )
 
 
-def read_file(path: Path) -> list[RawRecord]:
+def read_file(path: Path, media_root: str | Path | None) -> list[RawRecord]:
     """The records of a file, or of the files that a YAML names."""
     if path.suffix.lower() in (".yaml", ".yml"):
-        return read_yaml(path)
-    return [RawRecord(where, content, path.parent) for where, content in read_records(path)]
+        return read_yaml(path, media_root)
+    folder = Path(media_root or path.parent)
+    return [RawRecord(where, content, folder) for where, content in read_records(path)]
 
 
 def is_downloaded(raw: RawRecord) -> bool:
@@ -235,12 +237,11 @@ def check_id(sample: Sample, downloaded: bool, first_use: dict[str, str]) -> Non
         )
 
 
-def join_media(sample: Sample, root: Path, realpath: Callable[[str], str]) -> None:
+def join_media(sample: Sample, root: Path, confinement: Confinement) -> None:
     """Join the media paths of a sample to their folder, in place.
 
-    Raises DataError for a path that leads out of the folder: by "..", as an absolute path or by a
-    symbolic link. A downloaded data set must not make a run open any file of this machine.
-    realpath: os.path.realpath, which may remember the folders it was asked for.
+    Raises DataError for a path that leads out of the confinement: by "..", as an absolute path or
+    by a symbolic link.
     """
     for paths in (sample.videos, sample.images, sample.audios):
         paths[:] = [str(root / path) for path in paths]
@@ -252,18 +253,9 @@ def join_media(sample: Sample, root: Path, realpath: Callable[[str], str]) -> No
         named += [(kind, path) for path in sample.paths(kind)]
     if sample.soundtrack:
         named.append(("soundtrack", sample.soundtrack))
-    real_root = realpath(str(root)).rstrip(os.sep) + os.sep
     for field, path in named:
-        if not real_file(file_of(path), realpath).startswith(real_root):
+        if not confinement.holds(file_of(path, field)):
             raise DataError(
                 f"{sample.where}: field '{field}' of record '{sample.id}': {path} lies outside of "
                 f"the media folder {root}; pass --media_root with the folder that holds all of them"
             )
-
-
-def real_file(file: str, realpath: Callable[[str], str]) -> str:
-    """os.path.realpath of a file, at the cost of one look at it where its folder is known."""
-    folder, name = os.path.split(file)
-    if name in ("", ".", "..") or os.path.islink(file):
-        return os.path.realpath(file)
-    return os.path.join(realpath(folder), name)

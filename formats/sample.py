@@ -153,10 +153,13 @@ def check_placeholders(sample: Sample) -> None:
             )
 
 
-def file_of(path: str) -> str:
-    """The file of a media path: "clip.mp4" of "clip.mp4#t=12.5", which means the picture at 12.5 s
-    (W3C media fragments)."""
-    return path.partition("#t=")[0]
+def file_of(path: str, kind: str) -> str:
+    """The file of a media path of this kind (MEDIA_KINDS, "soundtrack").
+
+    An image may be "clip.mp4#t=12.5", the picture of a video at 12.5 s (W3C media fragments). In a
+    video or a sound, "#t=" is part of the file's name.
+    """
+    return path.partition("#t=")[0] if kind == "image" else path
 
 
 def moment_of(path: str) -> float | None:

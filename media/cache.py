@@ -80,7 +80,7 @@ class MediaCache:
         of each file, the settings, the fields of the record that `load_medium` reads, and the
         versions of what reads the file.
         """
-        file = file_of(path)
+        file = file_of(path, kind)
         files = [file]
         key = asdict(settings)
         key["versions"] = reader_versions()
@@ -90,7 +90,7 @@ class MediaCache:
             key["span"] = sample.span
             key["frame_rate"] = sample.frame_rate
             if sample.soundtrack:
-                files.append(file_of(sample.soundtrack))
+                files.append(sample.soundtrack)
 
         # the same name may hold another clip by now
         stats = []

@@ -112,7 +112,7 @@ def sample_frames(
             resize,
             settings.decoder,
         )
-    if path == file_of(path):
+    if path == file_of(path, "image"):
         picture = read_picture(path, where)
     else:
         picture = read_moment(path, where, settings.decoder)
@@ -136,7 +136,7 @@ def check_files(kind: str, path: str, sample: Sample) -> None:
             exists = os.path.isdir(file)
         else:
             expected = "file"
-            exists = os.path.isfile(file_of(file))
+            exists = os.path.isfile(file_of(file, field))
         if not exists:
             raise MediaError(
                 record_name(sample),
@@ -163,7 +163,7 @@ def check_media(samples: list[Sample], source: str, advice: str, look: int = 256
     stride = max(1, len(samples) // look)
     paths: list[str] = []
     for sample in samples[::stride]:
-        paths += [file_of(path) for _, path in sample.media]
+        paths += [file_of(path, kind) for kind, path in sample.media]
     if paths and not any(os.path.exists(path) for path in paths):
         raise DataError(
             f"{source}: of {len(paths)} of its media files that were looked for none exists, "

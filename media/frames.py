@@ -305,5 +305,6 @@ def read_moment(path: str, where: str, decoder: str = "pyav") -> np.ndarray:
     if seconds is None:
         raise MediaError(where, f"field 'image': {path} names no time in seconds behind #t=", path)
     span = (seconds, seconds)
-    frames = read_frames(file_of(path), math.inf, TEMPORAL_PATCH, where, span, decoder=decoder)
+    file = file_of(path, "image")
+    frames = read_frames(file, math.inf, TEMPORAL_PATCH, where, span, decoder=decoder)
     return frames.pixels[0]

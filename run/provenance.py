@@ -66,9 +66,10 @@ def record_digest(sample: Sample) -> bytes:
 def media_digest(sample: Sample) -> bytes:
     """Of the sizes and times of change of a record's files."""
     stats = []
-    for path in [*(path for _, path in sample.media), sample.soundtrack or ""]:
+    files = [file_of(path, kind) for kind, path in sample.media]
+    for file in [*files, sample.soundtrack or ""]:
         try:
-            stat = os.stat(file_of(path))
+            stat = os.stat(file)
             stats.append([stat.st_size, stat.st_mtime_ns])
         except (OSError, ValueError):
             stats.append(None)

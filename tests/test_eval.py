@@ -346,6 +346,35 @@ def test_strict_stops_a_new_run(dataset, tmp_path):
         evaluation.main(run_flags(dataset, tmp_path / "run", "--strict"))
 
 
+@pytest.mark.parametrize("video", ["../../other/clip", "link", "away/clip"])
+def test_media_of_a_benchmark_lie_inside_its_folder(tmp_path, video):
+    """Unless the user names another folder, too."""
+    root = tmp_path / "root"
+    (root / "data").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    for folder in (tmp_path, tmp_path / "other"):
+        (folder / "clip.mp4").write_bytes(b"a clip of somebody else")
+    (root / "data" / "link.mp4").symlink_to(tmp_path / "clip.mp4")
+    (root / "data" / "away").symlink_to(tmp_path)
+    row = {
+        "video_id": "1",
+        "videoID": video,
+        "question_id": "1-1",
+        "question": "?",
+        "options": ["A. x", "B. y"],
+        "answer": "A",
+        "duration": "short",
+        "domain": "d",
+        "task_type": "t",
+        "sub_category": "s",
+    }
+    layouts_sound.write_parquet(root / "videomme" / "test-00000-of-00001.parquet", [row])
+    with pytest.raises(DataError, match=r"item '.*' names .*(clip|link)\.mp4, which lies outside"):
+        load_items("videomme", root, tmp_path / "scratch")
+    items, _ = load_items("videomme", root, tmp_path / "scratch", str(tmp_path))
+    assert len(items) == 1
+
+
 def test_a_folder_that_is_not_the_benchmarks(tmp_path):
     flags = run_flags(tmp_path, tmp_path / "out")
     with pytest.raises(DataError, match=r"none of qa\.json is there"):

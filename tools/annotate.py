@@ -15,6 +15,7 @@ each one is checked by `reveals`.
 import argparse
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from data import question_text
-from formats.files import read_records, write_whole
+from formats.files import read_records
 from formats.load import load_samples
 from formats.sample import DataError, Sample
 from judge import try_each, watch
@@ -177,20 +178,41 @@ def read_own_records(data: str, media_root: str) -> tuple[list[dict], dict[str, 
     return records, samples
 
 
-def finished_ids(out: Path) -> set[str]:
-    """The ids that a stopped run has written. The line that it was writing is cut off."""
+def finished_ids(out: Path, known: set[str]) -> set[str]:
+    """The ids that a stopped run has written. The line that it was writing is cut off.
+
+    Raises DataError, and changes nothing, where the file is not of such a run: every line but the
+    last must be a record of ours, of an id that is known.
+    """
     if not out.is_file():
         return set()
+    lines = out.read_bytes().split(b"\n")
     ids: set[str] = set()
-    lines: list[bytes] = []
-    for line in out.read_bytes().split(b"\n"):
-        try:
-            ids.add(str(json.loads(line)["id"]))
-        except (ValueError, KeyError):
-            break  # a torn line, or the empty one behind the last
-        lines.append(line + b"\n")
-    write_whole(out, b"".join(lines))
+    for number, line in enumerate(lines[:-1], 1):
+        record_id = id_of_line(line)
+        if record_id not in known or record_id in ids:
+            raise DataError(
+                f"{out}:{number}: is no line of an earlier run on these records, so the file is "
+                "left as it is; pass another --out"
+            )
+        ids.add(record_id)
+    torn = lines[-1]
+    if torn and not torn.startswith(b"{"):
+        raise DataError(
+            f"{out}: its end is no record, so the file is left as it is; pass another --out"
+        )
+    if torn:
+        os.truncate(out, out.stat().st_size - len(torn))
     return ids
+
+
+def id_of_line(line: bytes) -> str | None:
+    """The id of a record, None for a line that is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return str(record["id"]) if isinstance(record, dict) and "id" in record else None
 
 
 def append_jsonl(path: str, records: list[dict]) -> None:
@@ -225,7 +247,7 @@ def annotate(
     A run goes on where a stopped one ended. Records that have the field already are copied. It
     stays empty where a hint gives the answer away (listed in `<out>.rejected`), and where the media
     cannot be decoded or hold no sound to caption (listed in `<out>.bad_media`). Media paths stay as
-    they are; with media_root they may lead anywhere.
+    they are.
 
     workers: processes that decode, each record's media within MEDIA_TIMEOUT; 0: this process does,
     without a limit.
@@ -234,7 +256,7 @@ def annotate(
         raise DataError(f"{out}: --out must be another file than --data")
     task = TASKS[kind]
     records, samples = read_own_records(data, media_root)
-    done = finished_ids(Path(out))
+    done = finished_ids(Path(out), samples.keys())
     todo = [record for record in records if str(record["id"]) not in done]
     counts = {"made": 0, "kept": len(done), "revealing": 0, "empty": 0, "unusable": 0}
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from data import Prompt, PromptBuilder, TooLong, question_text
 from engine.families import DEFAULT_MODEL, load_tokenizer_and_config, prompt_format
+from formats.confine import Confinement
 from formats.load import load_samples
 from formats.own import save_samples
 from formats.sample import DataError, LeftOut, RepeatedRecord, Sample
@@ -136,15 +137,25 @@ def show(samples: list[Sample], builder: PromptBuilder) -> None:
 
 
 def convert(data: str, out: Path, media_root: str) -> None:
-    """Write the records in this project's own form, media paths in full."""
-    samples = load_samples(data, Path(media_root).absolute() if media_root else None)
+    """Write the records in this project's own form, media paths relative to the folder of `out`
+    where they lie inside of it, else to the folder of the data.
+
+    Raises DataError where `out` exists: it may be anything.
+    """
+    if out.exists():
+        raise DataError(f"{out}: exists already; pass another name to --convert, or move it away")
+    samples = load_samples(data, media_root or None)
+    root = Path(media_root or Path(data).parent)
+    inside = Confinement(out.parent).holds(root)
+    base = out.parent if inside else root
     for sample in samples:
         for paths in (sample.videos, sample.images, sample.audios):
-            paths[:] = [os.path.abspath(path) for path in paths]
+            paths[:] = [os.path.relpath(path, base) for path in paths]
         if sample.soundtrack:
-            sample.soundtrack = os.path.abspath(sample.soundtrack)
+            sample.soundtrack = os.path.relpath(sample.soundtrack, base)
     save_samples(out, samples)
-    print(f"{out}: {len(samples):,} records")
+    flag = "" if inside else f"; its media lie elsewhere: pass --media_root {base} with it"
+    print(f"{out}: {len(samples):,} records{flag}")
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:

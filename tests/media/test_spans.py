@@ -254,8 +254,9 @@ def test_moments_are_cached_apart(folder, tmp_path):
 
 
 def test_the_file_of_a_moment(folder):
-    assert file_of("a/b.mp4#t=1.5") == "a/b.mp4"
-    assert file_of("a#1.png") == "a#1.png"
+    assert file_of("a/b.mp4#t=1.5", "image") == "a/b.mp4"
+    assert file_of("a#1.png", "image") == "a#1.png"
+    assert file_of("a/b.mp4#t=1.5", "video") == "a/b.mp4#t=1.5"
     check_media([picture(folder, 1.0)], "here", "mend it")
     absent = Sample("p", "q", "numeric", "1", images=[f"{folder}/none.mp4#t=1"])
     with pytest.raises(DataError, match=r"none exists, e.g. .*none.mp4; mend it"):

@@ -159,6 +159,34 @@ def test_media_that_are_broken_cost_their_own_records(tmp_path):
     assert "there is no sound" in silent["reason"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "thesis\n" * 1000,
+        "7\n8\n",
+        "[]\n",
+        '{"id": "of another data set"}\n',
+        '{"no": "id"}\n',
+        "\n",
+        "no line end",
+        "{\n",
+        b"\xff\xfe\0",
+        "same twice",
+    ],
+)
+def test_a_file_that_is_not_of_such_a_run_is_left_as_it_is(records, tmp_path, content):
+    out = tmp_path / "thesis.txt"
+    if content == "same twice":
+        content = records.read_text().splitlines(keepends=True)[0] * 2
+    out.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = out.read_bytes()
+    model = Canned()  # it has no reply: nothing is asked
+    with pytest.raises(DataError, match=r"thesis\.txt:?\d*: .*left as it is; pass another --out"):
+        annotate("hint", str(records), str(out), model, ROOT)
+    assert out.read_bytes() == before
+    assert model.asked == []
+
+
 def test_annotating_in_place_is_refused(records):
     with pytest.raises(DataError, match="another file"):
         annotate("hint", str(records), str(records), Canned())

@@ -14,7 +14,9 @@ from PIL import Image
 from data import PromptBuilder
 from engine.families import DEFAULT_MODEL
 from formats.load import load_samples
+from formats.sample import DataError
 from media.decode import MediaSettings
+from tools.annotate import read_own_records
 from tools.check_data import main, report, walk
 
 GOOD = {"id": "a", "question": "q", "problem_type": "numeric", "answer": "1"}
@@ -179,7 +181,7 @@ def test_a_missing_file_is_one_sentence(mess, monkeypatch):
         command(monkeypatch, mess.parent / "none.jsonl", "--workers", "0")
 
 
-def test_converting_writes_our_own_records_with_full_paths(tmp_path, monkeypatch, capsys):
+def test_converting_writes_our_own_records_for_the_next_command(tmp_path, monkeypatch, capsys):
     """A dialogue of AVATAR's form, read from another folder: the same question, media, answer."""
     (tmp_path / "d").mkdir()
     turn = {"role": "user", "content": "<video>\nIs it louder than <audio>?"}
@@ -196,11 +198,35 @@ def test_converting_writes_our_own_records_with_full_paths(tmp_path, monkeypatch
     main(["d/d.jsonl", "--convert", "ours.jsonl"])
     assert capsys.readouterr().out == "ours.jsonl: 1 records\n"
 
+    # the next command of the README takes it as it is
+    records, _ = read_own_records("ours.jsonl", "")
+    assert records[0]["video"] == "d/v.mp4"
+
     [before] = load_samples("d/d.jsonl")
     [after] = load_samples("ours.jsonl")
     assert json.loads(Path("ours.jsonl").read_text())["id"] == before.id == after.id
     assert (after.question, after.answer, after.hint) == (before.question, "1", "Listen.")
     assert after.media == [
-        ("video", str(tmp_path / "d" / "v.mp4")),
-        ("audio", str(tmp_path / "d" / "a.wav")),
+        ("video", "d/v.mp4"),
+        ("audio", "d/a.wav"),
     ]
+
+    # it is not written over, whatever it holds
+    content = Path("ours.jsonl").read_bytes()
+    with pytest.raises(DataError, match=r"ours\.jsonl: exists already; pass another name"):
+        main(["d/d.jsonl", "--convert", "ours.jsonl"])
+    assert Path("ours.jsonl").read_bytes() == content
+
+
+def test_converting_into_another_folder_names_the_media_root(tmp_path, monkeypatch, capsys):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    record = {"messages": [{"role": "user", "content": "<video>?"}], "videos": ["v/v.mp4"]}
+    record |= {"problem_type": "numeric", "solution": "<answer>1</answer>"}
+    write_lines(tmp_path / "d" / "d.jsonl", record)
+    out = str(tmp_path / "elsewhere" / "ours.jsonl")
+    main([str(tmp_path / "d" / "d.jsonl"), "--convert", out])
+    root = str(tmp_path / "d")
+    assert f"pass --media_root {root} with it" in capsys.readouterr().out
+    [sample] = load_samples(out, root)
+    assert sample.videos == [f"{root}/v/v.mp4"]
