@@ -15,6 +15,8 @@ from formats.sample import DataError
 
 NAME = "checksums.json"
 
+READ = (".json", ".jinja", ".safetensors", ".bin", ".pt", ".model")  # what loaders look for
+
 THREADS = 4  # files that are hashed at once: hashlib lets other threads run
 
 
@@ -43,18 +45,33 @@ def check_checksums(folder: Path, advice: str, leave_out: str = "") -> None:
     and not checked.
     """
     entries = read_checksums(folder, advice)
-    names = [name for name in entries if not (leave_out and name.startswith(f"{leave_out}/"))]
+    names = [name for name in entries if not is_inside(name, leave_out)]
     with ThreadPoolExecutor(THREADS) as pool:
         faults = pool.map(lambda name: fault_of(folder / name, entries[name]), names)
         for name, fault in zip(names, faults, strict=True):
             if fault:
                 raise DataError(f"{folder / name}: {fault}; {advice}")
 
+    # one file more may be read in the place of another: an index of shards, a template
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        is_read = path.suffix in READ and path.is_file() and not path.name.startswith(".")
+        if is_read and name not in (NAME, *entries) and not is_inside(name, leave_out):
+            raise DataError(f"{path}: is none of the files that were written; move it away")
+
+
+def is_inside(name: str, subfolder: str) -> bool:
+    return bool(subfolder) and name.startswith(f"{subfolder}/")
+
 
 def check_model_files(folder: Path) -> None:
     """Check the model of a checkpoint of ours; a folder from elsewhere has no checksums."""
     if (folder / NAME).is_file():
-        check_checksums(folder, "take another checkpoint, or bring the file back", "trainer")
+        advice = (
+            "take another checkpoint, or bring the file back (if you changed the model on purpose, "
+            f"remove {NAME})"
+        )
+        check_checksums(folder, advice, "trainer")
 
 
 def read_checksums(folder: Path, advice: str) -> dict[str, list]:

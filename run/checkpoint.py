@@ -21,6 +21,7 @@ them anew, but its reader opens a file with pickle.load, which can execute what 
 """
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -182,14 +183,23 @@ def sync(path: Path) -> None:
 
 
 def point(link: Path, target: Path) -> None:
-    """Make `link` a symbolic link to `target`, at once; a folder of that name is moved aside."""
-    if link.is_dir() and not link.is_symlink():
-        link.rename(link.with_name(f"{link.name}.before"))
+    """Make `link` a symbolic link to `target`, at once; what else has that name is moved aside."""
+    if link.exists() and not link.is_symlink():
+        move_aside(link)
     # A link cannot be changed, but another one can take its name at once.
     new = link.with_name(link.name + ".new")
     new.unlink(missing_ok=True)
     new.symlink_to(os.path.relpath(target, link.parent))
     new.replace(link)
+
+
+def move_aside(path: Path) -> Path:
+    """Give a file or folder the first free name of NAME.old-1, NAME.old-2, .. and return it."""
+    for number in itertools.count(1):
+        aside = path.with_name(f"{path.name}.old-{number}")
+        if not aside.exists():
+            return path.rename(aside)
+    raise AssertionError("unreachable")
 
 
 def remove(folder: Path) -> None:
@@ -204,18 +214,28 @@ def clean_up(out: Path) -> None:
     """Put in order what a kill has left: a link to an older checkpoint, and folders that were being
     written or removed. What has the name of a checkpoint is never touched, readable or not."""
     checkpoints = out / "checkpoints"
-    for folder in checkpoints.glob(f"[0-9]*{BEFORE}"):
+    for folder in leftovers(checkpoints, BEFORE):
         final = folder.with_name(folder.name.removesuffix(BEFORE))
         if final.exists():
             remove(folder)
         else:  # killed before its successor got the name
             folder.rename(final)
-    for folder in checkpoints.glob(f"[0-9]*{PART}"):
+    for folder in leftovers(checkpoints, PART):
         shutil.rmtree(folder)
 
     whole = complete(out)
     if whole and (out / "checkpoint").resolve() != whole[-1].resolve():
         point(out / "checkpoint", whole[-1])
+
+
+def leftovers(checkpoints: Path, ending: str) -> list[Path]:
+    """Folders with the name of a checkpoint and this ending; others are not ours."""
+    found = []
+    for path in checkpoints.glob(f"*{ending}"):
+        is_ours = path.name.removesuffix(ending).isdigit()
+        if is_ours and path.is_dir() and not path.is_symlink():
+            found.append(path)
+    return found
 
 
 def complete(out: Path) -> list[Path]:

@@ -15,6 +15,7 @@ A new diagnostic is one name, given where it is computed, and becomes a column b
 Nothing here changes what a run computes.
 """
 
+import hashlib
 import json
 import math
 import time
@@ -35,12 +36,15 @@ from groups import Group
 from media.errors import MediaError
 from replay import ReplayBuffer
 from rewards import is_right
-from run.checkpoint import Saved, sync
+from run.checkpoint import Saved, move_aside, sync
 from run.plots import plot_run
 
 FILES = ("metrics.jsonl", "completions.jsonl", "bad_media.jsonl", "dropped.jsonl")
 BINS = np.linspace(-2.5, 2.5, 42)  # of the advantages' histogram; the outermost hold what is beyond
 NAMED = 20  # prompts with a hint that a line names; "hints" counts them all
+TAIL = 4096  # bytes before the end of a log by which it is known again
+PLOTTED = {"loss", "generated", "tier_hard", "tier_medium", "tier_easy"}  # what curves.png needs
+PLOTTED_OF_STAGE_0 = {"loss", "step"}
 COLUMNS = (  # what every line of a step has; null where no token or completion has a value
     "loss",
     "kl",
@@ -155,20 +159,29 @@ class Log:
     def open_files(self, saved: Saved | None) -> None:
         """A new run's files are empty; one that goes on has its own up to the checkpoint."""
         for name in FILES:
-            open_log(self.out / name, saved.logs["files"][name] if saved else 0)
+            path = self.out / name
+            if saved:
+                cut_log(path, *saved.logs["files"][name], saved.step)
+                continue
+            if path.exists() and path.stat().st_size:
+                aside = move_aside(path)
+                tqdm.write(f"{path}: is of an earlier run; it is now {aside}")
+            path.touch()
         if saved:
+            needed = PLOTTED_OF_STAGE_0 if self.cfg.stage == 0 else PLOTTED
             rows = read_rows(self.out / "metrics.jsonl")
-            self.rows = [row for row in rows if "loss" in row]
+            self.rows = [row for row in rows if needed <= row.keys()]
 
     def state(self) -> dict:
         """What a checkpoint stores of the logs. The files are synced to the disk first."""
-        sizes = {}
+        ends = {}
         for name in FILES if self.is_main else ():
             sync(self.out / name)
-            sizes[name] = (self.out / name).stat().st_size
+            size = (self.out / name).stat().st_size
+            ends[name] = [size, digest_before(self.out / name, size)]
         histograms = {kind: counts.tolist() for kind, counts in self.advantages.items()}
         return {
-            "files": sizes,
+            "files": ends,
             "evals": [list(e) for e in self.evaluations],
             "advantages": histograms,
         }
@@ -367,30 +380,60 @@ class Log:
     def finish(self) -> None:
         """Draw curves.png."""
         self.bar.close()
-        if self.is_main:
+        if self.is_main and self.rows:  # there are none where metrics.jsonl was lost
             plot_run(self.cfg, self.rows, self.evaluations, self.advantages, BINS)
 
 
 # ------------------------------------------------------------------------------ files
-def open_log(path: Path, size: int) -> None:
-    """Cut a log to its first `size` bytes, which is where a checkpoint was made.
+def digest_before(path: Path, size: int) -> str:
+    """Of the last TAIL bytes before this place of a file: is it still the same place?"""
+    with path.open("rb") as file:
+        file.seek(max(0, size - TAIL))
+        return hashlib.sha256(file.read(min(size, TAIL))).hexdigest()
 
-    Where lines are gone (the file was removed, or cut), what is there stays, and a warning says so.
+
+def cut_log(path: Path, size: int, digest: str, step: int) -> None:
+    """Cut a log to its first `size` bytes, which is where the checkpoint after `step` steps was
+    made, if its `digest_before` is still the same.
+
+    Else (the file was removed, cut or changed) the whole lines of steps before the checkpoint stay,
+    and a warning says so.
     """
+    path.touch()
+    there = path.stat().st_size
+    is_same = there >= size and digest_before(path, size) == digest
     with path.open("ab+") as file:
-        there = file.tell()
-        if there >= size:
+        if is_same:
             file.truncate(size)
             return
-        # whole lines only: a torn one would spoil the next that is written
+
+        # a torn line would spoil the next one, and lines behind the checkpoint would come twice
         file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
+        lines = file.read().split(b"\n")[:-1]
+        kept = [line for line in lines if not is_behind(line, step)]
+        file.truncate(0)
+        file.write(b"".join(line + b"\n" for line in kept))
     warnings.warn(
-        f"{path}: had {size:,} bytes when the checkpoint was made, and has {whole:,} now: lines of "
-        "earlier steps are gone; the run goes on, and the next lines are added",
+        f"{path}: is not what it was when the checkpoint was made ({size:,} bytes then, {there:,} "
+        f"now): {len(kept):,} whole lines of the steps before it stay, and the run goes on",
         stacklevel=2,
     )
+
+
+def is_behind(line: bytes, step: int) -> bool:
+    """Was a line of a log written after the checkpoint of this step?
+
+    Steps count from 0, so the last one before it is step - 1; only an evaluation has its number.
+    """
+    try:
+        row = json.loads(line)
+        number = row.get("step")
+    except (ValueError, RecursionError, AttributeError):
+        return False  # damaged: it stays, as one that is no use
+    if not isinstance(number, int):
+        return False
+    is_evaluation = "loss" not in row and row.get("advantage") is None
+    return number > step or (number == step and not is_evaluation)
 
 
 def read_rows(path: Path) -> list[dict]:

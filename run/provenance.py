@@ -14,10 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine.checksums import NAME as CHECKSUMS
 from engine.families import DEFAULT_MODEL
 from formats.sample import DataError, Sample, file_of
 
 BYTES = 8  # of a digest of one record
+SAMPLES = 256  # pieces of a file of weights
+PIECE = 2**12  # bytes of each
 
 
 def provenance(samples: list[Sample], heldout: list[Sample], model: str) -> dict:
@@ -77,12 +80,15 @@ def media_digest(sample: Sample) -> bytes:
 
 
 def model_digest(model: str) -> str:
-    """Of the sizes of a model folder's weights, their headers and their first and last MB, and of
-    its config; of a hub model its name.
+    """Of a checkpoint of ours its checksums. Of another folder its configs, and of its weights the
+    sizes and SAMPLES pieces of each file, evenly spread; of a hub model its name.
 
-    Not of every byte: a 7B has 15 GB, and each start would read them twice.
+    Not of every byte: a 7B has 15 GB, and each start would read them twice. Pieces from all over,
+    because training leaves whole tensors alone (towers, embeddings under LoRA).
     """
     folder = Path(model)
+    if (folder / CHECKSUMS).is_file():
+        return hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest()
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")])
     if not files:
         return model
@@ -91,9 +97,9 @@ def model_digest(model: str) -> str:
         size = file.stat().st_size
         hasher.update(f"{file.name} {size} ".encode())
         with file.open("rb") as content:
-            hasher.update(content.read(2**20))
-            content.seek(max(0, size - 2**20))
-            hasher.update(content.read())
+            for start in range(0, size, max(PIECE, size // SAMPLES)):
+                content.seek(start)
+                hasher.update(content.read(PIECE))
     return hasher.hexdigest()
 
 
@@ -103,19 +109,19 @@ def check_provenance(folder: Path, before: dict, now: dict, samples: list[Sample
     Raises DataError for other records and for another model; says on stderr what else has changed.
     """
     mend = "or start another run with another --out"
+    new, n_gone = compared(before["records"], now["records"])
     n_before, n_now = len(before["records"]), len(now["records"])
-    if n_before != n_now:
+    if new or n_gone:
+        first = ""
+        if new:
+            sample = samples[new[0]]
+            first = (
+                f"; {len(new):,} of {n_now:,} are new now, or have another text, answer or file "
+                f"name, the first: '{sample.id}' at {sample.where}"
+            )
         raise DataError(
-            f"{folder}: was made on other training prompts: {n_before:,} records then, {n_now:,} "
-            f"now; go on with the same --data, {mend}"
-        )
-    changed = differing(before["records"], now["records"])
-    if changed:
-        first = samples[changed[0]]
-        raise DataError(
-            f"{folder}: was made on other training prompts: {len(changed):,} of {n_now:,} records "
-            f"have another text, answer or file name now, the first: '{first.id}' at "
-            f"{first.where}; go on with the same --data, {mend}"
+            f"{folder}: was made on other training prompts: {n_gone:,} of {n_before:,} are no "
+            f"longer there as they were{first}; go on with the same --data, {mend}"
         )
     if before["model"] != now["model"]:
         raise DataError(
@@ -124,6 +130,9 @@ def check_provenance(folder: Path, before: dict, now: dict, samples: list[Sample
         )
 
     # what may be
+    if differing(before["records"], now["records"]):
+        say("the records stand in another order than before: the run goes on, but not bit for bit")
+        return  # what follows is compared place by place
     media = differing(before["media"], now["media"])
     if media:
         first = samples[media[0]]
@@ -134,6 +143,14 @@ def check_provenance(folder: Path, before: dict, now: dict, samples: list[Sample
     same_number = len(before["heldout"]) == len(now["heldout"])
     if not same_number or differing(before["heldout"], now["heldout"]):
         say("the held-out questions are others than before: accuracies do not compare")
+
+
+def compared(before: Tensor, now: Tensor) -> tuple[list[int], int]:
+    """(the places of `now` that are not among `before`, how many of `before` are not in `now`)."""
+    digests_before = {bytes(row) for row in before.numpy()}
+    digests_now = [bytes(row) for row in now.numpy()]
+    new = [i for i, digest in enumerate(digests_now) if digest not in digests_before]
+    return new, len(digests_before - set(digests_now))
 
 
 def differing(before: Tensor, now: Tensor) -> list[int]:

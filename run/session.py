@@ -4,10 +4,12 @@
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
 import random
+import signal
 import socket
 import sys
 import time
@@ -56,9 +58,22 @@ LOCK_PATIENCE = 30.0  # seconds: the other run may have been told to stop, and b
 OPTIONAL = {"pyarrow": "pyarrow", "scipy": "scipy", "decord": "decord", "flash_attn": "flash-attn"}
 
 
+OF_THE_DISK = {  # an OSError with another number is one of the program
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+}
+
+
 def ends_in_a_sentence(main, argv: list[str]) -> None:
-    """Run main(argv); bad input, a full GPU, a lost process and a missing optional package end the
-    program with one sentence, on a line of its own.
+    """Run main(argv); bad input, a full GPU or disk, a lost process, a missing optional package and
+    Ctrl-C end the program with one sentence, on a line of its own.
 
     Other errors keep their traceback.
     """
@@ -72,6 +87,15 @@ def ends_in_a_sentence(main, argv: list[str]) -> None:
             raise
         close_bars()
         raise SystemExit(f"error: {name_rank()}{sentence}") from None
+    except KeyboardInterrupt:
+        close_bars()
+        print("stopped by Ctrl-C", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        close_bars()
+        raise SystemExit(f"error: {name_rank()}{disk_sentence(error)}") from None
     except (dist.DistError, RuntimeError) as error:
         if not lost_contact(error):
             raise
@@ -100,6 +124,14 @@ def sentence_of(error: Exception) -> str:
         package = OPTIONAL.get((error.name or "").partition(".")[0])
         return f"this needs the package {package}: pip install {package}" if package else ""
     return str(error)
+
+
+def disk_sentence(error: OSError) -> str:
+    """What an error of OF_THE_DISK means to a user."""
+    return (
+        f"{error.filename or 'the disk'}: {error.strerror}; see to space and permissions there, or "
+        "name another folder"
+    )
 
 
 def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
@@ -240,6 +272,11 @@ class Run:
             raise DataError(
                 f"{self.out}: holds a run already; go on with it by --resume, "
                 "or remove the folder, or pass another --out"
+            )
+        if not is_free(self.out / "config.json"):
+            raise DataError(
+                f"{self.out}/config.json: is not that of a run, and would be written over; pass "
+                "another --out"
             )
 
         # where to begin, and where to end
@@ -459,6 +496,17 @@ class Run:
             f"{result} ({minutes:.1f} minutes); see {self.out}/curves.png, metrics.jsonl, "
             "completions.jsonl, checkpoint/"
         )
+
+
+def is_free(config: Path) -> bool:
+    """Is there no config.json, or that of a run?"""
+    if not config.exists():
+        return True
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and {"stage", "method"} <= settings.keys()
 
 
 def describe_group(group: Group) -> dict:

@@ -12,11 +12,12 @@ by a line at once. Windows knows only some of these signals.
 import contextlib
 import os
 import signal
-import sys
 import time
 
 STOPPING = ("SIGTERM", "SIGINT", "SIGHUP")
 SAVING = ("SIGUSR1",)
+
+STDOUT, STDERR = 1, 2  # the numbers that every system gives them
 
 SAVE, STOP = 1, 2  # what a signal asks for
 
@@ -111,9 +112,22 @@ class Signals:
 
 def say(line: str) -> None:
     """A line of its own on stderr, from the first process only."""
-    if os.environ.get("RANK", "0") == "0":
-        # not print: a handler may run in the middle of another print
-        os.write(sys.__stderr__.fileno(), f"\n{line}\n".encode())
+    if os.environ.get("RANK", "0") != "0":
+        return
+    # not print: a handler may run in the middle of another print
+    try:
+        os.write(STDERR, f"\n{line}\n".encode())
+    except OSError:  # the terminal is gone, which is what SIGHUP says
+        speak_to_nobody()
+
+
+def speak_to_nobody() -> None:
+    """Send stdout and stderr nowhere: else the next line that is printed would end the run before
+    it has saved."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for handle in (STDOUT, STDERR):
+        os.dup2(nowhere, handle)
+    os.close(nowhere)
 
 
 SIGNALS = Signals()  # of this process

@@ -27,7 +27,22 @@ def test_whole_files_pass(folder):
     check_checksums(folder, "mend it")
     check_model_files(folder)
     (folder / "notes.txt").write_text("a file of the user's own")
+    (folder / "._model.bin").write_text("of a file manager")
     check_checksums(folder, "mend it")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors.index.json", "trainer/rank1.pt", "adapter/adapter_config.json"]
+)
+def test_a_file_more_that_would_be_read_is_named(folder, name):
+    """transformers would read shards, or an adapter, in the place of what was written."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("{}")
+    with pytest.raises(DataError, match=rf"{name}: is none of the files that were written; move"):
+        check_checksums(folder, "mend it")
+    if not name.startswith("trainer/"):
+        with pytest.raises(DataError, match=name):
+            check_model_files(folder)
 
 
 @pytest.mark.parametrize("name", ["model.bin", "trainer/rank0.pt", "empty"])

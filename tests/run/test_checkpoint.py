@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import train
 from bench.chaos import chaos, equal, run_state
@@ -32,6 +33,7 @@ from replay import ReplayBuffer
 from run import session
 from run import signals as run_signals
 from run.checkpoint import attempt, complete, random_states, resume
+from run.provenance import check_provenance, provenance
 from run.session import Run, only_run
 from run.signals import STOP, Signals
 from run.stream import PromptStream, owner
@@ -444,8 +446,37 @@ def test_a_kill_while_a_step_is_saved_again(copied, finished, tmp_path):
     assert [f.name for f in sorted((copied / "checkpoints").iterdir())] == ["000002", "000004"]
 
 
+def test_what_has_not_a_checkpoints_name_is_not_touched(copied, finished, tmp_path):
+    folder = copied / "checkpoints"
+    (folder / "2024 data.part").mkdir()
+    (folder / "000007.part").write_text("a file")
+    (folder / "000008.part").symlink_to(tmp_path)
+    train.main(flags(copied, "--resume"))
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["000002", "000004", "000007.part", "000008.part", "2024 data.part"]
+
+
+def test_a_new_run_in_an_old_ones_folder_keeps_the_old_logs(copied):
+    """As the sentence on a damaged checkpoint says, all checkpoints were moved away."""
+    shutil.rmtree(copied / "checkpoints")
+    for number in (1, 2):
+        logs = (copied / "metrics.jsonl").read_bytes()
+        train.main(flags(copied, "--resume", "--eval_every", "0", steps=1))
+        assert (copied / f"metrics.jsonl.old-{number}").read_bytes() == logs
+        shutil.rmtree(copied / "checkpoints")
+
+
+def test_the_folder_of_a_model_is_no_place_for_a_run(tmp_path):
+    out = tmp_path / "model"
+    shutil.copytree(DEFAULT_MODEL, out)
+    config = (out / "config.json").read_bytes()
+    with pytest.raises(DataError, match=r"config\.json: is not that of a run, .*another --out"):
+        train.main(flags(out, steps=1))
+    assert (out / "config.json").read_bytes() == config
+
+
 # ------------------------------------------------------------------ damaged logs
-@pytest.mark.parametrize("damage", ["gone", "short", "torn", "longer", "broken"])
+@pytest.mark.parametrize("damage", ["gone", "short", "torn", "longer", "broken", "headless"])
 @pytest.mark.parametrize("name", ["metrics.jsonl", "completions.jsonl"])
 def test_damaged_logs_do_not_stop_a_run(copied, tmp_path, name, damage):
     shutil.rmtree(copied / "checkpoints" / "000004")
@@ -457,11 +488,13 @@ def test_damaged_logs_do_not_stop_a_run(copied, tmp_path, name, damage):
         file.write_bytes(lines[0])
     elif damage == "torn":
         file.write_bytes(lines[0] + lines[1][:20])
+    elif damage == "headless":
+        file.write_bytes(b"".join(lines[1:]))
     elif damage == "longer":
         file.write_bytes(b"".join([*lines, b"{\n"]))
     else:
         file.write_bytes(b"\xff" * 9 + b"".join(lines)[9:])
-    if damage in ("longer", "broken") and (name, damage) != ("metrics.jsonl", "broken"):
+    if damage == "longer":
         train.main(flags(copied, "--resume"))
     else:
         with pytest.warns(UserWarning, match=f"{name}: "):
@@ -471,6 +504,15 @@ def test_damaged_logs_do_not_stop_a_run(copied, tmp_path, name, damage):
     assert content.endswith(b"\n")
     for line in content.splitlines()[1 if damage == "broken" else 0 :]:
         assert isinstance(json.loads(line), dict)
+    if damage == "headless" and name == "metrics.jsonl":  # no step twice
+        steps = [row["step"] for row in map(json.loads, content.splitlines()) if "loss" in row]
+        assert steps == [0, 1, 2, 3]
+
+
+def test_a_run_without_its_log_and_nothing_left_to_do(copied):
+    (copied / "metrics.jsonl").unlink()
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl: is not what it was"):
+        train.main(flags(copied, "--resume"))
 
 
 def test_reading_executes_nothing(copied, tmp_path):
@@ -538,9 +580,30 @@ def test_another_text_under_the_same_id_is_refused(tmp_path, toy_folder, field):
     if field in ("options", "problem_type"):
         changed.update({"problem_type": "numeric", "answer": "1"})
     changed[field] = new.get(field, "Something else?")
-    message = rf"1 of 12 records have another text.*'{changed['id']}' at .*d\.jsonl:5; go on with"
+    message = (
+        r"1 of 12 are no longer there as they were; 1 of 12 are new now, or have another text, "
+        rf"answer or file name, the first: '{changed['id']}' at .*d\.jsonl:5; go on with the same"
+    )
     with pytest.raises(DataError, match=message):
         train.main([*write(), "--resume"])
+
+
+def test_records_that_came_went_or_moved(capsys):
+    """The first new one is named; another order alone goes on."""
+    samples = [Sample(str(i), f"How many are {i}?", "counting", "3") for i in range(6)]
+
+    def check(now: list[Sample]) -> None:
+        before = provenance(samples[:5], [], DEFAULT_MODEL)
+        check_provenance(Path("000004"), before, provenance(now, [], DEFAULT_MODEL), now)
+
+    check(samples[:5])
+    assert capsys.readouterr().err == ""
+    check(samples[4::-1])
+    assert "the records stand in another order than before" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"0 of 5 are .*; 1 of 6 are new now, .* the first: '5' at"):
+        check(samples)
+    with pytest.raises(DataError, match="2 of 5 are no longer there as they were; go on with"):
+        check(samples[:3])
 
 
 def test_media_and_held_out_questions_that_changed_are_listed(copied, tmp_path, toy_folder, capsys):
@@ -561,9 +624,11 @@ def test_other_weights_under_the_name_of_the_model_are_refused(tmp_path):
     model = tmp_path / "model"
     shutil.copytree(DEFAULT_MODEL, model)
     train.main(flags(tmp_path / "run", "--model", str(model), steps=1))
-    weights = bytearray((model / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (model / "model.safetensors").write_bytes(weights)
+    # as after training: the towers at both ends of the file stay, one layer between them is new
+    weights = load_file(model / "model.safetensors")
+    name = next(name for name in weights if "layers.0.mlp.gate_proj" in name)
+    weights[name] += 0.01
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(DataError, match="other weights or another config under the same --model"):
         train.main(flags(tmp_path / "run", "--model", str(model), "--resume", steps=2))
 

@@ -1,6 +1,7 @@
 """run/session.py: how a program ends, and the limits of a run. (Folders, signals and continued runs
 are in test_checkpoint.py.)"""
 
+import errno
 import math
 import os
 import re
@@ -44,6 +45,26 @@ def test_bad_input_ends_the_program_with_a_sentence():
     with pytest.raises(SystemExit) as end:
         ends_in_a_sentence(main, ["x.jsonl"])
     assert end.value.code == "error: x.jsonl: no such data file"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_cannot_be_written_is_a_sentence(number):
+    def main(argv):
+        raise OSError(number, os.strerror(number), "runs/x/metrics.jsonl")
+
+    reason = os.strerror(number)
+    with pytest.raises(SystemExit, match=f"error: runs/x/metrics.jsonl: {reason}; see to space"):
+        ends_in_a_sentence(main, [])
+
+
+def test_ctrl_c_is_a_sentence_in_every_program(capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        ends_in_a_sentence(main, [])
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C\n"
 
 
 @pytest.mark.parametrize("name", ["pyarrow.parquet", "scipy", "flash_attn"])

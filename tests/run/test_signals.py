@@ -68,6 +68,30 @@ def test_one_process_of_several_speaks(signals, capfd, monkeypatch):
     assert capfd.readouterr().err == ""
 
 
+TERMINAL_GONE = """
+import os, pty, signal, sys
+from run.signals import SIGNALS, STOP
+
+SIGNALS.listen()
+master, slave = pty.openpty()
+os.dup2(slave, 1)
+os.dup2(slave, 2)
+os.close(slave)
+with SIGNALS.heard():
+    os.close(master)
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("a line of the run", flush=True)
+    open(sys.argv[1], "w").write(f"asked {SIGNALS.asked == STOP}")
+"""
+
+
+def test_a_run_whose_terminal_is_gone_can_still_save(tmp_path):
+    """Every further line that it prints would be an error."""
+    file = tmp_path / "said"
+    subprocess.run([sys.executable, "-c", TERMINAL_GONE, str(file)], cwd=REPO, check=True)
+    assert file.read_text() == "asked True"
+
+
 @pytest.mark.parametrize("wait", [0.4, 1.0, 3.0])
 def test_save_now_kills_no_program_while_it_starts(tmp_path, wait):
     """While it imports torch, renders or loads: it saves after its first step and ends well."""
