@@ -52,7 +52,7 @@ def text_field(record: dict, name: str, where: str, required: bool = True) -> st
 def is_number(value) -> bool:
     """A finite number of a sensible length; true and false are none here."""
     if type(value) is int:  # not isinstance, which takes true and false for numbers
-        return abs(value) < 10**MAX_DIGITS
+        return value.bit_length() <= MAX_DIGITS * 3  # 10 digits take 33 bits
     return type(value) is float and math.isfinite(value)
 
 
