@@ -102,25 +102,25 @@ def load_samples(
         left_out += harmless
         unused = [error for error in unused if not isinstance(error, LeftOut)]
     elif problems is None:
-        warn_of_left_out(path, harmless)
+        for sentence in count_left_out(harmless):
+            warnings.warn(f"{path}: {sentence}", stacklevel=2)
     if problems is not None:
         problems += [str(error) for error in unused]
     return samples
 
 
-def warn_of_left_out(path: Path, left_out: list[LeftOut]) -> None:
-    """Say how many records were left out for each reason, and name the first."""
+def count_left_out(left_out: list[LeftOut]) -> list[str]:
+    """For each reason, how many records were left out, and which was the first."""
     reasons = {
         RepeatedRecord: "repeated record(s)",
-        Unrewardable: "record(s) whose gold answer no reply can match (python -m tools.check_data "
-        "lists them)",
+        Unrewardable: "record(s) whose gold answer no reply can match",
     }
+    sentences = []
     for kind, reason in reasons.items():
         errors = [error for error in left_out if isinstance(error, kind)]
         if errors:
-            warnings.warn(
-                f"{path}: dropped {len(errors):,} {reason}, the first: {errors[0]}", stacklevel=3
-            )
+            sentences.append(f"dropped {len(errors):,} {reason}, the first: {errors[0]}")
+    return sentences
 
 
 def read_file(path: Path, media_root: str | Path | None) -> list[RawRecord]:
@@ -219,7 +219,9 @@ def settle_answer(sample: Sample) -> None:
         if not re.search(rf"(?<![A-Za-z]){letter}(?![A-Za-z])", sample.question):
             fault = f"{brief(sample.answer)} is no option, for the record has none"
     if fault:
-        raise Unrewardable(f"{sample.where}: field 'answer' of record '{sample.id}': {fault}")
+        raise Unrewardable(
+            f"{sample.where}: field 'answer' of record '{sample.id}': {fault}", sample.id
+        )
 
 
 def check_id(sample: Sample, downloaded: bool, first_use: dict[str, str]) -> None:
@@ -228,7 +230,7 @@ def check_id(sample: Sample, downloaded: bool, first_use: dict[str, str]) -> Non
         first_use[sample.id] = sample.where
     elif downloaded:
         raise RepeatedRecord(
-            f"{sample.where}: repeats the record at {first_use[sample.id]}; dropped"
+            f"{sample.where}: repeats the record at {first_use[sample.id]}; dropped", sample.id
         )
     else:
         raise DataError(

@@ -164,7 +164,8 @@ def name_options(sample: Sample) -> None:
     name = f"{sample.where}: field 'answer' of record '{sample.id}'"
     if len(sample.options) > len(LETTERS):
         raise Unrewardable(
-            f"{name} stands for a letter, of which {len(sample.options)} options are too many"
+            f"{name} stands for a letter, of which {len(sample.options)} options are too many",
+            sample.id,
         )
     options = read_options(sample.options)
 
@@ -176,9 +177,13 @@ def name_options(sample: Sample) -> None:
     for item in items:
         named = named_by(item, options)
         if not named:
-            raise Unrewardable(f"{name}: {brief(item)} is none of its {len(options)} options")
+            raise Unrewardable(
+                f"{name}: {brief(item)} is none of its {len(options)} options", sample.id
+            )
         if len(named) > 1:
-            raise Unrewardable(f"{name}: {brief(item)} may mean the options {', '.join(named)}")
+            raise Unrewardable(
+                f"{name}: {brief(item)} may mean the options {', '.join(named)}", sample.id
+            )
         letters += named
     sample.options = [option.shown for option in options]
     sample.answer = ", ".join(dict.fromkeys(letters))

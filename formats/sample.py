@@ -22,7 +22,17 @@ class Away(DataError):
 
 
 class LeftOut(DataError):
-    """A record that is left out while the others are used, which is counted and said."""
+    """A record that is left out while the others are used. It is counted and named.
+
+    Its arguments are (what is wrong, id of the record).
+    """
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+    @property
+    def id(self) -> str:
+        return self.args[1]
 
 
 class RepeatedRecord(LeftOut):

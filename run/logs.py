@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from data import TooLong
 from engine.distributed import gather, gather_lists
-from formats.sample import DataError
+from formats.sample import DataError, LeftOut
 from groups import Group
 from media.errors import MediaError
 from replay import ReplayBuffer
@@ -304,6 +304,12 @@ class Log:
         columns["time_cpu"] = round(sum(gather(cpu)), 4)
         self.notes = Notes()
         return columns
+
+    def left_out(self, errors: list[LeftOut]) -> None:
+        """Name in dropped.jsonl the records that were left out when the data was read."""
+        if self.is_main:
+            for error in errors:
+                self.write("dropped.jsonl", {"id": error.id, "reason": str(error)})
 
     def note_dropped(self, dropped: dict[str, DataError]) -> None:
         """Name the records that were dropped since the last call, and note how many there are.

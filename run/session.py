@@ -32,7 +32,8 @@ from engine.distributed import (
     name_rank,
     start_processes,
 )
-from formats.sample import Away, DataError
+from formats.load import count_left_out
+from formats.sample import Away, DataError, LeftOut
 from groups import Group
 from media.errors import MediaError
 from run.checkpoint import (
@@ -253,7 +254,8 @@ class Run:
             set_seed(cfg.seed)
 
         # this process's prompts, and what tells the data and the model of two runs apart
-        self.all_samples, self.heldout = load_data(cfg, self.rank, self.world)
+        self.left_out: list[LeftOut] = []
+        self.all_samples, self.heldout = load_data(cfg, self.rank, self.world, self.left_out)
         self.samples = [s for s in self.all_samples if self.owns(s.id)]
         self.made_with = {}
         if self.rank == 0:
@@ -322,7 +324,11 @@ class Run:
                 f"{len(self.samples):,} prompts on rank 0, {len(self.heldout):,} held-out; "
                 f"{self.steps} steps of {cfg.prompts_per_step} prompts{completions}"
             )
+            for sentence in count_left_out(self.left_out):
+                print(sentence)
         self.log = Log(cfg, self.rank, self.steps, self.saved)
+        if not self.saved:  # else the run has named them at its beginning
+            self.log.left_out(self.left_out)
         self.exits.enter_context(self.signals.heard())  # from here on there is a run to save
         return self.log
 

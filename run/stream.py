@@ -17,7 +17,7 @@ from config import Config, toy_sizes
 from data import Prompt, PromptBuilder, TooLong
 from engine.distributed import gather
 from formats.load import load_samples
-from formats.sample import Away, DataError, Sample
+from formats.sample import Away, DataError, LeftOut, Sample
 from media.decode import check_media
 from media.errors import MediaError
 
@@ -148,14 +148,16 @@ class PromptStream:
 
 
 # ------------------------------------------------------------------------------ loading
-def load_data(cfg: Config, rank: int, world: int) -> tuple[list[Sample], list[Sample]]:
+def load_data(
+    cfg: Config, rank: int, world: int, left_out: list[LeftOut] | None = None
+) -> tuple[list[Sample], list[Sample]]:
     """(all training samples, this rank's part of the held-out ones), from --data or the toy world.
 
+    left_out: a list for the errors of records that are left out, in place of a warning.
     Raises DataError for bad records, for media none of which exist, for records of stage 0 without
     a trace, and where a process would have no prompt.
     """
     train_file, heldout_file = data_files(cfg, rank)
-    left_out = None if rank == 0 else []  # one process says which
     samples = load_samples(train_file, cfg.media_root, cfg.stage, left_out=left_out)
     check_media(
         samples, train_file, "pass --media_root with the folder that its paths are relative to"

@@ -350,6 +350,23 @@ def test_downloaded_formats_train_as_they_are(tmp_path, samples, in_shared_folde
         assert {e["gold"] for e in examples} <= {s.answer for s in samples[:6]}
 
 
+def test_a_record_that_no_reply_can_be_rewarded_for_is_left_out_and_named(
+    tmp_path, in_shared_folder, capsys
+):
+    run(tmp_path / "first", "--steps=1", "--eval_every=0")
+    file = next(in_shared_folder.glob("toy_world/*/stage2_train_6x2.jsonl"))
+    record = {"id": "never", "question": "How?", "problem_type": "numeric", "answer": "many"}
+    data = file.with_name("with_one.jsonl")
+    data.write_text(json.dumps(record) + "\n" + file.read_text())
+
+    out = tmp_path / "out"
+    run(out, "--steps=1", "--eval_every=0", f"--data={data}")
+    said = "dropped 1 record(s) whose gold answer no reply can match, the first: "
+    assert f"{said}{data}:1: field 'answer' of record 'never'" in capsys.readouterr().out
+    [named] = (out / "dropped.jsonl").read_text().splitlines()
+    assert json.loads(named)["id"] == "never"
+
+
 def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path, builder, in_shared_folder):
     """A limit in the middle of the toy's prompt lengths: the run goes on with the shorter ones; a
     limit below all of them ends it."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from data import TooLong
+from formats.sample import RepeatedRecord, Unrewardable
 from groups import Group
 from media.errors import MediaError
 from replay import Entry, ReplayBuffer
@@ -274,6 +275,15 @@ def test_dropped_records_are_named_once(log):
         {"id": "c", "path": "", "reason": "c: holds a media token"},
     ]
     assert lines_of(log, "dropped.jsonl") == [{"id": "b", "reason": "b: too long"}]
+
+
+def test_records_that_were_left_out_at_reading_are_named(log):
+    errors = [Unrewardable("d.jsonl:1: 'many' is no number", "a"), RepeatedRecord("again", "b")]
+    log.left_out(errors)
+    assert lines_of(log, "dropped.jsonl") == [
+        {"id": "a", "reason": "d.jsonl:1: 'many' is no number"},
+        {"id": "b", "reason": "again"},
+    ]
 
 
 def test_records_that_another_process_has_dropped_are_named_and_counted(log, monkeypatch):
