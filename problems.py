@@ -33,13 +33,13 @@ type whose answers are names in an order, scored by the fraction of them at the 
 This module imports nothing of ours but reading/.
 """
 
-import math
 import re
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from reading.letters import bodies_of, labels_of, letter_of
+from reading.numbers import number
 from reading.yes_no import yes_no
 
 # What every prompt asks for, before the instruction of its problem type; rewards.py checks it
@@ -105,60 +105,6 @@ def score_labels(answer: str, gold: str, options: list[str]) -> float:
 
 # ------------------------------------------------------------------------------------------ numbers
 
-# fmt: off
-TENS = {
-    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
-    "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
-}
-
-NUMBER_WORDS = {
-    "no": 0, "none": 0, "zero": 0, "once": 1, "one": 1, "twice": 2, "two": 2, "three": 3,
-    "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
-    "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17,
-    "eighteen": 18, "nineteen": 19, "twenty": 20,
-}
-# fmt: on
-
-
-def number(text: str) -> float | None:
-    """A finite number in digits, or None; separators are removed: number("1,200") = 1200.0."""
-    try:
-        value = float(text.strip().rstrip(".").replace(",", ""))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def count_of(text: str) -> float | None:
-    """A count in digits, or in words below a thousand; None when it is neither.
-
-    >>> count_of("Three."), count_of("two hundred and twenty-one"), count_of("many")
-    (3.0, 221.0, None)
-    """
-    value = number(text)
-    if value is not None:
-        return value
-    words = plain(text)
-    if words in NUMBER_WORDS:
-        return float(NUMBER_WORDS[words])
-
-    # a word below twenty begins the number, or follows "hundred"; below ten it may also follow tens
-    total = 0
-    previous = ""
-    for word in words.replace("-", " ").replace(" and ", " ").split():
-        unit = NUMBER_WORDS.get(word, 0)
-        may_follow = previous in ("", "hundred") or (previous in TENS and unit < 10)
-        if word == "hundred" and 1 <= total <= 9:
-            total *= 100
-        elif word in TENS:
-            total += TENS[word]
-        elif 0 < unit < 20 and may_follow:
-            total += unit
-        else:
-            return None
-        previous = word
-    return float(total) if total else None
-
 
 def spelled(value: float | None) -> str | None:
     """A number to two decimals in its shortest spelling: spelled(3.0) = '3'."""
@@ -166,13 +112,8 @@ def spelled(value: float | None) -> str | None:
 
 
 def read_number(answer: str, options: list[str]) -> str | None:
-    """read_number("3.00", []) = '3'; words are no number here."""
+    """read_number("3.00", []) = '3', read_number("three", []) = '3'."""
     return spelled(number(answer))
-
-
-def read_count(answer: str, options: list[str]) -> str | None:
-    """read_count("three", []) = '3'."""
-    return spelled(count_of(answer))
 
 
 def score_numeric(answer: str, gold: str, options: list[str]) -> float:
@@ -196,7 +137,7 @@ def score_regression(answer: str, gold: str, options: list[str]) -> float:
 
 def score_counting(answer: str, gold: str, options: list[str]) -> float:
     """1 - min(1, |p - g| / max(g, 1)), as AV-Reasoner: score_counting("three", "4", []) = 0.75."""
-    predicted, target = count_of(answer), count_of(gold)
+    predicted, target = number(answer), number(gold)
     if predicted is None or target is None:
         return 0.0
     return 1 - min(1.0, abs(predicted - target) / max(target, 1.0))
@@ -396,7 +337,7 @@ PROBLEM_TYPES = {
             labels=(),
             instruction="Answer with a number.",
             direct="Answer with a number only.",
-            read=read_count,
+            read=read_number,
             score=score_counting,
         ),
         ProblemType(

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.numbers import number_in
 from formats.sample import DataError, Sample, check_placeholders
 from problems import INSTRUCTION, f1, problem_type
 from reading.letters import bodies_of, choice_in, labels_in, labels_of
+from reading.numbers import number_in
 from reading.yes_no import yes_no, yes_or_no
 from rewards import accuracy_reward, final_answer
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from benchmarks.base import Benchmark, Item, Metric, new_item
 from benchmarks.files import first_file, locate, rows
 from benchmarks.scoring import cluster_score, clusters_in
-from problems import number
+from reading.numbers import number
 
 # --------------------------------------------------------------------------- wordings
 

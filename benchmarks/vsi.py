@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.base import Benchmark, Item, Metric, new_item, score_by_type
 from benchmarks.files import clip, first_file, lettered, rows
 from benchmarks.scoring import mean_relative_accuracy
-from problems import number
+from reading.numbers import number
 
 # Question types with options; all others ask for a number.
 CHOICE = (

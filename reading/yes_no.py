@@ -53,6 +53,11 @@ FIRST_WORD = re.compile(
     r"[^\s.,;:!?।。，、\"'()]{0,20})"
 )
 
+# "答案是否": the answer is no.
+CHINESE_ANSWER = re.compile(
+    r"答案(?:[是为:]|\s){0,3}?(不是|没有|不对|是的|[是否对不有没])\s?[。.!]?\s?$"
+)
+
 
 def yes_no(text: str, options: list[str] | None = None) -> str | None:
     """'yes' or 'no' by the answer's first word, None otherwise.
@@ -83,6 +88,9 @@ def yes_or_no(text: str) -> str | None:
     declared = [word for word in declared if word]
     if declared:
         return declared[-1]
+
+    if match := CHINESE_ANSWER.search(reply):
+        return yes_no(match[1])
 
     # a last line that is one of the words
     lines = reply.splitlines()

@@ -35,7 +35,8 @@ from media.decode import MediaSettings
 from media.errors import MediaError, record_name
 from media.prompt_format import MIN_PIXELS
 from media.workers import MEDIA_TIMEOUT, Decoders
-from problems import NUMBER_WORDS, places
+from problems import places
+from reading.numbers import NUMBER_WORDS
 from reading.text import words_of
 from rewards import accuracy_reward
 from tools.chat import Endpoint, LocalModel, Request

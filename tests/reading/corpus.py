@@ -13,9 +13,9 @@ as held out were written before the rules, and the rules were not changed for th
 import collections
 from dataclasses import dataclass
 
-from benchmarks.numbers import number_in
 from problems import rouge
 from reading.letters import choice_in, labels_in
+from reading.numbers import number_in
 from reading.yes_no import yes_or_no
 
 CARS = ["A. A red car", "B. A blue car", "C. A green bus", "D. A white van"]

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from benchmarks.numbers import number_in
 from benchmarks.scoring import open_match
 from reading.letters import choice_in, labels_in
+from reading.numbers import number_in
 from reading.yes_no import yes_or_no
 from rewards import final_answer
 

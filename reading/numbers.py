@@ -1,0 +1,423 @@
+"""reading/numbers.py: the number that an answer gives.
+
+    number(answer)     strict, for training: the whole answer is one number, in digits or words,
+                       with its unit: "1,200", "-5.12 %", "4,5 cm", "1.2×10^3", "a dozen", "五次"
+    number_in(reply)   lenient, for evaluation: the number in a free reply
+
+What `number` reads, `number_in` reads alike. It takes the first of these that is there:
+    1 the whole reply, or a last line, which is one number
+    2 the last number said to be the result: behind "the answer is", "total:", "the number of .. is"
+      or "=", else before "in all", else behind "so"
+    3 the first number in digits, as the benchmarks' authors take it; but no ordinal, time or label
+      ("1st", "10 seconds", "0:12", "Frame 1")
+    4 the first count in words ("one of them" is no count)
+    5 the first number in digits of any kind
+
+As in letters.py, every pattern has bounded repeats: reading takes time linear in the reply.
+"""
+
+import math
+import re
+import unicodedata
+
+from reading.text import unmarked
+
+# fmt: off
+TENS = {
+    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
+    "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
+}
+
+NUMBER_WORDS = {
+    "no": 0, "none": 0, "zero": 0, "once": 1, "one": 1, "twice": 2, "two": 2, "three": 3,
+    "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17,
+    "eighteen": 18, "nineteen": 19, "twenty": 20,
+}
+
+# What multiplies the words before it: "two hundred", "a dozen".
+MULTIPLES = {"couple": 2, "pair": 2, "dozen": 12, "hundred": 100, "thousand": 1000,
+             "million": 1_000_000}
+
+CHINESE_DIGITS = {"零": 0, "〇": 0, "一": 1, "二": 2, "两": 2, "三": 3, "四": 4, "五": 5, "六": 6,
+                  "七": 7, "八": 8, "九": 9}
+CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000, "万": 10_000}
+# fmt: on
+
+# --------------------------------------------------------------------------- patterns
+
+# An amount in digits: "1,200.5", "1 200", "1.234,5", "4,5" (a decimal comma), "3.2", ".5". Commas
+# that neither part thousands nor stand before decimals make a list ("1,2,3"): its first number.
+AMOUNT = (
+    r"(?:[1-9]\d{0,2}(?:,\d{3}){1,9}(?![\d,]|\.\d{3},)(?:\.\d+)?"
+    r"|[1-9]\d{0,2}(?:[ ']\d{3}){1,9}(?!\d)(?:[.,]\d+)?"
+    r"|[1-9]\d{0,2}(?:\.\d{3}){1,9},\d+"
+    r"|\d+,\d+(?![\d,])"
+    r"|\d+(?:\.\d+)?|\.\d+)"
+)
+
+# A number in digits with its sign, and the power or the fraction that belongs to it. The 5 of "x5"
+# and the parts of a time "0:12" are none.
+DIGITS = re.compile(
+    r"(?<![A-Za-z0-9_.,])(?<!\d:)(?P<sign>[-+]?) ?(?:[$€£¥₹] ?)?"
+    rf"(?P<amount>{AMOUNT})"
+    r"(?:e(?P<e>[-+]?\d{1,4})(?![\w])"
+    r"|\^ ?\(? ?(?P<power>[-+]?\d{1,4}) {0,2}\)?"
+    r"| ?/ ?(?P<below>\d{1,9})(?![\d.,/]\d)| (?P<upper>[1-9]\d{0,3})/(?P<lower>\d{1,4})(?![\d/]))?"
+    r"(?: ?[×x*·] ?10 ?(?:\^ ?\(? ?(?P<ten>[-+]?\d{1,4}) {0,2}\)?))?"
+    r"(?!:\d|\d)",
+    re.I,
+)
+
+# The rest of an answer that is a number: percent, degrees, or up to four words of a unit.
+UNIT_WORD = r"[^\W\d_][^\W\d_]{0,20}(?:[²³]|\^[23])?"
+REST = re.compile(
+    rf"(?: ?[%°][CFK]?)?"
+    rf"(?: ?{UNIT_WORD}(?:[/·-] ?{UNIT_WORD}){{0,2}}(?: {UNIT_WORD}){{0,3}})?[ .!)]{{0,4}}"
+)
+
+# Words behind a number that are no unit: the answer says more than one number, or is a sentence.
+NO_UNIT = re.compile(
+    r"\b(?:or|and|to|of|but|not|then|in|is|are|st|nd|rd|th|if|for|at|with|from|by|on|plus|minus|"
+    r"times that)\b",
+    re.I,
+)
+
+# Before an answer that is a number: "x = ", "≈", "(".
+BEFORE = re.compile(r"(?:[A-Za-z] ?= ?|[≈~=(]|answer: ){0,2} {0,4}")
+
+# Chinese numerals, with what is counted behind them: "五次".
+CHINESE_NUMBER = re.compile(r"[零〇一二两三四五六七八九十百千万]{1,12}(?![些直样起定般旦共])")
+
+# What stands before a result: "the answer is ", "Total: ", "the number of cups is about ", "= ",
+# "in total there are ", "一共有".
+RESULT_IS = re.compile(
+    r"(?:\b(?:answer|total|count|number|sum|result)\b"
+    r"(?:\s{1,3}(?:of|for|to|count|number|that|which|in|here)\b[^.:=\n]{0,60}?(?=[\s:=]))?"
+    r"(?:\s{0,3}[:=]|\s{1,3}(?:is|are|was|were|be|would be|should be|comes to|equals)\b):?"
+    r"|=|\btotal of\b"
+    r"|\b(?:in total|in all|altogether),?(?: there (?:is|are|were|was)| I (?:see|count|hear))?"
+    r"|(?:答案|总数|一共|总共|共有|共)[^-+\dA-Za-z。，\n零〇一二两三四五六七八九十百千万]{0,6}"
+    r"|(?:答え|正解|ответ|उत्तर|정답|respuesta|réponse|antwort|الإجابة)[^-+\dA-Za-z.\n]{0,12}(?:(?:es|est|ist)\b)?)"
+    r"(?:\s{1,3}(?:about|approximately|around|roughly|therefore|thus|there|is|are|exactly|only|just)"
+    r"\b){0,3}[\s\"'(:~≈]{0,6}",
+    re.I,
+)
+
+# Before a conclusion: "so ", "thus there are ", "I get ".
+SO = re.compile(
+    r"\b(?:so|thus|hence|therefore|which makes|making|I get|I count|I counted|we get|gives?)\b[,:]?"
+    r"(?: (?:there (?:is|are|were|was)|it is|it's|that is|a total of|about|only))?\s{1,3}",
+    re.I,
+)
+
+# Before digits that name a thing: "frame ", "option ", "at ", "#".
+LABEL = re.compile(
+    r"(?:\b(?:frames?|clips?|videos?|images?|pictures?|steps?|options?|scenes?|seconds?|minutes?|"
+    r"parts?|events?|figures?|at|t =)|#) ?$",
+    re.I,
+)
+
+# Behind digits that are an ordinal or a time: "st", " seconds", "-minute", ":30".
+UNIT = re.compile(
+    r"(?:st|nd|rd|th)\b|[ -]?(?:s|secs?|seconds?|mins?|minutes?|hours?|ms|frames?)\b|:\d", re.I
+)
+
+# Behind a result: " in total", " red cups in all".
+IN_ALL = re.compile(r"(?:\s{1,3}\w{1,20}){0,3}?\s{1,3}(?:in total|in all|altogether)\b", re.I)
+
+# "one" and "once" are no counts before these words: "one of the men", "once the door opens".
+NO_COUNT_BEFORE = re.compile("of|another|by|can|could|would|might|the|he|she|it|they|who|a|again")
+
+# "one" is a pronoun behind these words: "this one", "the last one".
+PRONOUN_AFTER = re.compile("no|the|this|that|each|which|any|every|another|last|next|first|second")
+
+FRACTIONS = str.maketrans({c: unicodedata.normalize("NFKC", f" {c}") for c in "½⅓⅔¼¾⅕⅛"})
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+
+
+# --------------------------------------------------------------------------- spelling
+
+
+def readable(text: str) -> str:
+    r"""The text with its numbers in one spelling: ASCII digits, fractions as "1/2", no TeX.
+
+    >>> readable(r"$\frac{1}{2}$"), readable("٥ × 10³"), readable(r"90^\circ")
+    ('1/2', '5 × 10^3', '90°')
+    """
+    text = text.translate(FRACTIONS).replace("⁄", "/")
+    text = re.sub(r"\\[dt]?frac ?\{ ?(-?[\d.]{1,40}) ?\} ?\{ ?([\d.]{1,40}) ?\}", r"\1/\2", text)
+    text = re.sub(r"\\(?:times|cdot)\b|\*(?=10\^)", "×", text)
+    text = re.sub(r"\^ ?\{? ?\\circ ?\}?|\\degree\b", "°", text)
+    text = re.sub(r"(?<=\d)\{,\}(?=\d)", ",", text)
+    text = re.sub(
+        r"(?<=\d)([⁰¹²³⁴⁵⁶⁷⁸⁹⁻]{1,4})", lambda m: f"^{m[1].translate(SUPERSCRIPTS)}", text
+    )
+    text = re.sub(r"(?<!\d)\d+(?:_\d+)+", "_", text)  # "1_0" is no number
+    text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d)", " ", text)
+    text = re.sub(r"(?<=\d)’(?=\d)", "'", text)
+    if not text.isascii():
+        text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+    return unmarked(text).replace("^  ", "^")
+
+
+def value_of(match: re.Match) -> float | None:
+    """The finite number that DIGITS has matched; None where it is too large, or a part by zero."""
+    amount = match["amount"].replace(" ", "").replace("'", "")
+    if "," in amount and "." in amount:
+        last = max(amount, key=lambda c: amount.rfind(c) if c in ".," else -1)
+        amount = amount.replace("," if last == "." else ".", "").replace(",", ".")
+    elif re.fullmatch(r"[1-9]\d{0,2}(?:,\d{3})+", amount):
+        amount = amount.replace(",", "")
+    amount = amount.replace(",", ".")
+    try:
+        value = float(amount)
+        if match["e"]:
+            value = float(f"{amount}e{match['e']}")
+        if match["power"]:
+            value = value ** int(match["power"])
+        if match["below"]:
+            value = value / int(match["below"])
+        if match["upper"]:
+            value = value + int(match["upper"]) / int(match["lower"])
+        if match["ten"]:
+            value = value * 10.0 ** int(match["ten"])
+    except (OverflowError, ZeroDivisionError):
+        return None
+    return (-value if match["sign"] == "-" else value) if math.isfinite(value) else None
+
+
+# --------------------------------------------------------------------------- strictly
+
+
+def number(text: str) -> float | None:
+    """The finite number that is all of the answer, in digits or words, with its unit; else None.
+
+    >>> number("1,200"), number("4,5 cm"), number("-5.12%"), number("Three."), number("1/2")
+    (1200.0, 4.5, -5.12, 3.0, 0.5)
+    >>> number("1_0"), number("1,2,3"), number("5 or 6"), number("10:30"), number("1e400")
+    (None, None, None, None, None)
+    """
+    reply = readable(text)
+    begin = BEFORE.match(reply).end()
+    match = DIGITS.match(reply, begin)
+    if match:
+        rest = REST.fullmatch(reply, match.end())
+        is_unit = rest and not NO_UNIT.search(rest[0])
+        return value_of(match) if is_unit else None
+    return count_of(reply[begin : begin + 200])
+
+
+def count_of(text: str) -> float | None:
+    """A count in words, with up to three words of what is counted; None when it is none.
+
+    >>> count_of("two hundred and twenty-one"), count_of("a dozen eggs"), count_of("many")
+    (221.0, 12.0, None)
+    >>> count_of("五次"), count_of("二十一"), count_of("No idea")
+    (5.0, 21.0, None)
+    """
+    chinese = CHINESE_NUMBER.match(text.strip())
+    if chinese and len(text.strip()) - chinese.end() <= 4:
+        return chinese_count(chinese[0])
+
+    words = words_of_letters(text)
+    if re.sub(r"[^\W\d_]+|[\s.,!?'\"()-]", "", text) or len(words) > 10:
+        return None
+    for end in range(len(words), 0, -1):
+        value = count_of_words(words[:end])
+        if value is None:
+            continue
+        rest = words[end:]
+        if len(rest) > 3 or any(NO_UNIT.fullmatch(word) or count_of_words([word]) for word in rest):
+            return None
+        if words[0] in ("no", "none", "one", "once", "twice", "a") and end == 1 and rest:
+            counted = len(rest) == 1 and (rest[0].endswith("s") or words[0] == "one")
+            return value if counted and rest[0] not in NO_COUNTED else None
+        return value
+    return None
+
+
+# "No" before these is no count of 0.
+NO_COUNTED = frozenset(["answers", "of", "another", "by", "the", "times"])
+
+
+def count_of_words(words: list[str]) -> float | None:
+    """The count that is all of the words: count_of_words(["half", "a", "dozen"]) = 6.0."""
+    if words == ["half", "a", "dozen"]:
+        return 6.0
+    if len(words) == 1 and words[0] in NUMBER_WORDS:
+        return float(NUMBER_WORDS[words[0]])
+
+    # a word below twenty begins the number, or follows a multiple; below ten also tens
+    total = part = 0
+    previous = ""
+    for i, word in enumerate(words):
+        unit = NUMBER_WORDS.get(word, 0)
+        may_follow = previous in ("", *MULTIPLES) or (previous in TENS and unit < 10)
+        if word == "and" and previous in MULTIPLES and i + 1 < len(words):
+            continue
+        if word in ("a", "an") and i == 0 and len(words) > 1 and words[1] in MULTIPLES:
+            part = 1
+        elif word == "of" and previous in ("couple", "pair") and i + 1 == len(words):
+            continue
+        elif word in MULTIPLES and part:
+            part *= MULTIPLES[word]
+            if MULTIPLES[word] >= 1000:
+                total, part = total + part, 0
+        elif word in TENS and previous in ("", *MULTIPLES):
+            part += TENS[word]
+        elif 0 < unit < 20 and word not in ("once", "twice") and may_follow:
+            part += unit
+        else:
+            return None
+        previous = word
+    return float(total + part) if total + part else None
+
+
+def chinese_count(text: str) -> float:
+    """A count in Chinese numerals: chinese_count("一百零五") = 105.0."""
+    total = part = digit = 0
+    for character in text:
+        if character in CHINESE_DIGITS:
+            digit = CHINESE_DIGITS[character]
+        elif character == "万":
+            total, part, digit = (total + part + digit) * 10_000, 0, 0
+        else:
+            part += max(digit, 1) * CHINESE_UNITS[character]
+            digit = 0
+    return float(total + part + digit)
+
+
+# --------------------------------------------------------------------------- leniently
+
+
+def number_in(text: str) -> float | None:
+    """The number that a free reply gives, by the rules above; None when it gives none.
+
+    >>> number_in("7"), number_in("about 1,200.5 metres"), number_in("a few")
+    (7.0, 1200.5, None)
+    >>> number_in("There are twenty one of them, not two")
+    21.0
+    >>> number_in("Frame 1: 2, frame 2: 1. Total: 3")
+    3.0
+    >>> number_in("In the first 10 seconds there are 3")
+    3.0
+    >>> number_in("Three people and two dogs, so five in total")
+    5.0
+    """
+    # rule 1: the whole reply, or its last line
+    value = number(text)
+    if value is not None:
+        return value
+    reply = readable(text)
+    lines = reply.splitlines() or [""]
+    if len(lines) > 1 and len(lines[-1]) <= 40 and len(lines[-1].split()) <= 3:
+        value = number(lines[-1])
+        if value is not None:
+            return value
+
+    # rule 2
+    value = concluded(reply)
+    if value is not None:
+        return value
+
+    # rule 3
+    all_digits = list(DIGITS.finditer(reply))
+    for match in all_digits:
+        labelled = LABEL.search(reply, max(match.start() - 12, 0), match.start())
+        if not labelled and not UNIT.match(reply, match.end()):
+            return value_of(match)
+
+    # rules 4 and 5
+    value = first_count(reply)
+    if value is None and all_digits:
+        return value_of(all_digits[0])
+    return value
+
+
+def concluded(reply: str) -> float | None:
+    """Rule 2: the last number said to be the result; else that before "in all", else behind "so".
+
+    >>> concluded("2 + 1 = 3"), concluded("2 and 3, so 5 in total"), concluded("There are 2")
+    (3.0, 5.0, None)
+    """
+    for match in reversed(list(RESULT_IS.finditer(reply))):
+        value = number_at(reply, match.end())
+        if value is not None:
+            return value
+
+    # what stands before "in all", in digits or words
+    for match in reversed(list(DIGITS.finditer(reply))):
+        if IN_ALL.match(reply, match.end()):
+            return value_of(match)
+    for match in reversed(list(re.finditer(r"\b(?:in total|in all|altogether)\b", reply, re.I))):
+        before = reply[max(match.start() - 60, 0) : match.start()]
+        words = words_of_letters(re.split(r"[.,;:\n]", before)[-1])
+        value = first_count(" ".join(words))
+        if value is not None:
+            return value
+
+    for match in reversed(list(SO.finditer(reply))):
+        value = number_at(reply, match.end())
+        if value is not None:
+            return value
+    return None
+
+
+def number_at(reply: str, start: int) -> float | None:
+    """The number in digits or words that begins at `start`, None if none does."""
+    digits = DIGITS.match(reply, start)
+    if digits:
+        return value_of(digits)
+    chinese = CHINESE_NUMBER.match(reply, start)
+    if chinese:
+        return chinese_count(chinese[0])
+    return count_at(words_of_letters(reply[start : start + 60]), 0)
+
+
+def words_of_letters(text: str) -> list[str]:
+    """words_of_letters("Twenty-one!") = ['twenty', 'one']."""
+    return re.findall(r"[^\W\d_]+", text.lower())
+
+
+def first_count(text: str) -> float | None:
+    """The first count in words: first_count("No one of the three hundred men") = 300.0."""
+    words = words_of_letters(text)
+    for i in range(len(words)):
+        value = count_at(words, i)
+        if value is not None:
+            return value
+    there_are_none = re.search(
+        r"\bthere (?:is|are|was|were) no(?:ne\b| (?!one|answer|way))", text, re.I
+    )
+    if there_are_none:
+        return 0.0
+    chinese = CHINESE_NUMBER.search(text)
+    return chinese_count(chinese[0]) if chinese else None
+
+
+def count_at(words: list[str], i: int) -> float | None:
+    """The count that begins with the word at i, None if none does.
+
+    >>> count_at(["the", "twenty", "one", "men"], 1), count_at(["one", "of", "them"], 0)
+    (21.0, None)
+    """
+    # "no" and "none" are counts only where they are the whole reply
+    word = words[i] if i < len(words) else ""
+    after = words[i + 1] if i + 1 < len(words) else ""
+    begins = word in TENS or word in NUMBER_WORDS or (word in ("a", "half") and after)
+    if word in ("no", "none") or not begins:
+        return None
+
+    before = words[i - 1] if i > 0 else ""
+    if word in ("one", "once") and NO_COUNT_BEFORE.fullmatch(after):
+        return None
+    if word == "one" and PRONOUN_AFTER.fullmatch(before):
+        return None
+
+    # the longest run of words that is a count, of at most seven: "two hundred and twenty one"
+    for end in range(min(len(words), i + 7), i, -1):
+        value = count_of_words(words[i:end])
+        if value is not None:
+            return value
+    return None
