@@ -123,8 +123,9 @@ class Supervisor(threading.Thread):
     def run(self) -> None:
         """One task after the other, until the None that ends the thread."""
         # Ctrl-C is for the program. The process inherits the blocked signal, so even one that is
-        # just starting does not get it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # just starting does not get it. So is SIGHUP, of a terminal that is closed.
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         while (task := self.tasks.get()) is not None:
             future, arguments = task
             if not future.set_running_or_notify_cancel():

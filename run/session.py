@@ -474,6 +474,7 @@ class Run:
 
     def finish(self, builder) -> None:
         """The end of a run: exit when it was asked to stop, else say what it has reached."""
+        self.signals.agreed()  # what was asked for after the last step: all is saved
         # stopped by a signal: the exit status says which
         if self.signals.stopped:
             if self.rank == 0:

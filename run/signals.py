@@ -82,7 +82,7 @@ class Signals:
             say(f"{name}: the run saves after {when} and goes on")
             return
         if not self.running:
-            say(f"{name}: stopped; there was nothing to save yet")
+            say(f"{name}: stopped; no step was under way")
             raise SystemExit(128 + number)
 
         # A second one stops at once, by the system's own handler. Within a second it is the same

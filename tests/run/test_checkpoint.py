@@ -30,7 +30,7 @@ from engine.optim import Optimizer
 from formats.sample import Away, DataError, Sample
 from media.errors import MediaError
 from replay import ReplayBuffer
-from run import session
+from run import logs, session
 from run import signals as run_signals
 from run.checkpoint import attempt, complete, random_states, resume
 from run.provenance import check_provenance, provenance
@@ -179,6 +179,23 @@ def test_a_signal_saves_after_the_step_and_stops(
     assert signal.getsignal(number) == handler
     train.main(flags(out, "--resume"))
     assert_same_run(out, finished)
+
+
+def test_a_stop_after_the_last_step_keeps_the_next_stage_from_starting(tmp_path, monkeypatch):
+    """It comes while the curves of the first stage are drawn."""
+    drawn = []
+
+    def draw(*args):
+        drawn.append(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(logs, "plot_run", draw)
+    more = ("--eval_every", "0", "--stage", "1,2")
+    with pytest.raises(SystemExit) as stop:
+        train.main(flags(tmp_path / "run", *more, steps=1))
+    assert stop.value.code == 143
+    assert len(drawn) == 1
+    assert not (tmp_path / "run" / "stage2").exists()
 
 
 def test_sigusr1_saves_and_goes_on(tmp_path, monkeypatch):

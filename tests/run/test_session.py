@@ -126,6 +126,24 @@ def test_everything_imports_where_a_system_lacks_what_only_unix_has():
     assert done.stdout == "imported\n", done.stderr
 
 
+DECODING = """
+import signal
+del signal.pthread_sigmask
+from media.workers import Decoders
+
+decoders = Decoders(1, 60.0, len)
+print(decoders.submit("abc").result(60))
+"""
+
+
+def test_media_are_decoded_where_signals_cannot_be_blocked():
+    """As on Windows."""
+    done = subprocess.run(
+        [sys.executable, "-c", DECODING], cwd=REPO, capture_output=True, text=True
+    )
+    assert done.stdout == "3\n", done.stderr
+
+
 def test_other_errors_keep_their_traceback():
     def main(argv):
         raise RuntimeError("shapes do not fit")

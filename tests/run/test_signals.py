@@ -30,7 +30,7 @@ def test_before_there_is_a_run_to_save_a_stop_is_obeyed_at_once(signals, capfd):
             os.kill(os.getpid(), number)
         assert stop.value.code == 128 + number
         name = signal.Signals(number).name
-        assert f"{name}: stopped; there was nothing to save yet\n" in capfd.readouterr().err
+        assert f"{name}: stopped; no step was under way\n" in capfd.readouterr().err
 
 
 def test_a_request_to_save_waits_for_the_first_step(signals, capfd):
