@@ -40,6 +40,8 @@ from dataclasses import dataclass
 
 from reading.letters import bodies_of, labels_of, letter_of
 from reading.numbers import number
+from reading.overlap import is_same, rouge_mean, word_error_rate
+from reading.text import plain
 from reading.yes_no import yes_no
 
 # What every prompt asks for, before the instruction of its problem type; rewards.py checks it
@@ -67,11 +69,6 @@ class ProblemType:
 
 
 # ------------------------------------------------------------------------------------ text and sets
-
-
-def plain(text: str) -> str:
-    """Lower case, white space folded, outer punctuation gone: plain(" Red  disc.") = 'red disc'."""
-    return " ".join(text.lower().split()).strip(" .,;:!?\"'()")
 
 
 def f1(predicted: set | frozenset, gold: set | frozenset) -> float:
@@ -152,38 +149,23 @@ def read_text(answer: str, options: list[str]) -> str | None:
 
 
 def word_accuracy(answer: str, gold: str, options: list[str]) -> float:
-    """1 - word error rate, at least 0, case and white space folded (jiwer).
+    """1 - word error rate, at least 0, case and white space folded.
 
     >>> word_accuracy("EXIT left", "exit right", [])
     0.5
     """
-    predicted = " ".join(answer.lower().split())
-    target = " ".join(gold.lower().split())
-    if not target:
-        return float(not predicted)
-    import jiwer  # imported here: only OCR answers need it
-
-    return max(0.0, 1.0 - jiwer.wer(target, predicted))
+    return 1.0 - word_error_rate(answer, gold)
 
 
 def rouge(answer: str, gold: str, options: list[str]) -> float:
-    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with stemming (rouge-score); 1 for equal plain texts.
-
-    ROUGE-2 is left out when either side has fewer than two words: it is undefined there, and
-    counting it as 0 would cap a right one-word answer at 2/3.
+    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with stemming; 1 for equal plain texts.
 
     >>> rouge("Red.", "red", []), rouge("a red disc", "blue", [])
     (1.0, 0.0)
     """
-    if plain(answer) == plain(gold):
+    if is_same(answer, gold):
         return 1.0
-    from rouge_score import rouge_scorer  # imported here: only free-form answers need it
-
-    measures = ["rouge1", "rouge2", "rougeL"]
-    if min(len(answer.split()), len(gold.split())) < 2:
-        measures.remove("rouge2")
-    scores = rouge_scorer.RougeScorer(measures, use_stemmer=True).score(gold, answer)
-    return sum(score.fmeasure for score in scores.values()) / len(measures)
+    return min(rouge_mean(answer, gold), 1 - 1e-3)  # the same words in other spellings
 
 
 # ---------------------------------------------------------------------------------------- yes or no

@@ -28,7 +28,7 @@ import functools
 import itertools
 import re
 
-from reading.text import Token, same_characters, tokens, unmarked, words_of
+from reading.text import Token, plain, same_characters, tokens, unmarked, words_of
 
 # --------------------------------------------------------------------------- marks of options
 
@@ -799,11 +799,10 @@ def labels_of(text: str, options: list[str]) -> frozenset[str]:
     """
     labels = []
     for item in re.split(r"[,;|\n、，；]", text):
-        item = " ".join(item.split()).strip(" .,;:!?\"'()")
-        if not item:
-            continue
-        lone = item.upper() if len(item) == 1 and item.isascii() else ""
-        labels.append(letter_of(item, options) or lone or item.lower())
+        label = plain(item)
+        if label:
+            lone = label.upper() if len(label) == 1 and label.isascii() else ""
+            labels.append(letter_of(item, options) or lone or label)
     return frozenset(labels)
 
 

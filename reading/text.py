@@ -47,6 +47,9 @@ SAME_CHARACTERS = str.maketrans("‘’“”「」【】−‐‑‒–—﹣",
     code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)
 }
 
+# Punctuation around an answer, in every script's form that is not made ASCII.
+PUNCTUATION = " .,;:!?\"'()。、・『』《》〈〉।॥؟،؛۔…¿¡«»"
+
 
 class Token(NamedTuple):
     """A token: its text, as it is compared, and where it stands; is_word: no symbol."""
@@ -115,3 +118,12 @@ def words_of(text: str) -> str:
     'dark blue 2'
     """
     return " ".join(t.text.lstrip("+-") for t in tokens(same_characters(text)) if t.is_word)
+
+
+def plain(text: str) -> str:
+    """Without case, white space folded, outer punctuation gone: plain(" Red  disc.") = 'red disc'.
+
+    >>> plain("红色的球。"), plain("C++!"), plain("Straße")
+    ('红色的球', 'c++', 'strasse')
+    """
+    return " ".join(same_characters(text).casefold().split()).strip(PUNCTUATION)
