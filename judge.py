@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 import toy
-from formats.sample import DataError, Sample
+from formats.sample import Away, DataError, Sample
 from media.decode import MediaSettings, load_medium
 from media.errors import MediaError
 from media.workers import MEDIA_TIMEOUT, Decoders
@@ -52,6 +52,10 @@ FRAME_CACHE = 256  # clips whose frames are kept
 ONCE_MORE = "\n\nOnly the JSON object."  # added when a verdict could not be read
 VERDICT_END = 20_000  # a verdict is looked for in the last characters of a reply
 VERDICT_LENGTH = 2_000  # characters of a verdict, at most
+
+# Completions in a row without a verdict, after which the judge counts as away: training on would be
+# on the format reward alone.
+MOST_MISSING = 16
 
 Judged = tuple[Sample, str, str]  # a completion to be judged: its sample, reasoning and answer
 Verdict = dict[str, float]  # criterion -> score in [0, 1]
@@ -105,17 +109,22 @@ class Judge:
 
     decoders: processes that decode the frames under a deadline; None: this process does, without
     one. asked counts the verdicts asked for, missing those that stayed unusable after one more try
-    or whose media could not be decoded. frames: of the last FRAME_CACHE clips, by media key.
+    or whose media could not be decoded. missing_in_a_row: of those that could be asked, since the
+    last verdict. frames: of the last FRAME_CACHE clips, by media key.
     """
 
     model: Endpoint | LocalModel
     decoders: Decoders | None = None
     asked: int = 0
     missing: int = 0
+    missing_in_a_row: int = 0
     frames: dict[str, list[np.ndarray] | MediaError | None] = field(default_factory=dict)
 
     def __call__(self, completions: list[Judged]) -> list[Verdict | None]:
-        """The verdict on each completion; None where it is missing."""
+        """The verdict on each completion; None where it is missing.
+
+        Raises Away when the judge cannot be reached, or gives no verdict any more.
+        """
         frames = self.watch_all([sample for sample, _, _ in completions])
 
         # One request per completion; none about media that cannot be decoded.
@@ -126,13 +135,28 @@ class Judge:
 
         # All in one batch, then once more those whose verdict could not be read.
         verdicts: list[Verdict | None] = [None] * len(completions)
+        replies: list[str] = []
         for addition in ("", ONCE_MORE):
             unread = [i for i in requests if verdicts[i] is None]
             if not unread:
                 break
             batch = [Request(requests[i].text + addition, requests[i].frames) for i in unread]
-            for i, reply in zip(unread, self.model.ask(batch), strict=True):
+            replies = self.model.ask(batch)
+            for i, reply in zip(unread, replies, strict=True):
                 verdicts[i] = parse_verdict(reply)
+
+        # a few missing verdicts are no matter; none at all is
+        if any(verdicts):
+            self.missing_in_a_row = 0
+        else:
+            self.missing_in_a_row += len(requests)
+        if self.missing_in_a_row >= MOST_MISSING:
+            said = next((reply for reply in replies if reply), "")
+            reason = f"its last reply was {said[:100]!r}" if said else "it refuses what it is sent"
+            raise Away(
+                f"the judge gave no verdict on {self.missing_in_a_row} completions in a row "
+                f"({reason}); take another --judge, or one with a longer context"
+            )
 
         self.asked += len(completions)
         self.missing += sum(verdict is None for verdict in verdicts)

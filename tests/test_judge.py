@@ -1,5 +1,6 @@
 """judge.py: verdicts from canned replies and from a tiny random InternVL; what the judge sees."""
 
+import re
 import time
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import judge
-from formats.sample import DataError, Sample
+from formats.sample import Away, DataError, Sample
 from judge import Judge, judge_prompt, make_judge, oracle, parse_verdict, watch
 from tests.chat_fakes import GOOD, SCORES, Canned, mixed_media
 from tests.media_files import write_clip
@@ -155,3 +156,46 @@ def test_the_judge_of_a_run(samples, monkeypatch):
     assert on_server.model == judge.DEFAULT_JUDGE
     with pytest.raises(DataError, match=r"d\.jsonl:1: field 'scene' of record 'r' is empty"):
         make_judge(settings(judge="oracle"), real, "cpu")
+
+
+class Refusing:
+    """A model that refuses, or babbles, after so many good verdicts."""
+
+    def __init__(self, good: int, reply: str):
+        self.good = good
+        self.reply = reply
+
+    def ask(self, requests):
+        replies = []
+        for _ in requests:
+            replies.append(GOOD if self.good > 0 else self.reply)
+            self.good -= 1
+        return replies
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [("", "it refuses what it is sent"), ("Sure!", "its last reply was 'Sure!'")],
+)
+def test_a_judge_that_gives_no_verdict_any_more_is_away(reply, reason):
+    """Eight verdicts, then none: the 16th completion without one ends it, and not a single one."""
+    completions = [(Sample("a", "?", "yes/no", "no"), "reasoning", "no")] * 8
+    judge = Judge(Refusing(8, reply))
+    assert None not in judge(completions)
+    assert judge(completions) == [None] * 8
+    with pytest.raises(Away, match=re.escape(f"on 16 completions in a row ({reason})")):
+        judge(completions)
+
+    # one verdict in between, and it goes on
+    judge = Judge(Refusing(0, reply))
+    for _ in range(4):
+        judge(completions)
+        judge.model.good = 8
+        judge(completions)
+
+
+def test_media_that_fail_are_no_fault_of_the_judge(tmp_path):
+    sample = Sample("a", "?", "yes/no", "no", videos=[str(tmp_path / "gone.mp4")])
+    judge = Judge(Refusing(0, ""))
+    for _ in range(5):
+        assert judge([(sample, "reasoning", "no")] * 8) == [None] * 8

@@ -11,11 +11,14 @@ completions, eval.py about open answers, tools/annotate.py for hints and caption
 """
 
 import base64
+import contextlib
 import http.client
 import inspect
 import io
 import json
 import os
+import socket
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -27,15 +30,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from formats.sample import DataError
+from formats.sample import Away, DataError
 from media.prompt_format import SAMPLE_RATE
 
 MAX_TOKENS = 512  # of a reply
 
 # Endpoint
 PARALLEL = 8  # requests under way at a time
-TRIES = 3  # of each request
-PAUSE = 1.0  # seconds between the first try and the second; four times as long before the third
+TRIES = 5  # of each request
+PAUSE = 1.0  # seconds between the first try and the second; before each other four times as long
+LONGEST_PAUSE = 30.0  # seconds: a server that starts anew is waited for, about a minute in all
 REPLY_SECONDS = 120.0  # for one reply, from the connection to its last byte
 MAX_REPLY_BYTES = 4 * 2**20
 REFUSED = (400, 413, 422)  # HTTP codes of a server that refuses a request for what it holds
@@ -92,6 +96,40 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def cut_off(sock) -> None:
+    """End a connection in the middle of whatever is read from it."""
+    with contextlib.suppress(OSError):  # it has been closed meanwhile
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+class BoundedConnection(http.client.HTTPConnection):
+    """A connection that is cut off after REPLY_SECONDS.
+
+    A socket's own time limit is for each read: a server that sends a line of its reply's head each
+    second would be waited for until it has sent the hundred that Python reads.
+    """
+
+    def connect(self):
+        super().connect()
+        timer = threading.Timer(REPLY_SECONDS, cut_off, [self.sock])
+        timer.daemon = True
+        timer.start()
+
+
+class BoundedTLSConnection(http.client.HTTPSConnection, BoundedConnection):
+    """The same over TLS."""
+
+
+class BoundedHTTP(urllib.request.HTTPHandler):
+    def http_open(self, request):
+        return self.do_open(BoundedConnection, request)
+
+
+class BoundedHTTPS(urllib.request.HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(BoundedTLSConnection, request, context=self._context)
+
+
 class Endpoint:
     """A server that speaks OpenAI's chat completions.
 
@@ -108,12 +146,12 @@ class Endpoint:
                 "the environment variable OPENAI_API_KEY holds characters that no key has; "
                 "set it anew"
             )
-        self.opener = urllib.request.build_opener(NoRedirect)
+        self.opener = urllib.request.build_opener(NoRedirect, BoundedHTTP, BoundedHTTPS)
 
     def ask(self, requests: list[Request]) -> list[str]:
         """A reply to each request; "" to one that the server refuses for what it holds.
 
-        Raises DataError when no usable reply comes after TRIES tries: none, an error, more than
+        Raises Away when no usable reply comes after TRIES tries: none, an error, more than
         MAX_REPLY_BYTES, or not the protocol's.
         """
         with ThreadPoolExecutor(PARALLEL) as pool:
@@ -145,7 +183,7 @@ class Endpoint:
                 says_no = code is not None and code < 500 and code != 429
                 if says_no or attempt == TRIES - 1:
                     raise self._no_usable_reply(error) from None
-            time.sleep(PAUSE * 4**attempt)
+            time.sleep(min(PAUSE * 4**attempt, LONGEST_PAUSE))
         raise AssertionError("unreachable")
 
     def _send(self, message: urllib.request.Request) -> str:
@@ -166,12 +204,12 @@ class Endpoint:
             raise TypeError("the reply's content is not a text")
         return text or ""
 
-    def _no_usable_reply(self, error: Exception) -> DataError:
+    def _no_usable_reply(self, error: Exception) -> Away:
         """The error as one sentence. A server may quote the key in its own message: hide it."""
         reason = f"{type(error).__name__}: {error}"
         if self.key:
             reason = reason.replace(self.key, "***")
-        return DataError(
+        return Away(
             f"{self.url}/chat/completions: no usable reply from model '{self.model}' "
             f"({reason[:300]}); check the address, the model's name and OPENAI_API_KEY"
         )

@@ -1,7 +1,11 @@
 """tools/chat.py: a local server that speaks OpenAI's chat completions, and tiny random models."""
 
 import base64
+import contextlib
 import io
+import itertools
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +20,7 @@ from PIL import Image
 import eval as eval_program
 import train
 from engine.families import DEFAULT_MODEL, load_tokenizer_and_config
-from formats.sample import DataError
+from formats.sample import Away, DataError
 from tests.chat_fakes import GOOD, Server, send
 from tools import chat
 from tools.chat import Endpoint, LocalModel, Request
@@ -80,7 +84,7 @@ def test_endpoint_tries_again_and_then_says_what_is_wrong(server, impatient):
     ],
 )
 def test_replies_that_are_none_end_in_a_sentence(server, impatient, content, message):
-    Server.replies[:] = [send(content)] * 3
+    Server.replies[:] = [send(content)] * chat.TRIES
     expected = rf"no usable reply from model 'judge' \(.*{message}.*\); check the address"
     with pytest.raises(DataError, match=expected):
         Endpoint(server, "judge").ask([Request("?")])
@@ -89,11 +93,51 @@ def test_replies_that_are_none_end_in_a_sentence(server, impatient, content, mes
 def test_a_reply_that_trickles_is_given_up(server, impatient, monkeypatch):
     """A byte every 50 ms keeps the connection alive for ever; the limit is for the whole reply."""
     monkeypatch.setattr(chat, "REPLY_SECONDS", 0.4)
-    Server.replies[:] = [send(b" " * 1000, every=0.05)] * 3
+    Server.replies[:] = [send(b" " * 1000, every=0.05)] * chat.TRIES
     start = time.monotonic()
     with pytest.raises(DataError, match=r"longer than 0\.4 s"):
         Endpoint(server, "judge").ask([Request("?")])
-    assert 1.2 < time.monotonic() - start < 6
+    assert 0.4 * chat.TRIES < time.monotonic() - start < 8
+
+
+@pytest.mark.parametrize("dripped", ["status line", "headers", "chunks"])
+def test_a_head_that_trickles_is_given_up(impatient, monkeypatch, dripped):
+    """A byte or a line at a time, for ever, before the reply or within a chunk's length."""
+    monkeypatch.setattr(chat, "REPLY_SECONDS", 0.4)
+    monkeypatch.setattr(chat, "TRIES", 2)
+    listener = socket.create_server(("127.0.0.1", 0))
+    stop = threading.Event()
+
+    def drip(connection):
+        pieces = {
+            "status line": itertools.repeat(b"H"),
+            "headers": itertools.chain([b"HTTP/1.1 200 OK\r\n"], itertools.repeat(b"a: b\r\n")),
+            "chunks": itertools.chain(
+                [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"], itertools.repeat(b"0")
+            ),
+        }[dripped]
+        with contextlib.suppress(OSError):
+            for piece in pieces:
+                connection.sendall(piece)
+                if stop.wait(0.05):
+                    return
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=drip, args=[connection], daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        start = time.monotonic()
+        endpoint = Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "judge")
+        with pytest.raises(Away, match="no usable reply"):
+            endpoint.ask([Request("?")])
+        assert 0.7 < time.monotonic() - start < 4
+    finally:
+        stop.set()
+        listener.close()
 
 
 @pytest.mark.parametrize(("code", "ends"), [(400, False), (413, False), (401, True), (404, True)])
