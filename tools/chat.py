@@ -188,7 +188,6 @@ class Endpoint:
 
     def _send(self, message: urllib.request.Request) -> str:
         """The text of one reply."""
-        # A time limit of the socket is for each read; a reply that trickles needs one of its own.
         deadline = time.monotonic() + REPLY_SECONDS
         content = b""
         with self.opener.open(message, timeout=REPLY_SECONDS) as reply:
@@ -196,8 +195,8 @@ class Endpoint:
                 content += chunk
                 if len(content) > MAX_REPLY_BYTES:
                     raise ValueError(f"the reply has more than {MAX_REPLY_BYTES:,} bytes")
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"the reply took longer than {REPLY_SECONDS:g} s")
+        if time.monotonic() > deadline:  # it was cut off
+            raise TimeoutError(f"the reply took longer than {REPLY_SECONDS:g} s")
 
         text = json.loads(content)["choices"][0]["message"]["content"]
         if not isinstance(text, str | None):
