@@ -174,7 +174,7 @@ def name_options(sample: Sample) -> None:
     if sample.problem_type == "multi-label":
         items = split_labels(sample.answer, options)
     letters: list[str] = []
-    for item in items:
+    for item in dict.fromkeys(items):
         named = named_by(item, options)
         if not named:
             raise Unrewardable(

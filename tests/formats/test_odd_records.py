@@ -5,9 +5,11 @@ import time
 
 import pytest
 
+from benchmarks.files import rows
 from data import chat_text
 from formats.load import load_samples
-from formats.sample import DataError
+from formats.sample import DataError, Sample
+from media.errors import MediaError
 from tests.formats.forms import AVATAR, OWN, R1, as_lines, refused, refused_record, write
 
 CHOICE = OWN | {"problem_type": "multiple choice", "options": ["A. red", "B. blue"], "answer": "A"}
@@ -240,6 +242,9 @@ def test_a_folder_and_a_missing_file_are_told_apart(tmp_path):
         " " * 700_000,
         "x" + " \n" * 300_000 + "x",
         "<video" * 100_000,
+        "A, " * 200_000,
+        "a. " * 200_000,
+        "(" * 700_000,
     ],
 )
 def test_reading_takes_linear_time(tmp_path, text):
@@ -252,11 +257,13 @@ def test_reading_takes_linear_time(tmp_path, text):
         OWN | {"answer": text, "problem_type": "free-form"},
         OWN | {"id": "b", "hint": text, "audio_caption": text, "trace": text},
         CHOICE | {"id": "c", "options": [text, text + "y"]},
+        CHOICE | {"id": "d", "answer": text},
+        CHOICE | {"id": "e", "answer": text, "problem_type": "multi-label"},
     ]
     path = write(tmp_path, "d.jsonl", as_lines(*records))
     start = time.process_time()
     load_samples(path, problems=[])
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 2  # twice the usual: other programs may run
 
 
 # ------------------------------------------------------------------ answers of another type
@@ -288,3 +295,25 @@ def test_a_hint_of_white_space_is_none(tmp_path):
     record = OWN | {"hint": " \n", "audio_caption": "\t"}
     [sample] = load_samples(write(tmp_path, "d.jsonl", as_lines(record)))
     assert (sample.hint, sample.audio_caption) == ("", "")
+
+
+# ------------------------------------------------------------------ beyond data sets
+@pytest.mark.parametrize("name", ["qa.json", "qa.jsonl"])
+def test_files_of_benchmarks_are_read_by_the_same_rules(tmp_path, name):
+    record = '{"q": "cut \\ud83d", "n": ' + "9" * 5000 + "}"
+    content = f"[{record}]" if name == "qa.json" else record
+    [row] = rows(write(tmp_path, name, content))
+    assert row == {"q": "cut \ufffd", "n": "9" * 5000}
+    for odd in ("[" * 100_000, '{"a":' * 100_000, '{"a": '):
+        with pytest.raises(DataError, match=f"{name}.*: not "):
+            list(rows(write(tmp_path, name, odd)))
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="not UTF-8 text"):
+        list(rows(tmp_path / name))
+
+
+def test_a_moment_of_another_form_is_a_bad_medium_where_no_loader_has_looked(builder, samples):
+    sample = Sample("a", "What?", "ocr", "x", images=[samples[0].videos[0] + "#t=1,2"])
+    [error] = builder.build([sample])
+    assert isinstance(error, MediaError)
+    assert "names no time in seconds behind #t=" in str(error)
