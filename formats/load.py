@@ -219,6 +219,8 @@ def settle_answer(sample: Sample) -> None:
         if not re.search(rf"(?<![A-Za-z]){letter}(?![A-Za-z])", sample.question):
             fault = f"{brief(sample.answer)} is no option, for the record has none"
     if fault:
+        if len(fault) > 300:  # it may quote an answer of any length
+            fault = f"{fault[:150]} .. {fault[-100:]}"
         raise Unrewardable(
             f"{sample.where}: field 'answer' of record '{sample.id}': {fault}", sample.id
         )

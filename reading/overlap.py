@@ -39,6 +39,8 @@ def is_same(answer: str, gold: str) -> bool:
     >>> is_same("Red.", "red"), is_same("C++", "C#"), is_same("?", "!"), is_same("-5", "5")
     (True, False, False, False)
     """
+    if answer == gold:  # so is every gold answer compared with itself, at loading
+        return True
     answer, gold = same_characters(answer), same_characters(gold)
     words = [token.text for token in tokens(answer)]
     if words:
