@@ -300,6 +300,11 @@ def resume(
     if rank == 0:
         check_checksums(folder, advice_on(checkpoints))
     shared = load(folder / "trainer" / "shared.pt")
+    if shared["step"] != step_of(folder):
+        raise DataError(
+            f"{folder}: holds the state after step {shared['step']}, and the number in its name "
+            f"says another one; rename it to {shared['step']:06d}, or move it away"
+        )
     changes = changed_flags(json.loads(shared["config"]), config)
     check_flags(folder, changes)
     if rank == 0:

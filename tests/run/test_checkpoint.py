@@ -425,6 +425,13 @@ def test_checksums_that_are_gone_or_broken(copied, content):
         resume(copied, {}, {}, [], 0, 1)
 
 
+def test_a_checkpoint_under_another_number_is_refused(copied):
+    """The next one would count as older than it."""
+    complete(copied)[-1].rename(copied / "checkpoints" / "000009")
+    with pytest.raises(DataError, match=r"000009: holds the state after step 4, .* to 000004, or"):
+        train.main(flags(copied, "--resume"))
+
+
 def test_the_only_checkpoint_is_never_removed(copied, tmp_path):
     """Whatever is missing of it; a run without --resume does not touch it either."""
     shutil.rmtree(copied / "checkpoints" / "000002")

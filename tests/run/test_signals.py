@@ -92,7 +92,10 @@ def test_a_run_whose_terminal_is_gone_can_still_save(tmp_path):
     assert file.read_text() == "asked True"
 
 
-@pytest.mark.parametrize("wait", [0.4, 1.0, 3.0])
+@pytest.mark.parametrize(
+    "wait",
+    [pytest.param(0.4, marks=pytest.mark.slow), 1.0, pytest.param(3.0, marks=pytest.mark.slow)],
+)
 def test_save_now_kills_no_program_while_it_starts(tmp_path, wait):
     """While it imports torch, renders or loads: it saves after its first step and ends well."""
     command = [sys.executable, str(REPO / "train.py"), "--out", str(tmp_path / "run")]
