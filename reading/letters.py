@@ -42,7 +42,7 @@ FULL = "\ue100-\ue119"
 # --------------------------------------------------------------------------- pieces of patterns
 
 # What may not follow a lone letter: "B2", "A&E", "I'm", "T-shirt", "A/V".
-LETTER_END = r"(?![A-Za-z0-9&]|'[A-Za-z]|-[A-Za-z0-9]|/[A-Za-z])"
+LETTER_END = r"(?![A-Za-z0-9&+#]|'[A-Za-z]|-[A-Za-z0-9]|/[A-Za-z])"
 
 # An option: a lone letter (lower case where the pattern ignores case), or a mark.
 OPTION = rf"((?:[A-Z]{LETTER_END})|[{MARK}{FULL}])"
@@ -111,6 +111,9 @@ LETTERED_THING = re.compile(
 # An initial: the "F. " between two names, the "A. " of "A. I.".
 INITIAL = re.compile(r"\. ?(?:[A-Z]\b\.)")
 
+# Behind the letter of a formula: the " = " of "F = m a".
+IN_EQUATION = re.compile(r" ?[=*^<>](?!\w{0,20}>)")
+
 # Behind a letter in lower case: the end of a sentence or a function word ("answer is b because").
 AFTER_LOWER_CASE = re.compile(
     rf"\s{{0,2}}[\"')\]]{{0,3}}"
@@ -177,7 +180,7 @@ OPTION_LETTER = re.compile(
 # A label that begins the reply: "B. ", "(b) ", "B - ", "B\n"; not the "A) or" of a list, nor "I'm".
 LEADING_LETTER = re.compile(
     rf"[\"'(\[]{{0,3}}(?:([A-Za-z])"
-    r"(?:[\"')\]]{1,3}(?![A-Za-z]|\s{0,3}(?:,|/|or\b|and\b))"
+    r"(?:[\"')\]]{1,3}(?![A-Za-z]|\s{0,3}(?:,|/|or\b|and\b|\([A-Z]\)))"
     rf"|[.:](?! ?[A-Z]\.)|\s{{0,3}}[-–—](?=\s)|[ \t]{{0,3}}(?:\n|$))|([{FULL}]))"
 )
 
@@ -194,6 +197,7 @@ IS_RIGHT = re.compile(
     r"most (?:likely|accurate|appropriate|plausible|suitable|fitting|probable|reasonable|logical|"
     r"consistent|relevant))\b"
     r"|is(?=[\s.!]{0,3}$|\.)|[-–—:]\s{0,3}(?:this is\s)?(?:the\s)?correct\b|(?:fits|matches) best\b"
+    r"|[-–—:][ \t]{0,3}(?:yes|true|✓|✔|✅)(?=[ \t.]{0,3}(?:\n|$))"
     r"|(?:是|为)?(?:正确|对的))",
     re.I,
 )
@@ -207,6 +211,9 @@ IS_WRONG = re.compile(
     r"(?:not|wrong|incorrect|false|inaccurate|irrelevant|impossible|unlikely|ruled out|eliminated|"
     r"excluded|too)\b"
     r"|(?:is|are|was|were|does|do|did|would|could|ca)n't\b|contradicts?\b"
+    r"|(?:may|might|could)[ \t](?:also[ \t])?"
+    r"(?:seem|appear|look|be[ \t](?:considered|tempting|plausible))\b"
+    r"|(?:[Nn]o|[Ff]alse|❌|✗)(?=[ \t.]{0,3}(?:\n|$))"
     r"|(?:does|do|did|can|could|would)[ \t]?not\b"
     r"|(?:[Ii]ncorrect|[Ww]rong|INCORRECT|WRONG|[Nn]ot shown)\b|(?:是|为)?(?:错|不))"
 )
@@ -241,12 +248,12 @@ SUPPOSED = re.compile(
     re.I,
 )
 WOULD = re.compile(r"\b(?:would|could|might)\b", re.I)
-SENTENCE = re.compile(r"[^.!?。！？\n]{1,600}[.!?。！？\n]{0,5}")
+SENTENCE = re.compile(r"[^.!?;。！？；\n]{1,600}[.!?;。！？；\n]{0,5}")
 
 # A list of single letters from its beginning: "B, e", "(A) and (C)", "options A; B".
 LETTER_LIST = re.compile(
     r"[\s\"'(\[]{0,4}(?:both\s)?(?:options?\s{1,3})?[\"'(\[]{0,2}([A-Za-z](?![A-Za-z0-9]|'[A-Za-z])"
-    r"(?:[\"')\]]{0,2}(?:\s{0,3}[,;/&|、]\s{0,3}|\s{1,3})(?:(?:and|or)\s{1,3})?(?:option\s{1,3})?"
+    r"(?:[\"')\]]{0,2}(?:\s{0,3}[,;/&|、+]\s{0,3}|\s{1,3}|(?=\())(?:(?:and|or)\s{1,3})?(?:option\s{1,3})?"
     r"[\"'(\[]{0,2}[A-Za-z](?![A-Za-z0-9]|'[A-Za-z])){1,25})"
 )
 
@@ -258,7 +265,14 @@ LABELLED_LINE = re.compile(r"[\s•(-]{0,6}[A-Z](?:[).:,]|\s{0,3}$)")
 
 # The number or bullet of an entry of a list, before a letter: the "1. " of "1. A".
 ENTRY = re.compile(
-    r"^[ \t]{0,8}(?:\(?\d{1,2}[.):]|[-•])[ \t]{1,3}(?=[\"'(\[]{0,2}[A-Z]\b|[\ue000-\ue119])", re.M
+    r"^[ \t]{0,8}(?:(?:\(?\d{1,2}[.):]|[-•])[ \t]{1,3}|[①-⑳][ \t]{0,3})"
+    rf"(?=[\"'(\[]{{0,2}}[A-Z]\b|[{MARK}{FULL}])",
+    re.M,
+)
+
+# "All of them except", before letters.
+ALL_EXCEPT = re.compile(
+    r"\ball(?: of)?(?: (?:the|them|options|letters)){0,3} (?:except|but)\b", re.I
 )
 
 # A letter that leads all that is said: the "(b)." of "(b). blue".
@@ -325,7 +339,7 @@ def bodies_of(options: list[str]) -> dict[str, str]:
 def key_of(text: str, fold: bool, symbols: bool = True) -> tuple[str, ...]:
     """The tokens by which an option's text is found, without a leading article."""
     found = [token for token in tokens(text, fold) if symbols or token.is_word]
-    words = [token.text if symbols else token.text.lstrip("+-") for token in found]
+    words = [token.text for token in found]
     return tuple(words[1:] if begins_with_article(text) else words)
 
 
@@ -383,7 +397,7 @@ def with_marks(text: str, bodies: dict[str, str]) -> str:
     for symbols, entries in ((True, table), (False, word_table)):
         found = tokens(text, fold)
         if not symbols:
-            found = [t._replace(text=t.text.lstrip("+-")) for t in found if t.is_word]
+            found = [token for token in found if token.is_word]
         spans = merged(spans, text_spans(found, entries, text, bodies))
 
     pieces, end = [], 0
@@ -778,6 +792,8 @@ def alone(text: str, bodies: dict[str, str]) -> list[str]:
         letter = letter_at(match[1], bodies)
         if letter is None or is_text(match[1]) or match[1].islower() or is_article(text, match):
             continue
+        if IN_EQUATION.match(text, match.end()) or text.endswith("= ", 0, match.start()):
+            continue
         is_initial = INITIAL.match(text, max(match.start() - 2, 0)) and text.startswith(
             ".", match.end()
         )
@@ -827,6 +843,8 @@ def labels_in(text: str, options: list[str]) -> frozenset[str]:
         return labels
 
     marked = ENTRY.sub("", with_marks(unmarked(text), bodies))
+    if exception := ALL_EXCEPT.search(marked):
+        return frozenset(bodies) - letters_of_line(marked[exception.end() :].strip(), bodies)
     marked = without_wrong(without_supposed(marked), bodies)
     by_text = frozenset(letter_at(c, bodies) for c in marked if is_text(c))
     return letters_in(marked, bodies) or by_text or labels

@@ -29,15 +29,15 @@ TENS = {
 }
 
 NUMBER_WORDS = {
-    "no": 0, "none": 0, "zero": 0, "once": 1, "one": 1, "twice": 2, "two": 2, "three": 3,
-    "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
-    "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17,
-    "eighteen": 18, "nineteen": 19, "twenty": 20,
+    "no": 0, "none": 0, "zero": 0, "once": 1, "one": 1, "twice": 2, "two": 2, "thrice": 3,
+    "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
 }
 
 # What multiplies the words before it: "two hundred", "a dozen".
 MULTIPLES = {"couple": 2, "pair": 2, "dozen": 12, "hundred": 100, "thousand": 1000,
-             "million": 1_000_000}
+             "million": 1_000_000, "billion": 1_000_000_000}
 
 CHINESE_DIGITS = {"零": 0, "〇": 0, "一": 1, "二": 2, "两": 2, "三": 3, "四": 4, "五": 5, "六": 6,
                   "七": 7, "八": 8, "九": 9}
@@ -65,6 +65,7 @@ DIGITS = re.compile(
     r"|\^ ?\(? ?(?P<power>[-+]?\d{1,4}) {0,2}\)?"
     r"| ?/ ?(?P<below>\d{1,9})(?![\d.,/]\d)| (?P<upper>[1-9]\d{0,3})/(?P<lower>\d{1,4})(?![\d/]))?"
     r"(?: ?[×x*·] ?10 ?(?:\^ ?\(? ?(?P<ten>[-+]?\d{1,4}) {0,2}\)?))?"
+    r"(?: ?(?P<multiple>dozen|hundred|thousand|million|billion)\b)?"
     r"(?!:\d|\d)",
     re.I,
 )
@@ -180,6 +181,8 @@ def value_of(match: re.Match) -> float | None:
             value = value / int(match["below"])
         if match["upper"]:
             value = value + int(match["upper"]) / int(match["lower"])
+        if match["multiple"]:
+            value = value * MULTIPLES[match["multiple"].lower()]
         if match["ten"]:
             value = value * 10.0 ** int(match["ten"])
     except (OverflowError, ZeroDivisionError):
@@ -266,7 +269,7 @@ def count_of_words(words: list[str]) -> float | None:
                 total, part = total + part, 0
         elif word in TENS and previous in ("", *MULTIPLES):
             part += TENS[word]
-        elif 0 < unit < 20 and word not in ("once", "twice") and may_follow:
+        elif 0 < unit < 20 and word not in ("once", "twice", "thrice") and may_follow:
             part += unit
         else:
             return None

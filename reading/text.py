@@ -50,6 +50,9 @@ SAME_CHARACTERS = str.maketrans("‘’“”「」【】−‐‑‒–—﹣",
 # Punctuation around an answer, in every script's form that is not made ASCII.
 PUNCTUATION = " .,;:!?\"'()。、・『』《》〈〉।॥؟،؛۔…¿¡«»"
 
+# Characters that letters.py uses as marks of options; no text means anything by them.
+PRIVATE = re.compile("[\ue000-\ue1ff]")
+
 
 class Token(NamedTuple):
     """A token: its text, as it is compared, and where it stands; is_word: no symbol."""
@@ -105,7 +108,8 @@ def unmarked(text: str) -> str:
     >>> unmarked("**B**"), unmarked(r"so $\boxed{\text{B}}$"), unmarked("答案：（B）")
     ('B', 'so  answer:    B', '答案:(B)')
     """
-    text = re.sub(r"\\boxed\b", " answer: ", same_characters(text))
+    text = re.sub(r"\\boxed\b", " answer: ", PRIVATE.sub("", same_characters(text)))
+    text = re.sub(r"(?<=[A-Za-z])_(?:(\w)(?!\w)|\{(\w{1,5})\})", r"\1\2", text)  # v_1
     text = re.sub(r"\\(?:text|mathrm|mathbf)(?:bf|it|rm)?\b|\\[,;!]", " ", text)
     text = re.sub(r"^[ \t]{0,3}#{1,6}(?=\s)", "", text, flags=re.M)
     return text.translate(str.maketrans("{}_", "   ", "*$`\\")).strip()
