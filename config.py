@@ -299,13 +299,15 @@ class Config(Common, Rollout, Reward, Replay, Update, Training, Media, Checks):
 
 
 # ------------------------------------------------------------------------------ parsing
+TITLE = "train.py: AVATAR, stages 0 to 3. README.md has examples."
+
+
 def parse(argv: list[str]) -> Config:
     """Flags -> Config with every None filled in.
 
     Unknown flags and values out of range end the program with one sentence.
     """
-    title = "train.py: AVATAR, stages 0 to 3. README.md has examples."
-    cfg, parser = read_flags(Config, title, argv)
+    cfg, parser = read_flags(Config, TITLE, argv)
     if cfg.data in ("", "toy"):
         cold_start = cfg.stage == 0 and is_tiny(cfg.model)
         cfg.data = f"toy:{5000 if cold_start else 256},160"  # 160 clips are 320 questions

@@ -42,13 +42,13 @@ How this differs from the paper and its released trainer (the modules list their
 
 import sys
 
-from config import Config, parse
+from config import TITLE, Config
+from run.flags import check_names
 from run.signals import SIGNALS
 
 if __name__ == "__main__":  # before the seconds that torch takes to import
     SIGNALS.listen()
-    if {"-h", "--help"} & set(sys.argv):
-        parse(sys.argv[1:])  # prints the flags and ends
+    check_names(Config, TITLE, sys.argv[1:])  # --help and mistyped flags are answered at once
 
 import itertools
 from collections import defaultdict

@@ -16,6 +16,7 @@ Nothing heavy is imported here: `--help` must answer at once.
 """
 
 import argparse
+import difflib
 import importlib
 import json
 import math
@@ -44,6 +45,7 @@ def read_flags(config: type, title: str, argv: list[str]):
     user has set, here or in the run of that file. An unknown flag, or a value that is out of range
     or not among the choices, ends the program with one sentence; so does the parser's error().
     """
+    check_names(config, title, argv)
     parser = make_parser(config, title)
     words = vars(parser.parse_args([with_underscores(word) for word in argv]))
     given = set(words)
@@ -59,9 +61,32 @@ def read_flags(config: type, title: str, argv: list[str]):
     return cfg, parser
 
 
-def make_parser(config: type, title: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line; argparse's own prints all flags before it."""
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (--help lists all flags)\n")
+
+
+def check_names(config: type, title: str, argv: list[str]) -> None:
+    """Answer --help and end the program where a flag is unknown, with the nearest one that is
+    known. Looks at names alone, so it can be called before anything heavy is imported."""
+    parser = make_parser(config, title)
+    if {"-h", "--help"} & set(argv):
+        parser.parse_args(["--help"])
+    known = [f"--{f.name}" for f in fields(config)]
+    for word in argv:
+        name = with_underscores(word).partition("=")[0]
+        if not word.startswith("--") or name in known:
+            continue
+        nearest = difflib.get_close_matches(name, known, n=1)
+        question = f"; did you mean {nearest[0]}?" if nearest else ""
+        parser.error(f"unrecognized arguments: {word}{question}")
+
+
+def make_parser(config: type, title: str) -> Parser:
     """One option per field, in groups: the class that defines a field is its group."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=title,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,  # what is not given is absent, so that we can tell

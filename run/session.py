@@ -359,7 +359,11 @@ class Run:
         if self.same_world:
             set_random_states(self.saved.own["random"], self.device)
         self.saved.states = []  # buffers of all processes, maybe
-        self.log.reported = state["stream"].dropped.keys() | state["stream"].tried_again
+        again = state["stream"].tried_again
+        self.log.reported = state["stream"].dropped.keys() | again
+        n_again = sum(gather(len(again)))
+        if n_again and self.rank == 0:
+            tqdm.write(f"{n_again:,} records whose media could not be read are tried again")
 
     def save_or_stop(self, done: int, policy, optimizer, state: dict) -> bool:
         """Save when it is time to, or a signal asks for it; True when the run is to end.

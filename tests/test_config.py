@@ -31,7 +31,11 @@ def refused(argv: list[str], capsys) -> str:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--lambda", "1"], "unrecognized arguments: --lambda 1"),
+        (["--lambda", "1"], "error: unrecognized arguments: --lambda"),
+        (["--capcity", "3"], "unrecognized arguments: --capcity; did you mean --capacity?"),
+        (["--prompts-per-stpe=4"], "did you mean --prompts_per_step? (--help lists all flags)"),
+        (["--zzz"], "unrecognized arguments: --zzz (--help lists all flags)"),
+        (["word"], "error: unrecognized arguments: word"),
         (["--tas_lamb", "1"], "unrecognized arguments"),  # no abbreviations
         (["--method", "ppo"], "--method ppo: known are avatar, avatar_paper, grpo"),
         (["--stage", "4"], "--stage 4: known are 0, 1, 2, 3"),
@@ -51,6 +55,26 @@ def refused(argv: list[str], capsys) -> str:
 )
 def test_bad_flags_end_with_one_sentence(flags, message, capsys):
     assert message in refused(flags, capsys)
+
+
+WITHOUT_TORCH = """
+import runpy, sys
+sys.modules["torch"] = None  # an import of it would fail
+sys.argv = ["train.py", sys.argv[1]]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("flag", "status"), [("--capcity", 2), ("--help", 0)])
+def test_mistyped_flags_and_help_are_answered_before_torch_is_imported(flag, status):
+    command = [sys.executable, "-c", WITHOUT_TORCH, flag]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    if flag == "--help":
+        assert "40 / 35 / 25 % hard" in done.stdout  # a % is no format of argparse's
+    else:
+        (line,) = done.stderr.splitlines()  # without a page of usage
+        assert line.startswith("error: ")
 
 
 NUMBERS = [f for f in fields(Config) if f.type in (int, float, int | None, float | None)]
