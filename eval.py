@@ -32,6 +32,7 @@ items are asked, benchmarks/inference.py; intervals, benchmarks/statistics.py.
 """
 
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -281,6 +282,9 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
     from engine.distributed import gather
 
     out = Path(cfg.out)
+    # a link, as a run's `checkpoint`, is followed once: it may move on while files are read
+    if os.path.islink(cfg.model):
+        cfg.model = os.path.join(os.path.dirname(cfg.model), os.readlink(cfg.model))
     cfg.use_audio = cfg.use_audio and inference.can_hear(cfg.model)
     settings = {name: value for name, value in asdict(cfg).items() if name not in NOT_SETTINGS}
     settings["weights"] = fingerprint(cfg.model)

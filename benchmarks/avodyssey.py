@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import RELEASED, Benchmark, Item, new_item
-from benchmarks.files import first_file, lettered, locate, rows, unpacked
+from benchmarks.files import lettered, locate, rows_of, unpacked
 
 # tag: kind of medium and suffix of its file
 TAGS = {"img": ("image", "png"), "audio": ("audio", "wav"), "video": ("video", "mp4")}
@@ -13,13 +13,9 @@ TAGS = {"img": ("image", "png"), "audio": ("audio", "wav"), "video": ("video", "
 
 def read_avodyssey(root: Path, scratch: Path) -> Iterator[Item]:
     """The authors' parquet files hold media as bytes; their JSON names paths."""
-    paths = sorted(root.glob("av_odyssey*.parquet"))
-    if not paths:
-        names = ("av_odyssey*.json*", "data/*.parquet", "*.parquet", "*.json*")
-        paths = [first_file(root, *names)]
-    for path in paths:
-        for row in rows(path):
-            yield avodyssey_item(root, scratch, row)
+    names = ("av_odyssey*.parquet", "data/av_odyssey*.parquet", "av_odyssey*.json*")
+    for row in rows_of(root, *names, "data/*.parquet", "*.parquet", "*.json*"):
+        yield avodyssey_item(root, scratch, row)
 
 
 def avodyssey_item(root: Path, scratch: Path, row: dict) -> Item:

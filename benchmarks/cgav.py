@@ -1,7 +1,6 @@
 """benchmarks/cgav.py: CG-AV-Counting, counts in videos, with the clues that the count rests on."""
 
 import functools
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,14 @@ from typing import NamedTuple
 from benchmarks.base import Benchmark, Item, Metric, new_item
 from benchmarks.files import first_file, locate, rows
 from benchmarks.scoring import cluster_score, clusters_in
+from formats.files import parse_json
+from formats.sample import Sample
+from media.errors import MediaError
+from media.video import displayed_size
+from media.workers import MEDIA_TIMEOUT, Decoders
 from reading.numbers import number
+
+SIZE_WORKERS = 2  # processes that read the sizes of videos
 
 # --------------------------------------------------------------------------- wordings
 
@@ -32,7 +38,7 @@ PAPER_OBJECT = (
     "bounding box for the query object in the first frame where it appears. For subsequent frames "
     "where the object appears, do not provide the bounding box again. Format your answer in JSON, "
     "enclosed within <answer> and </answer> tags. The output should look like this: <answer>"
-    '{"Frame1": [[xmin, ymin, x_max, y_max]], "Frame2": []}</answer>.'
+    '{"Frame1": [[xmin, ymin, x_max, y_max]], "Frame2": []}</answer>.{scale}'
 )
 
 PAPER_ATTRIBUTE = (
@@ -41,11 +47,13 @@ PAPER_ATTRIBUTE = (
     "bounding box for each object in the first frame where it appears. Format your answer in JSON, "
     "enclosed within <answer> and </answer> tags. The output should look like this: <answer>"
     '{"Frame 1": [{"bbox": [x_min, y_min, x_max, y_max], \'label\': "Label 1"}], "Frame 2": [...] '
-    "}</answer>."
+    "}</answer>.{scale}"
 )
 
-# Ours, below the question.
+# Ours: in which unit boxes are asked for, below the question and behind the released wording, which
+# names none.
 SCALE = "Boxes are on a scale of 0 to 100 in both directions."
+PIXELS = "Each frame is {width} pixels wide and {height} pixels high, and boxes are in pixels."
 
 CLUE_TASKS = {
     "event": (
@@ -54,14 +62,12 @@ CLUE_TASKS = {
     ),
     "object": (
         "Give the box of each object that the question counts, in the first frame where it appears "
-        'and in no later one, as JSON: {"Frame1": [[x_min, y_min, x_max, y_max]], "Frame2": []}. '
-        + SCALE
+        'and in no later one, as JSON: {"Frame1": [[x_min, y_min, x_max, y_max]], "Frame2": []}.'
     ),
     "attribute": (
         "Put the objects into the clusters that the question counts. Give each object's box and "
         "its cluster's label in the first frame where it appears, and in no later one, as JSON: "
-        '{"Frame1": [{"bbox": [x_min, y_min, x_max, y_max], "label": "Label 1"}], "Frame2": []}. '
-        + SCALE
+        '{"Frame1": [{"bbox": [x_min, y_min, x_max, y_max], "label": "Label 1"}], "Frame2": []}.'
     ),
 }
 
@@ -81,26 +87,36 @@ def read_cgav(root: Path, scratch: Path) -> Iterator[Item]:
     """Every question three times: about the whole video (long), about the clip that holds its
     answer (ref), and about its clues (clue).
 
-    Boxes are asked on a scale of 0 to 100. No document of the authors says in what unit theirs are,
-    so the boxes themselves do: above 100 are pixels of the video, up to 1 fractions of it.
+    Boxes are asked for in the unit of the gold boxes, which the question names. No document of the
+    authors says what it is, so the boxes themselves do: above 100 they are pixels of the video (and
+    the authors' script tells the model the frame's size); others are on a scale of 0 to 100, or up
+    to 1, which is brought to it.
     """
     # all boxes are looked at first, to see in what unit they are
     records = list(rows(first_file(root, "cg-av-counting.json")))
     all_clues = [gold_clues(row["category"], row["clue"]) for row in records]
     largest = max(box_coordinates(all_clues), default=100.0)
-    # three questions about each record
-    for row, clues in zip(records, all_clues, strict=True):
+    videos = []
+    for row in records:
         video = row["video"]
-        full_video = locate(root, f"cg_videos_720p/{video}", f"videos/{video}", video)
-        yield count_item(row, "long", full_video)
-        yield count_item(row, "ref", reference_clip(root, row))
+        videos.append(locate(root, f"cg_videos_720p/{video}", f"videos/{video}", video))
+    sizes: dict[str, tuple[int, int]] = {}
+    if largest > 100:
+        with_boxes = [v for v, clues in zip(videos, all_clues, strict=True) if clues.times]
+        sizes = sizes_of(with_boxes)
 
-        # boxes in fractions of the frame, or in pixels, come to the scale of 0 to 100
+    # three questions about each record
+    for row, clues, video in zip(records, all_clues, videos, strict=True):
+        yield count_item(row, "long", video)
+        yield count_item(row, "ref", reference_clip(root, row))
         if clues.times and largest <= 1:
-            clues = rescaled(clues, 1.0, 1.0)
-        elif clues.times and largest > 100:
-            clues = rescaled(clues, *frame_size(full_video))
-        yield clue_item(row, clues, full_video)
+            clues = percentages(clues)
+        yield clue_item(row, clues, video, scale_of(sizes.get(video)))
+
+
+def scale_of(size: tuple[int, int] | None) -> str:
+    """The sentence that names the unit of boxes. size: (width, height) in pixels."""
+    return PIXELS.format(width=size[0], height=size[1]) if size else SCALE
 
 
 def gold_clues(category: str, clue: list | str) -> Clues:
@@ -110,7 +126,7 @@ def gold_clues(category: str, clue: list | str) -> Clues:
     lists, one per value.
     """
     if isinstance(clue, str):
-        clue = json.loads(clue)
+        clue = parse_json(clue)
     if category == "event":
         spans = [(float(event["start"]), float(event["end"])) for event in clue]
         return Clues(category, [spans], [])
@@ -145,27 +161,41 @@ def box_coordinates(all_clues: list[Clues]) -> list[float]:
     return coordinates
 
 
-def rescaled(clues: Clues, width: float, height: float) -> Clues:
-    """Clues on the scale of 0 to 100, whose boxes are parts of a frame of width x height."""
+def percentages(clues: Clues) -> Clues:
+    """Clues whose boxes are fractions of a frame, on the scale of 0 to 100."""
     clusters = []
     for cluster in clues.clusters:
-        boxes = []
-        for frame, box in cluster:
-            sides = zip(box, (width, height, width, height), strict=True)
-            boxes.append((frame, tuple(100 * x / side for x, side in sides)))
-        clusters.append(boxes)
+        clusters.append([(frame, tuple(100 * x for x in box)) for frame, box in cluster])
     return clues._replace(clusters=clusters)
 
 
-def frame_size(path: str) -> tuple[float, float]:
-    """(width, height) of a video in pixels; (1, 1) of one that cannot be opened."""
-    import decord  # imported here: only boxes in pixels need it
+def sizes_of(videos: list[str]) -> dict[str, tuple[int, int]]:
+    """(width, height) in pixels of each video, as it is shown. One that cannot be read counts as of
+    no size: its items fail on their media.
 
+    Decoder processes open them under a deadline: a file may hang a decoder, or crash it.
+    """
+    decoders = Decoders(SIZE_WORKERS, MEDIA_TIMEOUT, size_of_video)
     try:
-        height, width, _ = decord.VideoReader(path, num_threads=1)[0].shape
-    except (decord.DECORDError, RuntimeError, IndexError):
-        return 1.0, 1.0  # the item fails on its media
-    return float(width), float(height)
+        waiting = {}
+        for video in dict.fromkeys(videos):
+            sample = Sample(video, "", "code", "", videos=[video])
+            waiting[video] = decoders.submit(sample)
+        sizes = {}
+        for video, future in waiting.items():
+            size = future.result()
+            sizes[video] = (0, 0) if isinstance(size, MediaError) else size
+        return sizes
+    finally:
+        decoders.close()
+
+
+def size_of_video(sample: Sample) -> tuple[int, int] | MediaError:
+    """What a decoder process does for each video."""
+    try:
+        return displayed_size(sample.videos[0], sample.id)
+    except (MediaError, OSError) as error:
+        return MediaError(sample.id, str(error), sample.videos[0])
 
 
 def reference_clip(root: Path, row: dict) -> str:
@@ -204,15 +234,19 @@ def count_item(row: dict, setting: str, path: str) -> Item:
     )
 
 
-def clue_item(row: dict, clues: Clues, video: str) -> Item:
-    """A question for the clues. For boxes only the frames with clues are shown, and are named."""
+def clue_item(row: dict, clues: Clues, video: str, scale: str) -> Item:
+    """A question for the clues. For boxes only the frames with clues are shown, and are named.
+
+    scale: the unit of the boxes, in words.
+    """
     frames = "".join(f"Frame{i}: <image>\n" for i in range(1, len(clues.times) + 1))
     media = {"images": [f"{video}#t={time}" for time in clues.times]}
     if not clues.times:
         media = {"videos": [video]}
+    task = CLUE_TASKS[clues.category] + (f" {scale}" if clues.times else "")
     item = new_item(
         f"cgav-{row['index']}-clue",
-        f"{frames}{question_of(row)}\n{CLUE_TASKS[clues.category]}",
+        f"{frames}{question_of(row)}\n{task}",
         gold_count(row),
         kind="code",
         video=Path(row["video"]).stem,
@@ -223,6 +257,8 @@ def clue_item(row: dict, clues: Clues, video: str) -> Item:
             "direct": "Answer with the JSON only.",
             "question": question_of(row),
             "frames": frames,
+            # the released wording stays as it is where it may mean the scale that is asked for
+            "scale": "" if scale == SCALE else f" {scale}",
         },
         **media,
     )

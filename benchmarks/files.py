@@ -1,7 +1,6 @@
 """benchmarks/files.py: reading the files of a benchmark, as they are downloaded."""
 
 import hashlib
-import itertools
 import re
 import string
 from collections.abc import Iterable, Iterator
@@ -42,10 +41,21 @@ def parquet_rows(path: Path) -> Iterator[dict]:
     import pyarrow.parquet  # imported here: only some benchmarks need it
 
     try:
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches(64)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: not a parquet file ({error}); download it again") from None
-    return itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+    return rows_of_batches(file, path)
+
+
+def rows_of_batches(file, path: Path) -> Iterator[dict]:
+    """The rows of an open parquet file. DataError where it is damaged further on."""
+    import pyarrow
+
+    try:
+        for batch in file.iter_batches(64):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: is damaged ({error}); download it again") from None
 
 
 def json_rows(content) -> list[dict]:
@@ -82,6 +92,41 @@ def first_file(root: Path, *names: str) -> Path:
         f"{root}: none of {', '.join(names)} is there; download the benchmark into that folder, "
         "or pass another one by --root"
     )
+
+
+def files_of(root: Path, *names: str) -> list[Path]:
+    """The first of these files that is there; where it is one of several parts, all of them.
+
+    Parts are the parquet files that the same pattern finds. Those of the hub say how many there are
+    (test-00000-of-00006.parquet): DataError for one that is missing.
+    """
+    first = first_file(root, *names)
+    if first.suffix != ".parquet":
+        return [first]
+    for name in names:
+        parts = sorted(root.glob(name))
+        if parts:
+            break
+
+    # of several splits in one folder the first
+    numbered = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})", first.stem)
+    if not numbered:
+        return parts
+    split, total = numbered.groups()
+    expected = [first.with_name(f"{split}-{i:05d}-of-{total}.parquet") for i in range(int(total))]
+    missing = [path.name for path in expected if path not in parts]
+    if missing:
+        raise DataError(
+            f"{first.parent}: {len(missing)} of {len(expected)} parts are missing, the first: "
+            f"{missing[0]}; download them into that folder"
+        )
+    return expected
+
+
+def rows_of(root: Path, *names: str) -> Iterator[dict]:
+    """The rows of all parts (`files_of`), in order."""
+    for path in files_of(root, *names):
+        yield from rows(path)
 
 
 def locate(root: Path, *names: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, new_item
-from benchmarks.files import clip, first_file, lettered, rows
+from benchmarks.files import clip, lettered, rows_of
 
 
 def read_lvbench(root: Path, scratch: Path) -> Iterator[Item]:
@@ -13,9 +13,8 @@ def read_lvbench(root: Path, scratch: Path) -> Iterator[Item]:
 
     The options are inside the question, as lines "(A) ..". A question may be of several types.
     """
-    path = first_file(root, "video_info.meta.jsonl", "data/*.parquet", "*.parquet")
     questions = []
-    for row in rows(path):
+    for row in rows_of(root, "video_info.meta.jsonl", "data/*.parquet", "*.parquet"):
         questions += [row | question for question in row["qa"]] if "qa" in row else [row]
 
     for row in questions:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import RELEASED, Benchmark, Item, OpenJudge, new_item
-from benchmarks.files import first_file, locate, rows
+from benchmarks.files import locate, rows_of
 
 SUBJECTS = {
     "Science": (
@@ -23,10 +23,8 @@ SUBJECTS = {
 
 def read_mmvu(root: Path, scratch: Path) -> Iterator[Item]:
     """Questions with five options, and open-ended ones. A video's folder is its subject."""
-    path = first_file(
-        root, "validation.json", "data/validation.json", "data/validation*.parquet", "*.parquet"
-    )
-    for row in rows(path):
+    names = ("validation.json", "data/validation.json", "data/validation*.parquet", "*.parquet")
+    for row in rows_of(root, *names):
         video = row.get("video_path") or row["video"].split("/resolve/main/")[-1]
         subject = Path(video).parent.name.replace("_", " ")
 

@@ -4,34 +4,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import QWEN, Benchmark, Item, new_item
-from benchmarks.files import first_file, letter_for, lettered, locate, rows, unpacked
+from benchmarks.files import letter_for, lettered, locate, rows_of, unpacked
 
 
 def read_omnibench(root: Path, scratch: Path) -> Iterator[Item]:
     """The authors' own jsonl with folders of media, or the hub's parquet files that hold them."""
-    path = first_file(
-        root,
-        "dataset/batch-5_1142_20240817.jsonl",
-        "batch-5_1142_20240817.jsonl",
-        "*.jsonl",
-        "data/*.parquet",
-    )
-    paths = sorted(path.parent.glob("*.parquet")) if path.suffix == ".parquet" else [path]
-    for path in paths:
-        for row in rows(path):
-            yield new_item(
-                f"omnibench-{row['index']}",
-                row["question"],
-                letter_for(row["answer"], row["options"]),
-                lettered(row["options"]),
-                images=[medium(row, "image", root, scratch)],
-                audios=[medium(row, "audio", root, scratch)],
-                video=Path(row["image_path"]).name,
-                labels={
-                    "task type": row["task type"].strip(),
-                    "audio type": row["audio type"].strip().lower(),
-                },
-            )
+    batch = "batch-5_1142_20240817.jsonl"
+    for row in rows_of(root, f"dataset/{batch}", batch, "*.jsonl", "data/*.parquet"):
+        yield new_item(
+            f"omnibench-{row['index']}",
+            row["question"],
+            letter_for(row["answer"], row["options"]),
+            lettered(row["options"]),
+            images=[medium(row, "image", root, scratch)],
+            audios=[medium(row, "audio", root, scratch)],
+            video=Path(row["image_path"]).name,
+            labels={
+                "task type": row["task type"].strip(),
+                "audio type": row["audio type"].strip().lower(),
+            },
+        )
 
 
 def medium(row: dict, kind: str, root: Path, scratch: Path) -> str:

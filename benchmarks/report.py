@@ -119,6 +119,11 @@ def incomplete_lines(summary: dict) -> list[str]:
     if cut:
         lines.append(f"asked with sound cut at --max_sound: {cut:,}")
 
+    if summary["cut_replies"]:
+        longest = summary["settings"]["max_completion_tokens"]
+        n = summary["cut_replies"]
+        lines.append(f"replies cut at {longest:,} tokens (--max_completion_tokens): {n:,}")
+
     # items that have no score: not yet, or never
     if summary["unjudged"] and BENCHMARKS[summary["benchmark"]].judge:
         lines.append(f"not scored, waiting for a --judge: {summary['unjudged']:,} open answers")

@@ -131,6 +131,8 @@ def number_or_text(text: str) -> float | str:
 
 # --------------------------------------------------------------------------- clues: reading a reply
 
+LARGEST = 1e9  # of a coordinate or a time; squares of larger ones overflow
+
 
 def json_in(text: str):
     """The first JSON list or object of a reply, whatever is around it; None when there is none.
@@ -143,7 +145,7 @@ def json_in(text: str):
     for start in starts[:64]:  # a bounded number of tries keeps this linear
         try:
             return decoder.raw_decode(text, start)[0]
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # ValueError: no JSON, or a number of 5,000 digits
             continue
     return None
 
@@ -151,72 +153,98 @@ def json_in(text: str):
 def clusters_in(category: str, text: str) -> list | None:
     """The clusters of a reply; None when it is not in the form that was asked for.
 
-    category: "event", "object" or "attribute".
+    category: "event", "object" or "attribute". A time, a box, a label or a frame that is malformed
+    is left out, as the authors do, and the others count; where all of them are, the reply is in
+    another form.
     """
     content = json_in(text)
-    try:
-        if category == "event":
-            return event_clusters(content)
-        return box_clusters(category, content)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError):
-        return None
+    if category == "event":
+        return event_clusters(content)
+    return box_clusters(category, content)
 
 
 def event_clusters(content) -> list | None:
     """[["1.5", "2"], ..] -> one cluster of (start, end)."""
-    if not isinstance(content, list) or not all(isinstance(span, list) for span in content):
+    if not isinstance(content, list):
         return None
-    return [[(time_of(span[0]), time_of(span[1])) for span in content]]
+    spans = [span for entry in content if (span := span_of(entry))]
+    return [spans] if spans or not content else None
 
 
-def box_clusters(category: str, content: dict) -> list | None:
+def span_of(entry) -> tuple[float, float] | None:
+    """(start, end) in seconds of ["1.5", "2"]; None for anything else."""
+    if not isinstance(entry, list) or len(entry) < 2:
+        return None
+    start, end = time_of(entry[0]), time_of(entry[1])
+    return None if start is None or end is None else (start, end)
+
+
+def box_clusters(category: str, content) -> list | None:
     """{"Frame1": [[0, 0, 10, 10]], ..} -> one cluster of (frame, box); of an attribute the frames
     hold {"bbox": .., "label": ..}, and each label is a cluster."""
-    frames = {}
+    if not isinstance(content, dict):
+        return None
+    frames: dict[int, list] = {}
     for key, value in content.items():
-        if "rame" in key:
-            frame = re.fullmatch(r"\s*[Ff]rame[ _]?(\d+)\s*", key)
+        frame = re.fullmatch(r"\s*[Ff]rame[ _]?(\d{1,9})\s*", key)
+        if frame and isinstance(value, list):
             frames[int(frame[1]) - 1] = value
     if content and not frames:  # an inner object of a reply that was cut off
         return None
 
-    if category == "object":
-        cluster = []
-        for frame, boxes in frames.items():
-            cluster += [(frame, box) for box in boxes_of(boxes)]
-        return [cluster]
-
-    clusters: dict[str, list] = {}
+    clusters: dict[str, list] = {} if category == "attribute" else {"all": []}
+    n_entries = 0
     for frame, members in frames.items():
-        for member in members:
-            box = box_of(member.get("bbox") or member["bbox_2d"])
-            clusters.setdefault(str(member["label"]), []).append((frame, box))
+        n_entries += len(members)
+        pairs = labelled_boxes(members) if category == "attribute" else unlabelled_boxes(members)
+        for label, box in pairs:
+            clusters.setdefault(label, []).append((frame, box))
+    if n_entries and not any(clusters.values()):
+        return None
     return list(clusters.values())
 
 
-def time_of(value) -> float:
-    """Seconds of 12.5, "12.5", "12.5 s" or "1:02.5"; ValueError for anything else."""
-    time = seconds(str(value).strip().split(" ")[0].rstrip("s"))
-    if isinstance(value, bool) or time is None:
-        raise ValueError(value)
-    return time
+def labelled_boxes(members: list) -> list[tuple[str, tuple[float, ...]]]:
+    """(label, box) of each {"bbox": .., "label": ..}."""
+    pairs = []
+    for member in members:
+        if not isinstance(member, dict) or "label" not in member:
+            continue
+        box = box_of(member.get("bbox") or member.get("bbox_2d"))
+        if box:
+            pairs.append((str(member["label"]), box))
+    return pairs
 
 
-def boxes_of(boxes: list) -> list[tuple[float, ...]]:
-    """A frame's boxes; also one without the outer list, or boxes as pairs of points."""
-    if boxes and not isinstance(boxes[0], list):
+def unlabelled_boxes(boxes: list) -> list[tuple[str, tuple[float, ...]]]:
+    """("all", box) of a frame's boxes; also one without the outer list, or boxes as pairs of
+    points."""
+    if boxes and not any(isinstance(box, list) for box in boxes):
         boxes = [boxes]
-    if boxes and len(boxes[0]) == 2:
-        boxes = [first + second for first, second in zip(boxes[::2], boxes[1::2], strict=True)]
-    return [box_of(box) for box in boxes]
+    if boxes and all(isinstance(point, list) and len(point) == 2 for point in boxes):
+        boxes = [a + b for a, b in zip(boxes[::2], boxes[1::2], strict=False)]
+    return [("all", values) for box in boxes if (values := box_of(box))]
 
 
-def box_of(box) -> tuple[float, ...]:
-    """Four finite numbers; ValueError for anything else."""
-    values = tuple(float(x) for x in box)
-    if len(values) != 4 or not all(map(math.isfinite, values)):
-        raise ValueError(box)
-    return values
+def time_of(value) -> float | None:
+    """Seconds of 12.5, "12.5", "12.5 s" or "1:02.5"; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, int) and abs(value) > LARGEST:  # its text may be too long to be made
+        return None
+    time = seconds(str(value).strip().split(" ")[0].rstrip("s"))
+    return time if time is not None and time <= LARGEST else None
+
+
+def box_of(box) -> tuple[float, ...] | None:
+    """Four numbers; None for anything else."""
+    if not isinstance(box, list) or len(box) != 4:
+        return None
+    try:
+        values = tuple(float(x) for x in box)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return values if all(abs(x) <= LARGEST for x in values) else None
 
 
 # --------------------------------------------------------------------------- clues: scores

@@ -188,6 +188,7 @@ def summarise(results: list[dict], benchmark: Benchmark, resamples: int = 10_000
         "failed": failed,
         "unjudged": sum(None in result["parts"].values() for result in results),
         "sound": dict(Counter(result["sound"] for result in results).most_common()),
+        "cut_replies": sum(not r["finished"] and r["tokens"] > 0 for r in results),
         "completion_tokens": (
             float(np.mean([result["tokens"] for result in results])) if results else 0.0
         ),

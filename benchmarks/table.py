@@ -92,7 +92,10 @@ def load_items(
             items.append(item)
     except DataError:
         raise
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, SyntaxError) as error:
+    except (ImportError, MemoryError, OSError):
+        raise
+    # whatever a reader meets in files that are not as it knows them
+    except Exception as error:
         raise DataError(
             f"{root}: the first item after {last} is not as in {benchmark.title}'s own files "
             f"({type(error).__name__}: {error}); {again}"

@@ -1,11 +1,10 @@
 """benchmarks/tomato.py: TOMATO, questions about motion that no single frame answers."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, new_item
-from benchmarks.files import LETTERS, clip, first_file, lettered, rows
+from benchmarks.files import LETTERS, clip, lettered, parsed, rows_of
 
 
 def read_tomato(root: Path, scratch: Path) -> Iterator[Item]:
@@ -31,13 +30,13 @@ def read_tomato(root: Path, scratch: Path) -> Iterator[Item]:
 def json_questions(paths: list[Path]) -> Iterator[tuple[str, str, str, dict]]:
     """(name, reasoning type, video, row) of a file per reasoning type, {id: row}."""
     for path in paths:
-        for key, row in json.loads(path.read_text(encoding="utf-8")).items():
+        for key, row in parsed(path).items():
             yield f"{path.stem}-{key}", path.stem, f"{row['demonstration_type']}/{row['key']}", row
 
 
 def parquet_questions(root: Path) -> Iterator[tuple[str, str, str, dict]]:
     """(name, reasoning type, video, row) of a row per question."""
-    for row in rows(first_file(root, "data/*.parquet", "*.parquet", "data/*.json")):
+    for row in rows_of(root, "data/*.parquet", "*.parquet", "data/*.json"):
         stem = Path(row["video_path"]).with_suffix("").as_posix()
         yield str(row["id"]), row["reason_type"], stem, row
 

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, new_item
-from benchmarks.files import clip, first_file, lettered, rows
+from benchmarks.files import clip, lettered, rows_of
 
 
 def read_videomme(root: Path, scratch: Path) -> Iterator[Item]:
     """The hub's parquet file, or the same rows as JSON."""
-    path = first_file(root, "videomme/test-*.parquet", "test-*.parquet", "videomme.json", "*.jsonl")
-    for row in rows(path):
+    names = ("videomme/test-*.parquet", "test-*.parquet", "videomme.json", "*.jsonl")
+    for row in rows_of(root, *names):
         stem = row["videoID"]
         yield new_item(
             f"videomme-{row['question_id']}",

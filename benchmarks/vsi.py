@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, Metric, new_item, score_by_type
-from benchmarks.files import clip, first_file, lettered, rows
+from benchmarks.files import clip, lettered, rows_of
 from benchmarks.scoring import mean_relative_accuracy
 from reading.numbers import number
 
@@ -24,11 +24,8 @@ FRAMES = "These are frames of a video.\n{question}\n"
 
 def read_vsi(root: Path, scratch: Path) -> Iterator[Item]:
     """One file; or the two parts test_debiased.parquet and test_pruned.parquet of the whole."""
-    path = first_file(root, "test.jsonl", "test-*.parquet", "test_*.parquet")
-    paths = sorted(root.glob("test_*.parquet")) if "test_" in path.name else [path]
-    for path in paths:
-        for row in rows(path):
-            yield vsi_item(root, row)
+    for row in rows_of(root, "test.jsonl", "test-*.parquet", "test_*.parquet"):
+        yield vsi_item(root, row)
 
 
 def vsi_item(root: Path, row: dict) -> Item:

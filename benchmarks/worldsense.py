@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, new_item
-from benchmarks.files import clip, first_file, lettered, parsed, rows
+from benchmarks.files import clip, files_of, lettered, parsed, rows
 
 
 def read_worldsense(root: Path, scratch: Path) -> Iterator[Item]:
     """The authors' JSON, or the hub's parquet files."""
-    path = first_file(root, "worldsense_qa.json", "data/*.parquet", "*.parquet")
-    questions = json_questions(path) if path.suffix == ".json" else parquet_questions(path)
+    paths = files_of(root, "worldsense_qa.json", "data/*.parquet", "*.parquet")
+    is_json = paths[0].suffix == ".json"
+    questions = json_questions(paths[0]) if is_json else parquet_questions(paths)
     for name, stem, row in questions:
         yield new_item(
             f"worldsense-{name}",
@@ -39,10 +40,11 @@ def json_questions(path: Path) -> Iterator[tuple[str, str, dict]]:
                 yield f"{stem}_{key}", stem, shared | about[key]
 
 
-def parquet_questions(path: Path) -> Iterator[tuple[str, str, dict]]:
+def parquet_questions(paths: list[Path]) -> Iterator[tuple[str, str, dict]]:
     """(name, video, row) of a row per question."""
-    for row in rows(path):
-        yield str(row["index"]), Path(row["video_path"]).stem, row
+    for path in paths:
+        for row in rows(path):
+            yield str(row["index"]), Path(row["video_path"]).stem, row
 
 
 BENCHMARK = Benchmark(

@@ -19,6 +19,7 @@ def make_results(scores, videos=None, part="score", **labels) -> list[dict]:
                 "reason": None,
                 "sound": "off",
                 "tokens": 5,
+                "finished": True,
                 "reasoning_tokens": 0,
                 "seconds": 0.1,
             }

@@ -341,6 +341,36 @@ def test_errors_are_sentences(dataset, copied, more, message):
         evaluation.main(run_flags(dataset, copied, *more))
 
 
+def test_the_link_of_a_checkpoint_is_followed_once(dataset, tmp_path, monkeypatch):
+    """It moves on to another model while the first one is being read: weights, config and
+    fingerprint are all of the first."""
+    first, second = tmp_path / "000001", tmp_path / "000002"
+    for folder in (first, second):
+        shutil.copytree(DEFAULT_MODEL, folder)
+    link = tmp_path / "checkpoint"
+    link.symlink_to("000001")
+    read = []
+    real = benchmarks.inference.can_hear
+
+    def move_on(model):
+        link.unlink()
+        link.symlink_to("000002")
+        return real(model)
+
+    def note(path, *rest):
+        read.append(str(path))
+        return load_policy(path, *rest)
+
+    monkeypatch.setattr(benchmarks.inference, "can_hear", move_on)
+    monkeypatch.setattr(benchmarks.inference, "load_policy", note)
+    out = tmp_path / "out"
+    evaluation.main(run_flags(dataset, out, "--model", str(link), "--limit", "2"))
+    assert read == [str(first)]
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["weights"] == evaluation.fingerprint(str(first))
+    assert settings["weights"] != evaluation.fingerprint(str(second))
+
+
 def test_strict_stops_a_new_run(dataset, tmp_path):
     with pytest.raises(DataError, match=STRICT):
         evaluation.main(run_flags(dataset, tmp_path / "run", "--strict"))

@@ -49,6 +49,7 @@ def test_open_answers_wait_for_their_judge():
                 "reason": None,
                 "sound": "off",
                 "tokens": 1,
+                "finished": True,
                 "seconds": 0.0,
             }
         )

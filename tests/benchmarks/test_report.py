@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.base import Benchmark
 from benchmarks.report import by_length, format_gain, incomplete_lines, length_table
+from benchmarks.statistics import summarise
 from benchmarks.table import BENCHMARKS
 from tests.results import make_results
 
@@ -44,5 +45,21 @@ def test_open_answers_wait_for_a_judge_only_where_the_benchmark_knows_how_to_ask
     monkeypatch, benchmark, line
 ):
     monkeypatch.setitem(BENCHMARKS, "mine", Benchmark("Mine", "mine.jsonl", iter))
-    summary = {"benchmark": benchmark, "sound": {}, "unjudged": 2, "size": 0, "left_out": []}
+    summary = summary_of(benchmark=benchmark, unjudged=2)
     assert incomplete_lines(summary)[0].startswith(line)
+
+
+def summary_of(**values) -> dict:
+    nothing = {"sound": {}, "unjudged": 0, "size": 0, "left_out": [], "cut_replies": 0}
+    return nothing | {"benchmark": "toy"} | values
+
+
+def test_replies_that_were_cut_are_counted():
+    settings = {"max_completion_tokens": 2048}
+    lines = incomplete_lines(summary_of(cut_replies=22, settings=settings))
+    assert lines == ["replies cut at 2,048 tokens (--max_completion_tokens): 22"]
+
+    results = make_results([0, 1, 1, 0])
+    results[0]["finished"] = False  # cut
+    results[3] |= {"finished": False, "tokens": 0}  # not asked at all
+    assert summarise(results, BENCHMARKS["toy"], 100)["cut_replies"] == 1
