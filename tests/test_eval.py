@@ -347,6 +347,7 @@ def test_the_link_of_a_checkpoint_is_followed_once(dataset, tmp_path, monkeypatc
     first, second = tmp_path / "000001", tmp_path / "000002"
     for folder in (first, second):
         shutil.copytree(DEFAULT_MODEL, folder)
+    os.utime(second / "model.safetensors", ns=(1, 1))
     link = tmp_path / "checkpoint"
     link.symlink_to("000001")
     read = []
