@@ -22,7 +22,7 @@ from model import load_policy
 from tests.runs import REPO, rows_of
 
 PATCHES = REPO / "recipes"
-FOLDERS = ("benchmarks", "engine", "formats", "media", "run", "tools")
+FOLDERS = ("benchmarks", "engine", "formats", "media", "reading", "run", "tools")
 SMALL = (
     "--data=toy:6,3",
     "--prompts_per_step=2",
