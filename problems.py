@@ -82,9 +82,22 @@ def f1(predicted: set | frozenset, gold: set | frozenset) -> float:
 
 
 def score_letter(answer: str, gold: str, options: list[str]) -> float:
-    """1 for the same letter: score_letter("blue", "B", ["A. red", "B. blue"]) = 1.0."""
-    letter = letter_of(answer, options)
-    return float(letter is not None and letter == letter_of(gold, options))
+    """1 for the same letter, or for one whose option has the same text.
+
+    >>> score_letter("blue", "B", ["A. red", "B. blue"])
+    1.0
+    >>> score_letter("C", "B", ["A. red", "B. blue", "C. blue"])
+    1.0
+    """
+    letter, target = letter_of(answer, options), letter_of(gold, options)
+    if letter is None or letter == target:
+        return float(letter is not None)
+
+    # two options of the same text; where they hold a medium, its place holder says nothing of it
+    bodies = bodies_of(options)
+    texts = [plain(bodies.get(key, "")) for key in (letter, target or "")]
+    has_medium = re.search(r"<(?:image|audio|video)>|\[\w{1,10}\]", texts[0])
+    return float(bool(texts[0]) and texts[0] == texts[1] and not has_medium)
 
 
 # -------------------------------------------------------------------------------------- multi-label

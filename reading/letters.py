@@ -500,9 +500,9 @@ def letter_of(answer: str, options: list[str]) -> str | None:
     if letter := whole_choice(reply, bodies):
         return letter
 
-    # "B. anything", as long as the rest names no other option
+    # "B. anything", as long as the rest is short and names no other option
     match = re.match(r"[(\[]?([A-Za-z])[)\]]?[.:)]", reply)
-    if not match or match[1].upper() not in bodies:
+    if not match or match[1].upper() not in bodies or len(reply) > 2000:
         return None
     read = {choice_in(answer, options, several) for several in ("first", "last")}
     return match[1].upper() if read == {match[1].upper()} else None
@@ -814,7 +814,7 @@ def labels_of(text: str, options: list[str]) -> frozenset[str]:
     (['B', 'E'], ['calm', 'happy'])
     """
     labels = []
-    for item in re.split(r"[,;|\n、，；]", text):
+    for item in dict.fromkeys(re.split(r"[,;|\n、，；]", text)):
         label = plain(item)
         if label:
             lone = label.upper() if len(label) == 1 and label.isascii() else ""

@@ -22,6 +22,10 @@ COLOURS = ["A. red", "B. blue"]
         ("B. blue", "B", "multiple choice", [], 1),
         ("blue", "B", "multiple choice", COLOURS, 1),
         ("A or B", "B", "multiple choice", COLOURS, 0),
+        ("B", "A", "multiple choice", ["A. red", "B. Red", "C. blue"], 1),  # the same text
+        ("C", "A", "multiple choice", ["A. red", "B. Red", "C. blue"], 0),
+        ("B", "A", "multiple choice", ["A. <image>", "B. <image>"], 0),  # other pictures
+        ("B", "A", "multiple choice", ["A. -5", "B. 5"], 0),
         ("red", "A", "multiple choice", ["A. red", "B. red"], 0),  # names two options: none
         ("3", "3", "numeric", [], 1),
         ("3.0", "3", "numeric", [], 1),

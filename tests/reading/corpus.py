@@ -7,7 +7,7 @@
 
 A reply is a wording with an option filled in: {L} its letter, {l} the letter in lower case, {T} its
 text, {O} and {U} another option's letter and text, {LIST} all options, one a line. Wordings marked
-as held out were written before the rules, and the rules were not changed for their sake.
+as held out were written before the rules, by the same author.
 """
 
 import collections
