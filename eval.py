@@ -52,6 +52,7 @@ from benchmarks.report import (
     table,
 )
 from benchmarks.results import (
+    check_contents,
     claim,
     collect,
     fingerprint,
@@ -303,7 +304,7 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
     order = [item.sample.id for item in items]
     if rank == 0:
         claim(out, settings)
-        collect(out, order)
+        check_contents(out, collect(out, order), [item.sample for item in items])
     gather(None)
     done = finished_results(out, cfg.judge, cfg.retry, cfg.strict)
 

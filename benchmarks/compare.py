@@ -36,6 +36,7 @@ def load_runs(arguments: tuple[str, ...]) -> tuple[Runs, Settings]:
         runs[run][benchmark] = results
         settings.setdefault(run, {})[benchmark] = read_settings(file)
     check_same_benchmarks(runs)
+    check_same_questions(runs)
     return runs, settings
 
 
@@ -66,6 +67,25 @@ def check_same_benchmarks(runs: Runs) -> None:
                 f"--compare: '{run}' and '{base}' do not both have a run on {min(unpaired)}; every "
                 "name needs the same benchmarks"
             )
+
+
+def check_same_questions(runs: Runs) -> None:
+    """Raise DataError where two runs have other questions or gold answers under one id."""
+    base = next(iter(runs))
+    for run in runs:
+        for benchmark, results in runs[run].items():
+            of_base = {result["id"]: result.get("content") for result in runs[base][benchmark]}
+            changed = []
+            for result in results:
+                before, now = of_base.get(result["id"]), result.get("content")
+                if before and now and before != now:
+                    changed.append(result["id"])
+            if changed:
+                raise DataError(
+                    f"--compare: '{run}' and '{base}' have other questions, options or gold "
+                    f"answers under {len(changed):,} ids of {benchmark}, the first: "
+                    f"'{changed[0]}'; the benchmark's files have changed: run one of them again"
+                )
 
 
 def compare_scores(runs: Runs, resamples: int) -> dict[str, dict[str, dict]]:

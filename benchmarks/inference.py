@@ -35,6 +35,7 @@ from benchmarks.results import (
     NO_VERDICT,
     TOO_LONG,
     append_results,
+    contents,
     refuse_failures,
 )
 from benchmarks.table import BENCHMARKS
@@ -188,6 +189,7 @@ def make_result(
         "tokens": len(completion.tokens) if completion else 0,
         "finished": completion is not None and completion.finished,
         "sound": prompt.sound if completion else "off",
+        **contents(item.sample),
     }
 
 

@@ -372,6 +372,31 @@ def test_the_link_of_a_checkpoint_is_followed_once(dataset, tmp_path, monkeypatc
     assert settings["weights"] != evaluation.fingerprint(str(second))
 
 
+@pytest.mark.parametrize("change", ["Question", "Choice", "Answer", "media"])
+def test_a_changed_benchmark_is_noticed(dataset, tmp_path, change):
+    """One question of three: a run does not go on, and two runs do not compare."""
+    root = Path(shutil.copytree(dataset, tmp_path / "root"))
+    evaluation.main(run_flags(root, tmp_path / "a", "--limit", "3"))
+    questions = json.loads((root / "qa.json").read_text())
+    if change == "media":
+        with (root / "Videos/v2/v2_video.mp4").open("ab") as file:
+            file.write(b"more")
+    else:
+        other = {"Question": "Who?", "Choice": ["A. x", "B. y", "C. z", "D. none"]}
+        letter = "A" if questions[2]["Answer"] != "A" else "B"
+        questions[2][change] = other.get(change, letter)
+        (root / "qa.json").write_text(json.dumps(questions))
+    what = "media" if change == "media" else "question, options or gold answer"
+    with pytest.raises(DataError, match=rf"results of 1 items whose {what} were others than"):
+        evaluation.main(run_flags(root, tmp_path / "a", "--limit", "3"))
+    if change == "media":
+        return
+    evaluation.main(run_flags(root, tmp_path / "b", "--limit", "3"))
+    runs = [f"{name}={tmp_path / name}" for name in "ab"]
+    with pytest.raises(DataError, match="other questions, options or gold answers under 1 ids of"):
+        evaluation.main(["--compare", *runs, "--out", str(tmp_path / "c")])
+
+
 def test_strict_stops_a_new_run(dataset, tmp_path):
     with pytest.raises(DataError, match=STRICT):
         evaluation.main(run_flags(dataset, tmp_path / "run", "--strict"))
