@@ -149,6 +149,9 @@ I_CHOOSE = re.compile(
 # "It is", "it must be"; a letter follows. A text behind it may be any thing that is seen.
 IT_IS = re.compile(r"\bit(?:'s| is| must be| should be| has to be)\b", re.I)
 
+# "It is", "the statement is"; the text "true" or "false" of an option follows.
+THIS_IS = re.compile(r"\b(?:it|this|that|statement|claim|sentence)(?:'s| is)\b", re.I)
+
 # "So B.", "therefore option (C)" at the end of a sentence.
 SO_LETTER = re.compile(
     r"\b(?:so|thus|hence|therefore)\b[,:]?\s{0,3}"
@@ -181,7 +184,8 @@ OPTION_LETTER = re.compile(
 LEADING_LETTER = re.compile(
     rf"[\"'(\[]{{0,3}}(?:([A-Za-z])"
     r"(?:[\"')\]]{1,3}(?![A-Za-z]|\s{0,3}(?:,|/|or\b|and\b|\([A-Z]\)))"
-    rf"|[.:](?! ?[A-Z]\.)|\s{{0,3}}[-–—](?=\s)|[ \t]{{0,3}}(?:\n|$))|([{FULL}]))"
+    r"|[.:](?! ?[A-Z]\.)|,(?=\s(?:because|since|as)\b)|\s{0,3}[-–—](?=\s)"
+    rf"|[ \t]{{0,3}}(?:\n|$))|([{FULL}]))"
 )
 
 # Behind a letter: " is correct", " seems the most likely", " - correct", " fits best", in
@@ -712,6 +716,10 @@ def declared(text: str, bodies: dict[str, str]) -> list[str]:
         for place, letter in stated(text, link.end(), bodies, certain=False):
             (hints if is_text(text[place]) else statements).append((place, letter))
 
+    # "The statement is false", where "False" is an option
+    for link in itertools.chain(ANSWER_IS.finditer(text), THIS_IS.finditer(text)):
+        hints += common_text(text, link.end(), bodies)
+
     # "So B."
     for match in SO_LETTER.finditer(text):
         letter = letter_at(match[1], bodies)
@@ -746,6 +754,21 @@ def stated(text: str, start: int, bodies: dict[str, str], certain: bool) -> list
     if other and letter_at(other[1], bodies):
         found.append((other.start(1), letter_at(other[1], bodies)))
     return found
+
+
+def common_text(text: str, start: int, bodies: dict[str, str]) -> list[tuple[int, str]]:
+    """(place, letter) of the option at `start` whose text is a word of the rules, as "True".
+
+    >>> common_text("It is true.", 5, {"A": "True", "B": "False"})
+    [(5, 'A')]
+    """
+    for letter, body in bodies.items():
+        key = key_of(body, True)
+        if len(body) > 1 and key and is_common(key):
+            words = [token.text for token in tokens(text[start : start + 40 + len(body)])]
+            if tuple(words[: len(key)]) == key:
+                return [(start, letter)]
+    return []
 
 
 def labelling(text: str, bodies: dict[str, str]) -> list[str]:

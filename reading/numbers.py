@@ -112,6 +112,13 @@ SO = re.compile(
     re.I,
 )
 
+# Before a count in words: "there are ", "I see exactly ".
+THERE_ARE = re.compile(
+    r"\b(?:there (?:are|is|were|was)|there're|I (?:can )?(?:see|hear|count))"
+    r"(?: (?:a total of|exactly|only|about))? (?!no)",
+    re.I,
+)
+
 # Before digits that name a thing: "frame ", "option ", "at ", "#".
 LABEL = re.compile(
     r"(?:\b(?:frames?|clips?|videos?|images?|pictures?|steps?|options?|scenes?|seconds?|minutes?|"
@@ -324,8 +331,13 @@ def number_in(text: str) -> float | None:
     if value is not None:
         return value
 
-    # rule 3
+    # rule 3; "There are four people: 2 men .."
     all_digits = list(DIGITS.finditer(reply))
+    first_digits = all_digits[0].start() if all_digits else len(reply)
+    if (there := THERE_ARE.search(reply)) and there.end() < first_digits:
+        value = count_at(words_of_letters(reply[there.end() : there.end() + 60]), 0)
+        if value is not None:
+            return value
     for match in all_digits:
         labelled = LABEL.search(reply, max(match.start() - 12, 0), match.start())
         if not labelled and not UNIT.match(reply, match.end()):

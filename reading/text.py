@@ -111,6 +111,7 @@ def unmarked(text: str) -> str:
     text = re.sub(r"\\boxed\b", " answer: ", PRIVATE.sub("", same_characters(text)))
     text = re.sub(r"(?<=[A-Za-z])_(?:(\w)(?!\w)|\{(\w{1,5})\})", r"\1\2", text)  # v_1
     text = re.sub(r"\\(?:text|mathrm|mathbf)(?:bf|it|rm)?\b|\\[,;!]", " ", text)
+    text = re.sub(r"</?[A-Za-z]{2,12}>", " ", text)
     text = re.sub(r"^[ \t]{0,3}#{1,6}(?=\s)", "", text, flags=re.M)
     return text.translate(str.maketrans("{}_", "   ", "*$`\\")).strip()
 
