@@ -11,10 +11,11 @@ from pathlib import Path
 
 from benchmarks.base import Metric
 from benchmarks.results import BAD_MEDIA
-from benchmarks.statistics import gain, significant
+from benchmarks.statistics import FEW, gain, significant
 from benchmarks.table import BENCHMARKS
 
 NOT_SIGNIFICANT = "†"
+FEW_TO_SAY = 10  # videos; fewer are said
 
 
 def format_value(value: float | None, percent: bool, sign: bool = False) -> str:
@@ -119,6 +120,11 @@ def incomplete_lines(summary: dict) -> list[str]:
     if cut:
         lines.append(f"asked with sound cut at --max_sound: {cut:,}")
 
+    if summary["videos"] < FEW_TO_SAY:
+        lines.append(
+            f"only {summary['videos']} videos: intervals are wide, and from fewer than {FEW} none "
+            "is significant"
+        )
     if summary["cut_replies"]:
         longest = summary["settings"]["max_completion_tokens"]
         n = summary["cut_replies"]
@@ -169,7 +175,8 @@ def comparison(cells: dict[str, dict[str, dict]], benchmarks: list[str]) -> str:
         lines.append(f"| {' | '.join(texts)} |")
     legend = (
         "In brackets: the 95 % interval of the score, or of the gain over the first row, in pairs. "
-        f"{NOT_SIGNIFICANT} not significant: the interval holds 0."
+        f"{NOT_SIGNIFICANT} not significant: the interval holds 0, or is of fewer than {FEW} "
+        "videos."
     )
     return "\n".join([*lines, "", legend])
 

@@ -151,6 +151,58 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+# Student's t, two-sided 95 %, of 1 to 30 degrees of freedom
+# fmt: off
+STUDENT = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)
+# fmt: on
+NORMAL = 1.959964  # and of infinitely many
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t: student_t(1) = 12.706, student_t(100) = 1.984."""
+    if freedom <= len(STUDENT):
+        return STUDENT[freedom - 1]
+    # the expansion of Cornish and Fisher
+    z = NORMAL
+    first = (z**3 + z) / (4 * freedom)
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return z + first + second
+
+
+def few_videos_interval(
+    value: float, low: float, high: float, videos: int, bounds: tuple[float, float]
+) -> tuple[float, float]:
+    """A bootstrap interval, made as wide as so few videos ask for.
+
+    Resamples of C videos vary less than C videos do, by sqrt((C - 1) / C), and a spread that is
+    estimated from C of them is not known to be that: Student's t in place of the normal (Hesterberg
+    2015, "What teachers should know about the bootstrap"). Where all videos agree there is no
+    spread at all: then the interval is that of a share of C out of C (Clopper-Pearson), of the
+    range that the metric has.
+
+    >>> low, high = few_videos_interval(0.0, 0.0, 0.0, 22, (0.0, 1.0))        # 0 of 22
+    >>> low, round(high, 4)
+    (0.0, 0.1544)
+    """
+    widest = bounds[1] - bounds[0]
+    if high - low < 1e-12 and math.isfinite(widest):
+        margin = widest * (1 - 0.025 ** (1 / videos))
+        low, high = value - margin, value + margin
+    else:
+        wider = student_t(videos - 1) / NORMAL * math.sqrt(videos / (videos - 1))
+        low, high = value - wider * (value - low), value + wider * (high - value)
+    return max(low, bounds[0]), min(high, bounds[1])
+
+
+def bounds_of(metric: Metric) -> tuple[float, float]:
+    """Between which values a metric lies: scores in 0 to 1, errors above 0."""
+    return (0.0, 1.0) if metric.percent else (0.0, math.inf)
+
+
 def measured(results: list[dict], metric: Metric, resamples: int) -> dict:
     """{value, low, high, n, videos} of a metric.
 
@@ -158,10 +210,11 @@ def measured(results: list[dict], metric: Metric, resamples: int) -> dict:
     """
     results = scored(results, metric)
     videos = n_videos(results)
+    value = estimate(results, metric)
     low, high = None, None
     if videos > 1:
         low, high = interval(resampled(results, metric, resamples))
-    value = estimate(results, metric)
+        low, high = few_videos_interval(value, low, high, videos, bounds_of(metric))
     return {"value": value, "low": low, "high": high, "n": len(results), "videos": videos}
 
 
@@ -223,19 +276,23 @@ def gain(base: list[dict], other: list[dict], metric: Metric, resamples: int = 1
     """
     ids = same_scored_items(base, other, metric)
     if not ids:
-        return {"value": None, "low": None, "high": None, "n": 0}
+        return {"value": None, "low": None, "high": None, "n": 0, "videos": 0}
 
     # Both runs get the base's names of videos: runs may have kept their media in different places
     videos = {result["id"]: result["video"] for result in base if result["id"] in ids}
     base = [result for result in base if result["id"] in ids]
     other = [result | {"video": videos[result["id"]]} for result in other if result["id"] in ids]
 
+    value = estimate(other, metric) - estimate(base, metric)
     low, high = None, None
     if n_videos(base) > 1:
         differences = resampled(other, metric, resamples) - resampled(base, metric, resamples)
         low, high = interval(differences)
-    value = estimate(other, metric) - estimate(base, metric)
-    return {"value": value, "low": low, "high": high, "n": len(base)}
+        lowest, highest = bounds_of(metric)
+        bounds = (lowest - highest, highest - lowest)
+        if value != 0 or high > low:  # equal runs: nothing speaks of a difference
+            low, high = few_videos_interval(value, low, high, n_videos(base), bounds)
+    return {"value": value, "low": low, "high": high, "n": len(base), "videos": n_videos(base)}
 
 
 def same_scored_items(base: list[dict], other: list[dict], metric: Metric) -> set[str]:
@@ -260,6 +317,11 @@ def same_scored_items(base: list[dict], other: list[dict], metric: Metric) -> se
     return base_scored
 
 
+FEW = 5  # videos; from fewer no significance is read
+
+
 def significant(difference: dict) -> bool:
-    """Does the 95 % interval of a gain leave out 0?"""
+    """Does the 95 % interval of a gain leave out 0, and is it of FEW videos or more?"""
+    if difference["videos"] < FEW:
+        return False
     return difference["low"] is not None and not difference["low"] <= 0 <= difference["high"]

@@ -62,7 +62,15 @@ def load_media_and_mel(
 ) -> list[Media] | MediaError:
     """What a decoder process does for each record of a batch."""
     media = try_load_media(sample, settings, cache)
-    return media if isinstance(media, MediaError) else with_mel(media, n_mels)
+    if isinstance(media, MediaError):
+        return media
+    try:
+        return with_mel(media, n_mels)
+    except RuntimeError as error:
+        # this is how torch says MemoryError
+        if "allocate memory" not in str(error):
+            raise
+        return about_files(sample, "needs more memory to decode than there is")
 
 
 def decoder_process(pipe, function: Callable, timeout: float) -> None:

@@ -27,11 +27,15 @@ def test_gain_by_length():
 
 
 def test_a_gain_whose_interval_holds_zero_is_marked():
-    doubtful = {"value": 0.025, "low": -0.04, "high": 0.09}
+    doubtful = {"value": 0.025, "low": -0.04, "high": 0.09, "videos": 50}
     assert format_gain(doubtful, percent=True) == "+2.5† [-4.0, +9.0]"
-    sure = {"value": 0.025, "low": 0.01, "high": 0.09}
+    sure = {"value": 0.025, "low": 0.01, "high": 0.09, "videos": 50}
     assert format_gain(sure, percent=False) == "+0.03 [+0.01, +0.09]"
-    assert format_gain({"value": None, "low": None, "high": None}, percent=True) == "-† [-, -]"
+    nothing = {"value": None, "low": None, "high": None, "videos": 0}
+    assert format_gain(nothing, percent=True) == "-† [-, -]"
+
+    # from four videos nothing is significant
+    assert format_gain(sure | {"videos": 4}, percent=False) == "+0.03† [+0.01, +0.09]"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,7 @@ def test_open_answers_wait_for_a_judge_only_where_the_benchmark_knows_how_to_ask
 
 def summary_of(**values) -> dict:
     nothing = {"sound": {}, "unjudged": 0, "size": 0, "left_out": [], "cut_replies": 0}
+    nothing["videos"] = 100
     return nothing | {"benchmark": "toy"} | values
 
 
@@ -63,3 +68,9 @@ def test_replies_that_were_cut_are_counted():
     results[0]["finished"] = False  # cut
     results[3] |= {"finished": False, "tokens": 0}  # not asked at all
     assert summarise(results, BENCHMARKS["toy"], 100)["cut_replies"] == 1
+
+
+def test_few_videos_are_said():
+    lines = incomplete_lines(summary_of(videos=3))
+    assert lines == ["only 3 videos: intervals are wide, and from fewer than 5 none is significant"]
+    assert incomplete_lines(summary_of(videos=10)) == []

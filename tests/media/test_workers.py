@@ -20,9 +20,9 @@ from PIL import Image
 from data import Prompt, PromptBuilder
 from formats.sample import Sample
 from media.errors import MediaError
-from media.workers import Decoders, end_processes
+from media.workers import Decoders, end_processes, load_media_and_mel
 from tests.corpus import make_corpus
-from tests.media_files import SETTINGS, sample_of_file
+from tests.media_files import SETTINGS, sample_of_file, write_clip
 from tests.misbehaving import misbehave, starve
 
 ROOT = Path(__file__).parent.parent.parent
@@ -180,6 +180,19 @@ def test_a_file_that_needs_more_memory_than_there_is(tmp_path):
 
 
 # ------------------------------------------------------------------ other errors, and the end
+def test_a_sound_whose_features_need_more_memory_than_there_is(tmp_path, monkeypatch):
+    """torch has its own words for it."""
+
+    def full(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr("media.workers.with_mel", full)
+    path = write_clip(tmp_path / "v.mp4")
+    result = load_media_and_mel(sample_of_file(path), SETTINGS, None, 64)
+    assert isinstance(result, MediaError)
+    assert "needs more memory to decode than there is" in str(result)
+
+
 def test_other_errors_ctrl_c_and_closing(tmp_path):
     """A bug is raised where the result is asked for, with the process's own traceback. The process
     lives on, also through SIGINT. Closing cancels what waits and ends the process."""
