@@ -398,9 +398,9 @@ def with_marks(text: str, bodies: dict[str, str]) -> str:
     table, word_table, fold = keys_of(tuple(bodies.items()))
     letters = list(bodies)
     spans: list[tuple[int, int, str]] = []
-    for symbols, entries in ((True, table), (False, word_table)):
-        found = tokens(text, fold)
-        if not symbols:
+    found = tokens(text, fold)
+    for entries in (table, word_table):
+        if entries is word_table:
             found = [token for token in found if token.is_word]
         spans = merged(spans, text_spans(found, entries, text, bodies))
 
@@ -521,6 +521,9 @@ def whole_choice(reply: str, bodies: dict[str, str], by_text: bool = True) -> st
     >>> print(whole_choice("B or C", bodies))
     None
     """
+    if len(reply) > 200 + 3 * max(map(len, bodies.values()), default=0):
+        return None
+
     head = FIRST_LETTER.match(reply)
     if head and head[1].upper() in bodies:
         letter = head[1].upper()
