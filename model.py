@@ -194,7 +194,8 @@ class Policy:
         families.save_processor_files(folder, self.source, self.form)
         self.tokenizer.save_pretrained(folder)
         if self.has_adapters:
-            adapters.save_adapters(self.model, folder / "adapter")
+            adapters.save_adapters(self.model, folder / "adapter", str(self.source or ""))
+        families.make_readable(folder)
 
     def merged_weights(self) -> dict[str, Tensor]:
         """All weights by their names in a checkpoint, adapters added in."""

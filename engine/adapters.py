@@ -5,6 +5,8 @@ are trained. B starts at zero, so a new adapter changes nothing.
 """
 
 import contextlib
+import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,14 +64,44 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def save_adapters(model: nn.Module, folder: Path) -> None:
-    """Write the adapters alone, in the form that peft loads."""
+def save_adapters(model: nn.Module, folder: Path, base: str) -> None:
+    """Write the adapters alone, in the form that peft loads. base: what they belong to.
+
+    transformers keeps the decoder of a thinker in thinker.model.language_model (5.23) or in
+    thinker.model (5.17), and published checkpoints have the shorter names. So have the adapters,
+    and their layers are named by a pattern that fits both.
+    """
     import peft
 
     folder.mkdir(exist_ok=True)
     weights = {}
     for name, weight in peft.get_peft_model_state_dict(model).items():
+        name = name.replace("model.language_model.", "model.")
         weights[f"base_model.model.{name}"] = weight.detach().contiguous().cpu()
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
     # "default" is what peft calls the only set of adapters
-    model.peft_config["default"].save_pretrained(folder)
+    config = copy.copy(model.peft_config["default"])
+    config.base_model_name_or_path = base
+    config.target_modules = pattern_of(adapted_layers(model))
+    config.save_pretrained(folder)
+
+
+def adapted_layers(model: nn.Module) -> list[str]:
+    """The names of the layers that have adapters."""
+    return [name for name, layer in model.named_modules() if hasattr(layer, "lora_A")]
+
+
+def pattern_of(names: list[str]) -> str:
+    r"""A pattern that fits these layers in both versions of transformers.
+
+    >>> pattern_of(["model.language_model.layers.0.mlp.up_proj"])
+    '(.*\\.)?(model\\.(language_model\\.)?layers\\.\\d+\\.mlp\\.up_proj)'
+    """
+    patterns = set()
+    for name in names:
+        name = name.replace("model.language_model.", "model.", 1)
+        pattern = re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name))
+        pattern = pattern.replace(r"model\.layers", r"model\.(language_model\.)?layers", 1)
+        patterns.add(pattern)
+    return rf"(.*\.)?({'|'.join(sorted(patterns))})"

@@ -14,6 +14,7 @@ width, N patches, M mel bins, L mel frames.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -537,6 +538,15 @@ COPIED_FILES = (
 def save_weights(weights: dict[str, Tensor], folder: Path) -> None:
     """Write safetensors files of at most 5 GB."""
     save_torch_state_dict(weights, folder, max_shard_size="5GB", metadata={"format": "pt"})
+
+
+def make_readable(folder: Path) -> None:
+    """Give the weights in a folder the permissions of other new files; safetensors writes them for
+    this user alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o666 & ~mask)
 
 
 def save_config(config, folder: Path) -> None:

@@ -1,8 +1,13 @@
 """engine/adapters.py: LoRA against weights that were added by hand, peft, and the real loop."""
 
+import json
+import os
+import re
+
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from config import parse
@@ -111,6 +116,33 @@ def test_a_checkpoint_holds_merged_weights_and_an_adapter_that_peft_reads(
         inputs = hf_inputs(merged, prompts[0])
         theirs = with_adapter(**inputs).logits
         torch.testing.assert_close(theirs, merged.model(**inputs).logits, **CLOSE)
+
+
+def test_an_adapter_bears_the_published_names_and_its_base(by_hand_case, tmp_path):
+    """Those of the hub's checkpoints, which hold no language_model; the layers by a pattern that
+    fits the module tree of either version of transformers."""
+    policy = by_hand_case[0]
+    policy.save(tmp_path)
+    names = load_file(tmp_path / "adapter" / "adapter_model.safetensors").keys()
+    assert all(name.startswith("base_model.model.model.layers.") for name in names)
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(policy.source)
+    pattern = re.compile(settings["target_modules"])
+    for tree in ("model.language_model.", "model.", "thinker.model.", "base_model.model.model."):
+        assert pattern.fullmatch(f"{tree}layers.1.self_attn.q_proj")
+        assert pattern.fullmatch(f"{tree}layers.0.mlp.down_proj")
+    for other in ("model.audio_tower.layers.0.self_attn.q_proj", "model.visual.blocks.0.attn.qkv"):
+        assert not pattern.fullmatch(other)
+
+
+def test_other_users_may_read_what_was_saved(by_hand_case, tmp_path):
+    mask = os.umask(0o022)
+    try:
+        by_hand_case[0].save(tmp_path)
+    finally:
+        os.umask(mask)
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {0o644}
 
 
 def test_a_lora_run_moves_adapters_only_and_the_next_stage_starts_from_it(
