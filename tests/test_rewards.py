@@ -1,5 +1,7 @@
 """rewards.py against the written rules."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -231,3 +233,16 @@ def test_a_group_that_lacks_a_verdict_has_another_ruler():
     assert not has_all_parts(partly, 3)
     # stages without a judge do not ask for verdicts
     assert has_all_parts(partly, 1) and has_all_parts(partly, 2)
+
+
+def test_what_the_self_reward_can_tell_apart():
+    """Of two answers it tells no pair apart; of four 192 of the 256 combinations of four letters.
+    And one right answer beside three equal wrong ones earns what they earn in stage 2."""
+    for n, apart in ((2, 0), (4, 192)):
+        combinations = list(itertools.product("ABCD", repeat=n))
+        rewards = [majority_rewards(list(answers)) for answers in combinations]
+        assert sum(len(set(values)) > 1 for values in rewards) == apart
+    answers = ["B", "A", "A", "A"]
+    texts = [f"<think>x</think><answer>{answer}</answer>" for answer in answers]
+    scores = score_group(texts, "B", "multiple choice", ["A. red", "B. blue"], 2)
+    assert [parts["reward"] for parts in scores] == pytest.approx([0.6, 0.6, 0.6, 0.6])
