@@ -42,6 +42,7 @@ from engine.feature_cache import FeatureCache
 from engine.kv_cache import Prefill, PrefillPieces
 from engine.logprobs import TokenLogprobs, fp32_logits
 from engine.packed_rows import Layout, PackedAttention, PackedRows, packed_layouts, row_lengths
+from media.decode import MediaSettings
 from media.digest import media_digest
 
 FEATURE_CACHE_BYTES = 4 * 2**30  # host memory for the outputs of frozen towers
@@ -69,9 +70,10 @@ class Policy:
     """A model with its tokenizer. The parameters are those of transformers' own modules.
 
     visual, audio_tower, text, head: the parts of `model` (`families.ModelParts`). form: how the
-    family reads media. source: the folder or hub name that it came from. eos_ids: the ids that end
-    a completion. banned: (V,) bool, the ids that a completion may not hold. Sampling and training
-    mask them alike, so that both speak of one distribution.
+    family reads media. source: the folder or hub name that it came from. shown: how a run shows it
+    its media, which a checkpoint records; None: not known. eos_ids: the ids that end a completion.
+    banned: (V,) bool, the ids that a completion may not hold. Sampling and training mask them
+    alike, so that both speak of one distribution.
     """
 
     def __init__(self, model: nn.Module, tokenizer, source: str | Path | None = None):
@@ -79,6 +81,7 @@ class Policy:
         self.tokenizer = tokenizer
         self.config = model.config
         self.source = source
+        self.shown: MediaSettings | None = None
         self.visual, self.audio_tower, self.text, self.head = families.parts(model)
         self.form = families.prompt_format(model.config)
         self.device = self.head.weight.device
@@ -191,7 +194,7 @@ class Policy:
         folder.mkdir(parents=True, exist_ok=True)
         families.save_weights(self.merged_weights(), folder)
         families.save_config(self.config, folder)
-        families.save_processor_files(folder, self.source, self.form)
+        families.save_processor_files(folder, self.source, self.form, self.shown)
         self.tokenizer.save_pretrained(folder)
         if self.has_adapters:
             adapters.save_adapters(self.model, folder / "adapter", str(self.source or ""))

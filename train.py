@@ -338,6 +338,7 @@ def run_stage(cfg: Config) -> None:
     with Run(cfg) as run:
         policy = load_start(cfg, run)
         builder = prompt_builder(cfg, policy, cfg.audio_caption)
+        policy.shown = builder.settings  # a checkpoint says how the model saw
         train = train_sft if cfg.stage == 0 else train_rl
         train(cfg, run, policy, builder)
         run.finish(builder)

@@ -28,7 +28,11 @@ def write_checksums(folder: Path) -> None:
     entries = {}
     for path, (size, digest) in zip(files, sums, strict=True):
         entries[path.relative_to(folder).as_posix()] = [size, digest]
-    (folder / NAME).write_text(json.dumps(entries, indent=1) + "\n")
+    (folder / NAME).write_text(as_text(entries))
+
+
+def as_text(entries: dict) -> str:
+    return json.dumps(entries, indent=1) + "\n"
 
 
 def checksum(path: Path) -> tuple[int, str]:
@@ -78,8 +82,9 @@ def read_checksums(folder: Path, advice: str) -> dict[str, list]:
     """The content of checksums.json. Raises DataError where it is damaged or gone."""
     path = folder / NAME
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        if are_entries(entries):
+        text = path.read_text(encoding="utf-8")
+        entries = json.loads(text)
+        if are_entries(entries) and text == as_text(entries):
             return entries
         reason = "it is not what was written"
     except FileNotFoundError:

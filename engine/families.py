@@ -28,6 +28,7 @@ from transformers import CONFIG_MAPPING, AutoTokenizer
 from transformers.utils import cached_file, is_flash_attn_2_available
 
 from formats.sample import DataError
+from media.decode import MediaSettings
 from media.features import audio_tokens
 from media.prompt_format import MERGE, SAMPLE_RATE, TEMPORAL_PATCH, PromptFormat
 
@@ -565,10 +566,17 @@ def save_config(config, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def save_processor_files(folder: Path, source: str | Path | None, form: PromptFormat) -> None:
+def save_processor_files(
+    folder: Path,
+    source: str | Path | None,
+    form: PromptFormat,
+    shown: MediaSettings | None = None,
+) -> None:
     """Copy the processors' settings from `source`, where the model came from.
 
-    Where there is no preprocessor_config.json to copy, it is written from `form`.
+    Where there is no preprocessor_config.json to copy, it is written from `form`. shown: how the
+    model was shown its media; with it, the settings say so, and transformers' own processors show
+    them alike.
     """
     for name in COPIED_FILES:
         file = find_file(source, name) if source else None
@@ -577,8 +585,37 @@ def save_processor_files(folder: Path, source: str | Path | None, form: PromptFo
             if Path(file).resolve() != (folder / name).resolve():
                 shutil.copyfile(file, folder / name)
         elif name == "preprocessor_config.json":
-            settings = preprocessor_settings(form)
-            (folder / name).write_text(json.dumps(settings, indent=2) + "\n")
+            write_json(folder / name, preprocessor_settings(form))
+    if shown is not None:
+        save_shown(folder, form, shown)
+
+
+def save_shown(folder: Path, form: PromptFormat, shown: MediaSettings) -> None:
+    """Write the size, the rate and the number of frames into the settings of both processors."""
+    size = {
+        "min_pixels": shown.min_pixels,
+        "max_pixels": shown.max_pixels,
+        "size": {"shortest_edge": shown.min_pixels, "longest_edge": shown.max_pixels},
+    }
+    file = folder / "preprocessor_config.json"
+    write_json(file, json.loads(file.read_text(encoding="utf-8")) | size)
+
+    # those of videos have a file of their own
+    file = folder / "video_preprocessor_config.json"
+    settings = image_settings(form) | {"video_processor_type": "Qwen2VLVideoProcessor"}
+    if file.is_file():
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    frames = {
+        "fps": shown.fps,
+        "min_frames": TEMPORAL_PATCH,
+        "max_frames": shown.max_frames,
+        "do_sample_frames": True,
+    }
+    write_json(file, settings | size | frames)
+
+
+def write_json(path: Path, settings: dict) -> None:
+    path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def preprocessor_settings(form: PromptFormat) -> dict:
@@ -591,8 +628,12 @@ def preprocessor_settings(form: PromptFormat) -> dict:
         )
         audio = extractor.to_dict()
         audio.pop("mel_filters", None)  # a matrix that follows from the rest
-    return audio | {
-        "image_processor_type": "Qwen2VLImageProcessor",
+    return audio | {"image_processor_type": "Qwen2VLImageProcessor", **image_settings(form)}
+
+
+def image_settings(form: PromptFormat) -> dict:
+    """How frames are cut into patches, in transformers' names."""
+    return {
         "patch_size": form.patch,
         "merge_size": MERGE,
         "temporal_patch_size": TEMPORAL_PATCH,

@@ -78,3 +78,11 @@ def test_a_folder_from_elsewhere_has_no_checksums(tmp_path):
     check_model_files(tmp_path)
     with pytest.raises(DataError, match=rf"{NAME}: it is gone"):
         check_checksums(tmp_path, "mend it")
+
+
+def test_a_line_that_stands_twice_is_damage(folder):
+    """JSON takes the second one, so that the content would be the same."""
+    lines = (folder / NAME).read_text().splitlines(keepends=True)
+    (folder / NAME).write_text("".join([*lines[:5], *lines[1:5], *lines[5:]]))
+    with pytest.raises(DataError, match=rf"{NAME}: it "):
+        check_checksums(folder, "mend it")

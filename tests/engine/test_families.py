@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -22,7 +24,9 @@ from engine.families import (
     tower_attention,
 )
 from formats.sample import DataError, Sample
-from media.decode import Media
+from media.decode import Media, MediaSettings
+from media.features import vision_input
+from media.frames import Resize
 from model import Features, load_policy
 from rollout import Sampling, generate
 from tests.families import tiny_family
@@ -284,6 +288,35 @@ def test_settings_of_a_folder_without_preprocessor_config(all_families, name, tm
     assert processor.patch_size == policy.form.patch
     assert tuple(processor.image_mean) == policy.form.mean
     assert tuple(processor.image_std) == policy.form.std
+
+
+@pytest.mark.parametrize("name", [*VISION, "omni"])
+@pytest.mark.parametrize("size", [(180, 320), (56, 168), (1080, 1920), (97, 133)])
+def test_a_checkpoint_says_how_the_model_saw(all_families, policy, name, size, tmp_path):
+    """transformers' own processor, with what is saved, cuts pictures of any size into as many
+    patches as the run did, and the same ones. Its processor of videos, which wants torchvision, has
+    the same sizes, and the run's rate and number of frames."""
+    policy = (all_families | {"omni": policy})[name]
+    policy.shown = MediaSettings(3.0, 12, 84 * 28, (2 * policy.form.patch) ** 2)
+    policy.shown = replace(policy.shown, patch=policy.form.patch)
+    policy.save(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    shown = policy.shown
+    resize = Resize(shown.min_pixels, shown.max_pixels, shown.patch)
+    ours = vision_input([Media("image", resize(pixels)[None])], policy.form)
+
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    theirs = processor(Image.fromarray(pixels), return_tensors="pt")
+    assert theirs["image_grid_thw"].tolist() == [list(grid) for grid in ours.grids]
+    torch.testing.assert_close(theirs["pixel_values"], ours.patches, atol=1e-5, rtol=0)
+
+    video = json.loads((tmp_path / "video_preprocessor_config.json").read_text())
+    assert (video["fps"], video["min_frames"], video["max_frames"]) == (3.0, 2, 12)
+    assert video["size"] == {
+        "shortest_edge": shown.min_pixels,
+        "longest_edge": shown.max_pixels,
+    }
+    policy.shown = None
 
 
 @pytest.fixture(scope="module")
