@@ -283,9 +283,9 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
     from engine.distributed import gather
 
     out = Path(cfg.out)
-    # a link, as a run's `checkpoint`, is followed once: it may move on while files are read
-    if os.path.islink(cfg.model):
-        cfg.model = os.path.join(os.path.dirname(cfg.model), os.readlink(cfg.model))
+    # links, as a run's `checkpoint`, are followed once, by rank 0 for all: they may move on while
+    # files are read
+    cfg.model = gather(without_links(cfg.model))[0]
     cfg.use_audio = cfg.use_audio and inference.can_hear(cfg.model)
     settings = {name: value for name, value in asdict(cfg).items() if name not in NOT_SETTINGS}
     settings["weights"] = fingerprint(cfg.model)
@@ -304,7 +304,7 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
     order = [item.sample.id for item in items]
     if rank == 0:
         claim(out, settings)
-        check_contents(out, collect(out, order), [item.sample for item in items])
+        check_contents(out, collect(out, order), items)
     gather(None)
     done = finished_results(out, cfg.judge, cfg.retry, cfg.strict)
 
@@ -334,6 +334,15 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
         results = list(collect(out, order).values())
         n_in_files = len(all_items) + len(left_out)
         report(cfg, results, settings, n_in_files, left_out, inference.versions())
+
+
+def without_links(model: str) -> str:
+    """A model folder behind all links of its path ("run/checkpoint/", "latest/checkpoint"); a hub
+    name, and a folder whose path has no link, stay as they are."""
+    real = os.path.realpath(model)
+    if not model or not os.path.isdir(model) or real == os.path.abspath(model):
+        return model
+    return real
 
 
 def check_items(cfg: Config, items: list[Item], left_out: list[tuple[str, str]]) -> None:

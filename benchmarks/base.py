@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from formats.sample import DataError, Sample, check_placeholders
-from problems import INSTRUCTION, f1, problem_type
+from problems import INSTRUCTION, f1, problem_type, unreachable
 from reading.letters import bodies_of, choice_in, labels_in, labels_of
 from reading.numbers import number_in
 from reading.yes_no import yes_no, yes_or_no
@@ -205,6 +205,11 @@ def defect(sample: Sample) -> str:
     # an empty reply says neither: beside such a gold answer it would count as right
     if sample.problem_type == "yes/no" and yes_no(sample.answer) is None:
         return f"its answer {sample.answer!r} is neither yes nor no"
+
+    # a number that is none ("nan", "['3', ..") would be wrong whatever is said
+    if sample.problem_type in ("counting", "numeric"):
+        reason = unreachable(sample.answer, problem_type(sample.problem_type), sample.options)
+        return f"its answer {reason}" if reason else ""
     return ""
 
 

@@ -11,6 +11,9 @@ from formats.sample import DataError
 
 LETTERS = string.ascii_uppercase
 
+# The name of one of several parts on the hub: test-00000-of-00006, test-00000-of-00006-0f3e5a
+PART = re.compile(r"(?P<split>.*)-(?P<number>\d+)-of-(?P<total>\d+)(?:-[0-9a-f]+)?")
+
 # --------------------------------------------------------------------------- records
 
 
@@ -109,18 +112,34 @@ def files_of(root: Path, *names: str) -> list[Path]:
             break
 
     # of several splits in one folder the first
-    numbered = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})", first.stem)
+    numbered = PART.fullmatch(first.stem)
     if not numbered:
         return parts
-    split, total = numbered.groups()
-    expected = [first.with_name(f"{split}-{i:05d}-of-{total}.parquet") for i in range(int(total))]
-    missing = [path.name for path in expected if path not in parts]
+    return whole_series(parts, first, numbered["split"], numbered["total"])
+
+
+def whole_series(parts: list[Path], first: Path, split: str, total: str) -> list[Path]:
+    """The parts 0 to total - 1 of one split, in order; DataError for one that is missing.
+
+    first: one of them, which lies in the folder of all. The hub's older files have a hash behind
+    the numbers.
+    """
+    found: dict[int, Path] = {}
+    for path in parts:
+        match = PART.fullmatch(path.stem)
+        if not match or path.parent != first.parent:
+            continue
+        if match.group("split", "total") == (split, total):
+            found[int(match["number"])] = path
+
+    missing = [number for number in range(int(total)) if number not in found]
     if missing:
+        name = f"{split}-{missing[0]:0{len(total)}d}-of-{total}.parquet"
         raise DataError(
-            f"{first.parent}: {len(missing)} of {len(expected)} parts are missing, the first: "
-            f"{missing[0]}; download them into that folder"
+            f"{first.parent}: {len(missing)} of {int(total)} parts are missing, the first: {name}; "
+            "download them into that folder"
         )
-    return expected
+    return [found[number] for number in range(int(total))]
 
 
 def rows_of(root: Path, *names: str) -> Iterator[dict]:

@@ -189,7 +189,7 @@ def make_result(
         "tokens": len(completion.tokens) if completion else 0,
         "finished": completion is not None and completion.finished,
         "sound": prompt.sound if completion else "off",
-        **contents(item.sample),
+        **contents(item),
     }
 
 

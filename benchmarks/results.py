@@ -20,8 +20,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks.base import Item
 from formats.files import write_whole
-from formats.sample import DataError, Sample, file_of
+from formats.sample import DataError, file_of
 
 # Why an item counts as wrong, or has no answer: the values of a result's "failure"
 BAD_MEDIA = "media missing or unusable"
@@ -161,29 +162,33 @@ def claim(out: Path, settings: dict) -> None:
     write_whole(file, json.dumps(settings, indent=2) + "\n")
 
 
-def contents(sample: Sample) -> dict[str, str]:
-    """What a result was made of: {"content": digest of question, options, type and gold answer,
-    "media": digest of the sizes of its files}."""
-    text = [sample.question, sample.options, sample.problem_type, sample.answer]
+def contents(item: Item) -> dict[str, str]:
+    """What a result was made of: {"content": digest of question, options, type, gold answer, what
+    else the score needs, and the stretch or moments that are shown; "media": digest of the sizes of
+    its files}."""
+    sample = item.sample
+    moments = [path.partition("#t=")[2] for path in sample.images]
+    shown = [sample.span, sample.frame_rate, moments]
+    text = [sample.question, sample.options, sample.problem_type, sample.answer, item.truth, shown]
     files = [file_of(path, kind) for kind, path in sample.media]
     sizes = [os.path.getsize(file) if os.path.isfile(file) else None for file in files]
     return {"content": short_digest(text), "media": short_digest(sizes)}
 
 
 def short_digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(value, default=repr).encode()).hexdigest()[:16]
 
 
-def check_contents(out: Path, done: dict[str, dict], samples: list[Sample]) -> None:
+def check_contents(out: Path, done: dict[str, dict], items: list[Item]) -> None:
     """Raise DataError where results were made of other questions, answers or media than there are
     now: the benchmark's files have changed. (Items whose media had failed may be mended.)"""
     for name, what in (("content", "question, options or gold answer"), ("media", "media")):
         changed = []
-        for sample in samples:
-            result = done.get(sample.id, {})
+        for item in items:
+            result = done.get(item.sample.id, {})
             mended = name == "media" and result.get("failure") == BAD_MEDIA
-            if name in result and not mended and result[name] != contents(sample)[name]:
-                changed.append(sample.id)
+            if name in result and not mended and result[name] != contents(item)[name]:
+                changed.append(item.sample.id)
         if changed:
             raise DataError(
                 f"{out}: holds results of {len(changed):,} items whose {what} were others than the "

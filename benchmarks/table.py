@@ -101,8 +101,9 @@ def load_items(
             f"({type(error).__name__}: {error}); {again}"
         ) from error
 
-    check_inside(items, Confinement(root, scratch, *([media_root] if media_root else [])), root)
+    # a broken item is never asked, and its placeholders may name media that it lacks
     usable = [item for item in items if not item.broken]
+    check_inside(usable, Confinement(root, scratch, *([media_root] if media_root else [])), root)
     if not items:
         raise DataError(f"{root}: holds no item of {benchmark.title}; {again}")
     if not usable:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, Metric, new_item, score_by_type
-from benchmarks.files import clip, first_file, lettered, rows, unpacked
+from benchmarks.files import clip, first_file, lettered, rows_of, unpacked
 from benchmarks.scoring import open_match
 
 TRACKS = ("Perception", "Comprehension", "Adaptation")
@@ -22,9 +22,11 @@ def read_videommmu(root: Path, scratch: Path) -> Iterator[Item]:
     """A folder of parquet files per track, a folder of videos per domain."""
     first_file(root, "*/test-*.parquet")
     for track in TRACKS:
-        for path in sorted(root.glob(f"{track}/test-*.parquet")):
-            for row in rows(path):
-                yield videommmu_item(root, scratch, track, row)
+        pattern = f"{track}/test-*.parquet"
+        if not any(root.glob(pattern)):
+            continue
+        for row in rows_of(root, pattern):
+            yield videommmu_item(root, scratch, track, row)
 
 
 def videommmu_item(root: Path, scratch: Path, track: str, row: dict) -> Item:
@@ -39,11 +41,12 @@ def videommmu_item(root: Path, scratch: Path, track: str, row: dict) -> Item:
     if picture:
         images = [unpacked(scratch, ".png", picture)] * max(1, question.count("<image>"))
 
+    answer = row["answer"].strip()
     folders = [*DOMAINS, *[f"videos/{domain}" for domain in DOMAINS], "videos"]
-    return new_item(
+    item = new_item(
         f"videommmu-{track}-{stem}",
         question,
-        row["answer"].strip(),
+        answer,
         lettered(row["options"]) if is_choice else [],
         "multiple choice" if is_choice else "free-form",
         video=stem,
@@ -52,6 +55,20 @@ def videommmu_item(root: Path, scratch: Path, track: str, row: dict) -> Item:
         prompt_fields={"wording": "open" if track == "Adaptation" and not is_choice else track},
         labels={"track": track, "subject": " ".join(stem.split("_")[1:-1])},
     )
+    if not is_choice and is_broken_list(answer):
+        item.broken = item.broken or f"its answer {answer!r} is a list that was cut"
+    return item
+
+
+def is_broken_list(answer: str) -> bool:
+    """Has a gold answer one end of a list only? No reply is like that.
+
+    >>> is_broken_list("['3.43', '3.4"), is_broken_list("3.43]"), is_broken_list("[0, 1)")
+    (True, True, False)
+    """
+    opens = answer.startswith("[")
+    closes = answer.endswith("]")
+    return (opens and not answer.endswith(("]", ")"))) or (closes and answer[0] not in "[(")
 
 
 def videommmu_score(item: Item, answer: str | None) -> dict[str, float | None]:

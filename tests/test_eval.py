@@ -341,7 +341,8 @@ def test_errors_are_sentences(dataset, copied, more, message):
         evaluation.main(run_flags(dataset, copied, *more))
 
 
-def test_the_link_of_a_checkpoint_is_followed_once(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["checkpoint", "checkpoint/", "latest/checkpoint", "checkpoint/."])
+def test_the_link_of_a_checkpoint_is_followed_once(dataset, tmp_path, monkeypatch, name):
     """It moves on to another model while the first one is being read: weights, config and
     fingerprint are all of the first."""
     first, second = tmp_path / "000001", tmp_path / "000002"
@@ -350,6 +351,7 @@ def test_the_link_of_a_checkpoint_is_followed_once(dataset, tmp_path, monkeypatc
     os.utime(second / "model.safetensors", ns=(1, 1))
     link = tmp_path / "checkpoint"
     link.symlink_to("000001")
+    (tmp_path / "latest").symlink_to(".")
     read = []
     real = benchmarks.inference.can_hear
 
@@ -365,7 +367,7 @@ def test_the_link_of_a_checkpoint_is_followed_once(dataset, tmp_path, monkeypatc
     monkeypatch.setattr(benchmarks.inference, "can_hear", move_on)
     monkeypatch.setattr(benchmarks.inference, "load_policy", note)
     out = tmp_path / "out"
-    evaluation.main(run_flags(dataset, out, "--model", str(link), "--limit", "2"))
+    evaluation.main(run_flags(dataset, out, "--model", f"{tmp_path}/{name}", "--limit", "2"))
     assert read == [str(first)]
     settings = json.loads((out / "settings.json").read_text())
     assert settings["weights"] == evaluation.fingerprint(str(first))

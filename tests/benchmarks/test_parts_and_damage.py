@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.base import ask, read_answer
-from benchmarks.files import rows
+from benchmarks.base import ask, new_item, read_answer
+from benchmarks.files import rows, rows_of
 from benchmarks.table import BENCHMARKS, load_items
+from benchmarks.videommmu import videommmu_item
 from formats.sample import DataError
 from tests.benchmarks.conftest import LAYOUTS
 from tests.layouts_sound import write_parquet
@@ -84,8 +85,6 @@ def test_of_two_splits_in_a_folder_one_is_read(tmp_path):
         for i in range(2):
             row = {"question": split, "number": i}
             write_parquet(tmp_path / f"{split}-{i:05d}-of-00002.parquet", [row])
-    from benchmarks.files import rows_of
-
     assert [row["question"] for row in rows_of(tmp_path, "*.parquet")] == ["test", "test"]
 
 
@@ -240,3 +239,49 @@ def clusters(category, reply):
     from benchmarks.scoring import clusters_in
 
     return clusters_in(category, json.dumps(reply))
+
+
+# ------------------------------------------------------------------ single broken items
+@pytest.mark.parametrize("text", ["the <image> tag?", "<video><video>?", "[<audio>]"])
+def test_a_placeholder_without_media_costs_its_own_item(tmp_path, text):
+    root = tmp_path / "root"
+    LAYOUTS["dailyomni"](root)
+    questions = json.loads((root / "qa.json").read_text())
+    questions[-1]["Question"] = text
+    (root / "qa.json").write_text(json.dumps(questions))
+    items, left_out = load_items("dailyomni", root, tmp_path / "scratch")
+    assert len(items) == len(questions) - 1
+    assert [name for name, _ in left_out] == ["dailyomni-2"]
+    assert "name as many files" in left_out[0][1]
+
+
+@pytest.mark.parametrize("gold", ["['3.43', '3.4", "[1, 2", "3.43]"])
+def test_a_gold_answer_that_is_half_a_list_is_left_out(tmp_path, gold):
+    row = {"id": "new_Math_15", "question_type": "open", "question": "?", "options": []}
+    item = videommmu_item(tmp_path, tmp_path, "Adaptation", row | {"answer": gold})
+    assert "is a list that was cut" in item.broken
+    for whole in ("3.43", "[0, 1)", "(2, 5]", "[1, 2]"):
+        assert not videommmu_item(tmp_path, tmp_path, "Adaptation", row | {"answer": whole}).broken
+
+
+@pytest.mark.parametrize("gold", ["nan", "inf", "['1', '2", "abc"])
+def test_a_gold_number_that_is_none_is_left_out(gold):
+    assert "its answer" in new_item("a", "How many?", gold, kind="numeric", video="v").broken
+
+
+@pytest.mark.parametrize("name", ["test-{i:05d}-of-00003-0f3e5a", "test-{i:06d}-of-000003"])
+def test_numbered_parts_of_other_forms(tmp_path, name):
+    for i in (2, 0, 1):
+        write_parquet(tmp_path / f"{name.format(i=i)}.parquet", [{"number": i}])
+    assert [row["number"] for row in rows_of(tmp_path, "*.parquet")] == [0, 1, 2]
+    (tmp_path / f"{name.format(i=1)}.parquet").unlink()
+    with pytest.raises(DataError, match="1 of 3 parts are missing"):
+        list(rows_of(tmp_path, "*.parquet"))
+
+
+def test_a_missing_part_of_a_track_is_named(tmp_path):
+    LAYOUTS["videommmu"](tmp_path)
+    part = tmp_path / "Perception/test-00000-of-00001.parquet"
+    part.rename(part.with_name("test-00001-of-00002.parquet"))
+    with pytest.raises(DataError, match=r"test-00000-of-00002\.parquet"):
+        load_items("videommmu", tmp_path, tmp_path / "scratch")

@@ -10,12 +10,15 @@ from benchmarks.results import (
     append_results,
     claim,
     collect,
+    contents,
     fingerprint,
     finished_results,
     read_results,
     refuse_failures,
 )
+from benchmarks.table import load_items
 from formats.sample import DataError
+from tests.benchmarks.conftest import LAYOUTS
 
 
 def result(name: str, **fields) -> dict:
@@ -102,3 +105,45 @@ def test_what_need_not_be_asked_again(tmp_path):
         finished_results(tmp_path, "", retry=False, strict=True)
     with pytest.raises(DataError, match="were judged by wise, and would now be by other"):
         finished_results(tmp_path, "other", retry=False, strict=False)
+
+
+def contents_of(layout, root):
+    items, _ = load_items(layout, root, root / "scratch")
+    return {item.sample.id: contents(item) for item in items}
+
+
+def test_changed_clues_are_other_content(tmp_path):
+    """Gold boxes and times of CG-AV-Counting are part of the gold answer."""
+    LAYOUTS["cgav"](tmp_path)
+    file = tmp_path / "cg-av-counting.json"
+    before = contents_of("cgav", tmp_path)
+    records = json.loads(file.read_text())
+    for record in records:
+        record["clue"] = moved(record["clue"])
+    file.write_text(json.dumps(records))
+    after = contents_of("cgav", tmp_path)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {name for name in before if name.endswith("-clue")}
+
+
+def moved(clue):
+    """A clue whose numbers are all a little smaller."""
+    if isinstance(clue, str):
+        return json.dumps(moved(json.loads(clue)))
+    if isinstance(clue, dict):
+        return {name: moved(value) for name, value in clue.items()}
+    if isinstance(clue, list):
+        return [moved(value) for value in clue]
+    return clue * 0.9 if isinstance(clue, int | float) else clue
+
+
+def test_changed_bounds_are_other_content(tmp_path):
+    """MVBench's annotations say which part of a video is shown."""
+    LAYOUTS["mvbench"](tmp_path)
+    before = contents_of("mvbench", tmp_path)
+    file = tmp_path / "json/action_sequence.json"
+    records = json.loads(file.read_text())
+    records[0]["end"] = float(records[0]["end"]) - 0.25
+    file.write_text(json.dumps(records))
+    after = contents_of("mvbench", tmp_path)
+    assert {name for name in before if before[name] != after[name]} == {"mvbench-action_sequence-0"}
