@@ -15,7 +15,6 @@ from benchmarks.statistics import FEW, gain, significant
 from benchmarks.table import BENCHMARKS
 
 NOT_SIGNIFICANT = "†"
-FEW_TO_SAY = 10  # videos; fewer are said
 
 
 def format_value(value: float | None, percent: bool, sign: bool = False) -> str:
@@ -120,7 +119,7 @@ def incomplete_lines(summary: dict) -> list[str]:
     if cut:
         lines.append(f"asked with sound cut at --max_sound: {cut:,}")
 
-    if summary["videos"] < FEW_TO_SAY:
+    if summary["videos"] < FEW:
         lines.append(
             f"only {summary['videos']} videos: intervals are wide, and from fewer than {FEW} none "
             "is significant"

@@ -34,8 +34,8 @@ def test_a_gain_whose_interval_holds_zero_is_marked():
     nothing = {"value": None, "low": None, "high": None, "videos": 0}
     assert format_gain(nothing, percent=True) == "-† [-, -]"
 
-    # from four videos nothing is significant
-    assert format_gain(sure | {"videos": 4}, percent=False) == "+0.03† [+0.01, +0.09]"
+    # from nine videos nothing is significant
+    assert format_gain(sure | {"videos": 9}, percent=False) == "+0.03† [+0.01, +0.09]"
 
 
 @pytest.mark.parametrize(
@@ -72,5 +72,7 @@ def test_replies_that_were_cut_are_counted():
 
 def test_few_videos_are_said():
     lines = incomplete_lines(summary_of(videos=3))
-    assert lines == ["only 3 videos: intervals are wide, and from fewer than 5 none is significant"]
+    assert lines == [
+        "only 3 videos: intervals are wide, and from fewer than 10 none is significant"
+    ]
     assert incomplete_lines(summary_of(videos=10)) == []
