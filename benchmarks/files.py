@@ -100,11 +100,12 @@ def first_file(root: Path, *names: str) -> Path:
 def files_of(root: Path, *names: str) -> list[Path]:
     """The first of these files that is there; where it is one of several parts, all of them.
 
-    Parts are the parquet files that the same pattern finds. Those of the hub say how many there are
-    (test-00000-of-00006.parquet): DataError for one that is missing.
+    Parts are the parquet files that the same pattern finds. Those of the hub, in any format, say
+    how many there are (test-00000-of-00006.jsonl): DataError for one that is missing.
     """
     first = first_file(root, *names)
-    if first.suffix != ".parquet":
+    numbered = PART.fullmatch(first.stem)
+    if first.suffix != ".parquet" and not numbered:
         return [first]
     for name in names:
         parts = sorted(root.glob(name))
@@ -112,7 +113,6 @@ def files_of(root: Path, *names: str) -> list[Path]:
             break
 
     # of several splits in one folder the first
-    numbered = PART.fullmatch(first.stem)
     if not numbered:
         return parts
     return whole_series(parts, first, numbered["split"], numbered["total"])
@@ -127,19 +127,27 @@ def whole_series(parts: list[Path], first: Path, split: str, total: str) -> list
     found: dict[int, Path] = {}
     for path in parts:
         match = PART.fullmatch(path.stem)
-        if not match or path.parent != first.parent:
+        if not match or path.parent != first.parent or path.suffix != first.suffix:
             continue
         if match.group("split", "total") == (split, total):
             found[int(match["number"])] = path
 
     missing = [number for number in range(int(total)) if number not in found]
     if missing:
-        name = f"{split}-{missing[0]:0{len(total)}d}-of-{total}.parquet"
+        name = f"{split}-{missing[0]:0{len(total)}d}-of-{total}{first.suffix}"
         raise DataError(
             f"{first.parent}: {len(missing)} of {int(total)} parts are missing, the first: {name}; "
             "download them into that folder"
         )
     return [found[number] for number in range(int(total))]
+
+
+def check_parts(paths: list[Path]) -> None:
+    """DataError where a series among these files, of whatever split, lacks one of its parts."""
+    for path in paths:
+        numbered = PART.fullmatch(path.stem)
+        if numbered:
+            whole_series(paths, path, numbered["split"], numbered["total"])
 
 
 def rows_of(root: Path, *names: str) -> Iterator[dict]:
@@ -188,7 +196,11 @@ def lettered(options: Iterable[str]) -> list[str]:
     ['A. red', 'B. blue']
     >>> lettered(["A.red", "B. blue"]), lettered(["(A) red", "(B) blue"])
     (['A. red', 'B. blue'], ['A. red', 'B. blue'])
+
+    ValueError for one text in place of a list: its letters would become the options.
     """
+    if isinstance(options, str):
+        raise ValueError(f"options {options[:60]!r} are one text, not a list")
     texts = [str(option).strip() for option in options]
     marks = [
         re.match(rf"\(?{letter}[.):]\s*(?=\S)", text)

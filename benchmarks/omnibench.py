@@ -10,7 +10,7 @@ from benchmarks.files import letter_for, lettered, locate, rows_of, unpacked
 def read_omnibench(root: Path, scratch: Path) -> Iterator[Item]:
     """The authors' own jsonl with folders of media, or the hub's parquet files that hold them."""
     batch = "batch-5_1142_20240817.jsonl"
-    for row in rows_of(root, f"dataset/{batch}", batch, "*.jsonl", "data/*.parquet"):
+    for row in rows_of(root, f"dataset/{batch}", batch, "*.jsonl", "data/*.parquet", "*.parquet"):
         yield new_item(
             f"omnibench-{row['index']}",
             row["question"],

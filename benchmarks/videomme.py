@@ -9,8 +9,9 @@ from benchmarks.files import clip, lettered, rows_of
 
 def read_videomme(root: Path, scratch: Path) -> Iterator[Item]:
     """The hub's parquet file, or the same rows as JSON."""
-    names = ("videomme/test-*.parquet", "test-*.parquet", "videomme.json", "*.jsonl")
-    for row in rows_of(root, *names):
+    folders = ("videomme/", "", "data/")
+    parts = [f"{folder}test-*.parquet" for folder in folders]
+    for row in rows_of(root, *parts, "videomme.json", "*.jsonl"):
         stem = row["videoID"]
         yield new_item(
             f"videomme-{row['question_id']}",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, Metric, OpenJudge, new_item
-from benchmarks.files import clip, first_file, lettered, rows
+from benchmarks.files import check_parts, clip, first_file, lettered, rows
 
 FOLDERS = (
     "Benchmark-AllVideos-LQ",
@@ -21,7 +21,9 @@ def read_videott(root: Path, scratch: Path) -> Iterator[Item]:
     are there."""
     first_file(root, "data/*.parquet", "*.parquet")
     names: set[str] = set()
-    for path in sorted([*root.glob("data/*.parquet"), *root.glob("*.parquet")]):
+    paths = sorted([*root.glob("data/*.parquet"), *root.glob("*.parquet")])
+    check_parts(paths)
+    for path in paths:
         for row in rows(path):
             name = str(row.get("qid") or f"{row['video_id']}-{row['question']}")
             if name not in names:  # `test_all` repeats the other splits

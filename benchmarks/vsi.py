@@ -24,7 +24,8 @@ FRAMES = "These are frames of a video.\n{question}\n"
 
 def read_vsi(root: Path, scratch: Path) -> Iterator[Item]:
     """One file; or the two parts test_debiased.parquet and test_pruned.parquet of the whole."""
-    for row in rows_of(root, "test.jsonl", "test-*.parquet", "test_*.parquet"):
+    parts = ("test-*.parquet", "test_*.parquet")
+    for row in rows_of(root, "test.jsonl", *parts, *(f"data/{part}" for part in parts)):
         yield vsi_item(root, row)
 
 

@@ -27,12 +27,23 @@ def annotation_files(root: Path) -> list[Path]:
 # ------------------------------------------------------------------ parts
 PARTS = {
     "avodyssey_parquet": ("data/av_odyssey_part{i}.parquet", "av_odyssey_part{i}.parquet"),
-    "omnibench_parquet": ("data/test-{i:05d}-of-{n:05d}.parquet",),
+    "omnibench_parquet": (
+        "data/test-{i:05d}-of-{n:05d}.parquet",
+        "test-{i:05d}-of-{n:05d}.parquet",
+    ),
     "worldsense_parquet": ("data/test-{i:05d}-of-{n:05d}.parquet",),
     "lvbench": ("data/train-{i:05d}-of-{n:05d}.parquet",),
     "mmvu": ("data/validation-{i:05d}-of-{n:05d}.parquet",),
-    "videomme": ("videomme/test-{i:05d}-of-{n:05d}.parquet",),
-    "vsi": ("test-{i:05d}-of-{n:05d}.parquet", "test_part{i:02d}.parquet"),
+    "videomme": (
+        "videomme/test-{i:05d}-of-{n:05d}.parquet",
+        "data/test-{i:05d}-of-{n:05d}.parquet",
+    ),
+    "videott": ("data/test-{i:05d}-of-{n:05d}.parquet",),
+    "vsi": (
+        "test-{i:05d}-of-{n:05d}.parquet",
+        "data/test-{i:05d}-of-{n:05d}.parquet",
+        "test_part{i:02d}.parquet",
+    ),
 }
 CASES = [(layout, pattern) for layout, patterns in PARTS.items() for pattern in patterns]
 
@@ -78,6 +89,32 @@ def test_all_parts_are_read(tmp_path, layout, pattern):
         parts[-1].unlink()
         with pytest.raises(DataError, match=f"1 of {len(parts)} parts are missing, the first: "):
             list(BENCHMARKS[name].read(root, tmp_path / "scratch"))
+
+
+def test_all_parts_of_jsonl_are_read(tmp_path):
+    for i in range(3):
+        path = tmp_path / f"test-0000{i}-of-00003.jsonl"
+        path.write_text(json.dumps({"n": i}) + "\n")
+    assert [row["n"] for row in rows_of(tmp_path, "*.jsonl")] == [0, 1, 2]
+
+    (tmp_path / "test-00001-of-00003.jsonl").unlink()
+    with pytest.raises(DataError, match=r"the first: test-00001-of-00003\.jsonl"):
+        list(rows_of(tmp_path, "*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "field"), [("dailyomni", "Choice"), ("tomato", "options"), ("mvbench", "candidates")]
+)
+def test_options_that_are_one_text_are_refused(tmp_path, layout, field):
+    """Its letters would become the options, and whatever the model says would be wrong."""
+    LAYOUTS[layout](tmp_path / "root")
+    for path in annotation_files(tmp_path / "root"):
+        content = json.loads(path.read_text())
+        for row in content.values() if isinstance(content, dict) else content:
+            row[field] = "red, blue"
+        path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="'red, blue' are one text, not a list"):
+        load_items(layout, tmp_path / "root", tmp_path / "scratch")
 
 
 def test_of_two_splits_in_a_folder_one_is_read(tmp_path):
