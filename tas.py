@@ -157,7 +157,10 @@ def clipped_is_loss(
 def kl_k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
     """Schulman's k3 estimate of KL(pi || ref) per token: exp(d) - d - 1 with d = ref - logp >= 0.
 
-    It is one only on tokens that pi itself has sampled.
+    It is one only on tokens that pi itself has sampled. Their expectation is the KL, but the
+    gradient through it, with the samples held fixed, is that of KL(ref || pi): E_pi[(1 - ref / pi)
+    grad log pi] (as in GRPO, arXiv 2402.03300). Times the ratio pi / sg(pi) it is that of
+    KL(pi || ref).
     """
     d = ref_logp - logp
     return torch.exp(d) - d - 1
