@@ -104,50 +104,42 @@ def files_of(root: Path, *names: str) -> list[Path]:
     how many there are (test-00000-of-00006.jsonl): DataError for one that is missing.
     """
     first = first_file(root, *names)
-    numbered = PART.fullmatch(first.stem)
-    if first.suffix != ".parquet" and not numbered:
+    if first.suffix != ".parquet" and not PART.fullmatch(first.stem):
         return [first]
     for name in names:
         parts = sorted(root.glob(name))
         if parts:
             break
+    return series_of(first, parts)  # of several splits in one folder the first
 
-    # of several splits in one folder the first
+
+def series_of(one: Path, parts: list[Path]) -> list[Path]:
+    """The parts 0 to total - 1 of the split that one of them is of, in order, where their names
+    have numbers; else all parts. DataError for one that is missing.
+
+    The parts of a split lie in one folder. The hub's older files have a hash behind the numbers.
+    """
+    numbered = PART.fullmatch(one.stem)
     if not numbered:
         return parts
-    return whole_series(parts, first, numbered["split"], numbered["total"])
+    split, total = numbered.group("split", "total")
 
-
-def whole_series(parts: list[Path], first: Path, split: str, total: str) -> list[Path]:
-    """The parts 0 to total - 1 of one split, in order; DataError for one that is missing.
-
-    first: one of them, which lies in the folder of all. The hub's older files have a hash behind
-    the numbers.
-    """
     found: dict[int, Path] = {}
     for path in parts:
         match = PART.fullmatch(path.stem)
-        if not match or path.parent != first.parent or path.suffix != first.suffix:
+        if not match or path.parent != one.parent or path.suffix != one.suffix:
             continue
         if match.group("split", "total") == (split, total):
             found[int(match["number"])] = path
 
     missing = [number for number in range(int(total)) if number not in found]
     if missing:
-        name = f"{split}-{missing[0]:0{len(total)}d}-of-{total}{first.suffix}"
+        name = f"{split}-{missing[0]:0{len(total)}d}-of-{total}{one.suffix}"
         raise DataError(
-            f"{first.parent}: {len(missing)} of {int(total)} parts are missing, the first: {name}; "
+            f"{one.parent}: {len(missing)} of {int(total)} parts are missing, the first: {name}; "
             "download them into that folder"
         )
     return [found[number] for number in range(int(total))]
-
-
-def check_parts(paths: list[Path]) -> None:
-    """DataError where a series among these files, of whatever split, lacks one of its parts."""
-    for path in paths:
-        numbered = PART.fullmatch(path.stem)
-        if numbered:
-            whole_series(paths, path, numbered["split"], numbered["total"])
 
 
 def rows_of(root: Path, *names: str) -> Iterator[dict]:

@@ -9,8 +9,7 @@ from benchmarks.files import clip, lettered, rows_of
 
 def read_videomme(root: Path, scratch: Path) -> Iterator[Item]:
     """The hub's parquet file, or the same rows as JSON."""
-    folders = ("videomme/", "", "data/")
-    parts = [f"{folder}test-*.parquet" for folder in folders]
+    parts = ("videomme/test-*.parquet", "test-*.parquet", "data/test-*.parquet")
     for row in rows_of(root, *parts, "videomme.json", "*.jsonl"):
         stem = row["videoID"]
         yield new_item(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, Metric, OpenJudge, new_item
-from benchmarks.files import check_parts, clip, first_file, lettered, rows
+from benchmarks.files import clip, first_file, lettered, rows, series_of
 
 FOLDERS = (
     "Benchmark-AllVideos-LQ",
@@ -22,7 +22,8 @@ def read_videott(root: Path, scratch: Path) -> Iterator[Item]:
     first_file(root, "data/*.parquet", "*.parquet")
     names: set[str] = set()
     paths = sorted([*root.glob("data/*.parquet"), *root.glob("*.parquet")])
-    check_parts(paths)
+    for path in paths:
+        series_of(path, paths)  # DataError where a part of its split is missing
     for path in paths:
         for row in rows(path):
             name = str(row.get("qid") or f"{row['video_id']}-{row['question']}")

@@ -24,8 +24,8 @@ FRAMES = "These are frames of a video.\n{question}\n"
 
 def read_vsi(root: Path, scratch: Path) -> Iterator[Item]:
     """One file; or the two parts test_debiased.parquet and test_pruned.parquet of the whole."""
-    parts = ("test-*.parquet", "test_*.parquet")
-    for row in rows_of(root, "test.jsonl", *parts, *(f"data/{part}" for part in parts)):
+    parts = ("test-*.parquet", "test_*.parquet", "data/test-*.parquet", "data/test_*.parquet")
+    for row in rows_of(root, "test.jsonl", *parts):
         yield vsi_item(root, row)
 
 
