@@ -16,6 +16,17 @@ PART = re.compile(r"(?P<split>.*)-(?P<number>\d+)-of-(?P<total>\d+)(?:-[0-9a-f]+
 
 # --------------------------------------------------------------------------- records
 
+# The file that was read last and its row that was handed out last. Where a row is not as its reader
+# knows it, the sentence about it (table.load_items) names both.
+last_read: dict = {"file": None, "row": 0}
+
+
+def noted(path: Path, records: Iterable[dict]) -> Iterator[dict]:
+    """The records of a file; each is `last_read` while the caller works on it."""
+    for number, record in enumerate(records, 1):
+        last_read.update(file=path, row=number)
+        yield record
+
 
 def rows(path: Path) -> Iterable[dict]:
     """The records of a .parquet, .jsonl or .json file.
@@ -28,15 +39,15 @@ def rows(path: Path) -> Iterable[dict]:
             f"{path}: no such file; pass the benchmark's own folder, as downloaded, by --root"
         )
     if path.suffix == ".parquet":
-        return parquet_rows(path)
+        return noted(path, parquet_rows(path))
     if path.suffix == ".json":
-        return json_rows(parsed(path))
+        return noted(path, json_rows(parsed(path)))
 
     records = [record for _, record in read_records(path)]
     for record in records:
         if isinstance(record, DataError):
             raise record
-    return records
+    return noted(path, records)
 
 
 def parquet_rows(path: Path) -> Iterator[dict]:
@@ -74,6 +85,7 @@ def json_rows(content) -> list[dict]:
 
 def parsed(path: Path):
     """What a JSON file holds."""
+    last_read.update(file=path, row=0)
     try:
         return parse_json(read_text(path, "download it again"))
     except ValueError as error:

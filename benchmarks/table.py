@@ -46,6 +46,7 @@ from benchmarks import (
     worldsense,
 )
 from benchmarks.base import Benchmark, Item
+from benchmarks.files import last_read
 from benchmarks.statistics import label_values
 from formats.confine import Confinement
 from formats.sample import DataError, file_of
@@ -83,6 +84,7 @@ def load_items(
     items: list[Item] = []
     uses: Counter[str] = Counter()
     last = "its beginning"
+    last_read.update(file=None, row=0)
     try:
         for item in benchmark.read(root, scratch):
             uses[item.sample.id] += 1
@@ -96,8 +98,11 @@ def load_items(
         raise
     # whatever a reader meets in files that are not as it knows them
     except Exception as error:
+        where = str(last_read["file"] or root)
+        if last_read["row"]:
+            where += f", record {last_read['row']}"
         raise DataError(
-            f"{root}: the first item after {last} is not as in {benchmark.title}'s own files "
+            f"{where}: the first item after {last} is not as in {benchmark.title}'s own files "
             f"({type(error).__name__}: {error}); {again}"
         ) from error
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, new_item
-from benchmarks.files import LETTERS, clip, lettered, parsed, rows_of
+from benchmarks.files import LETTERS, clip, lettered, noted, parsed, rows_of
 
 
 def read_tomato(root: Path, scratch: Path) -> Iterator[Item]:
@@ -14,7 +14,7 @@ def read_tomato(root: Path, scratch: Path) -> Iterator[Item]:
     for pattern in patterns:
         paths += root.glob(pattern)
     paths.sort()
-    questions = [*json_questions(paths)] or [*parquet_questions(root)]
+    questions = json_questions(paths) if paths else parquet_questions(root)
     for name, reasoning, stem, row in questions:
         yield new_item(
             f"tomato-{name}",
@@ -30,13 +30,14 @@ def read_tomato(root: Path, scratch: Path) -> Iterator[Item]:
 def json_questions(paths: list[Path]) -> Iterator[tuple[str, str, str, dict]]:
     """(name, reasoning type, video, row) of a file per reasoning type, {id: row}."""
     for path in paths:
-        for key, row in parsed(path).items():
+        content = parsed(path)
+        for key, row in zip(content, noted(path, content.values()), strict=True):
             yield f"{path.stem}-{key}", path.stem, f"{row['demonstration_type']}/{row['key']}", row
 
 
 def parquet_questions(root: Path) -> Iterator[tuple[str, str, str, dict]]:
     """(name, reasoning type, video, row) of a row per question."""
-    for row in rows_of(root, "data/*.parquet", "*.parquet", "data/*.json"):
+    for row in rows_of(root, "data/*.parquet", "*.parquet"):
         stem = Path(row["video_path"]).with_suffix("").as_posix()
         yield str(row["id"]), row["reason_type"], stem, row
 

@@ -292,6 +292,26 @@ def test_a_placeholder_without_media_costs_its_own_item(tmp_path, text):
     assert "name as many files" in left_out[0][1]
 
 
+@pytest.mark.parametrize("name", ["mvbench", "tomato", "dailyomni", "lvbench", "worldsense"])
+def test_a_row_that_is_not_as_known_is_named_with_its_file(tmp_path, name):
+    """The last record of the last annotation file becomes a number."""
+    root = tmp_path / "root"
+    LAYOUTS[name](root)
+    path = annotation_files(root)[-1]
+    if path.suffix == ".jsonl":
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([*lines[:-1], '{"a": 7}']))
+    else:
+        content = json.loads(path.read_text())
+        last = list(content)[-1] if isinstance(content, dict) else -1
+        content[last] = 7
+        path.write_text(json.dumps(content))
+    with pytest.raises(DataError) as caught:
+        load_items(name, root, tmp_path / "scratch")
+    assert str(caught.value).startswith(str(path))
+    assert "is not as in" in str(caught.value)
+
+
 @pytest.mark.parametrize("gold", ["['3.43', '3.4", "[1, 2", "3.43]"])
 def test_a_gold_answer_that_is_half_a_list_is_left_out(tmp_path, gold):
     row = {"id": "new_Math_15", "question_type": "open", "question": "?", "options": []}
