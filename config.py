@@ -25,7 +25,7 @@ PAPER = {  # the paper's own numbers
     "loss_norm": "sequence",
     "tas_shape": "u",
     "hint_patience": 3,
-    "hint_kl": 1e-3,
+    "hint_kl": 0.1,
 }
 AVATAR = PAPER | {  # what the study found to need the fewest completions
     "fresh": 2,
@@ -186,9 +186,10 @@ class Replay:
     )
     hint_kl: float | None = flag(
         None,
-        "a failing prompt of the hard tier gets its hint when KL(pi_theta || pi_behaviour) per "
-        "token is below (1e-3; grpo and tas_only 0); 0 = this rule off",
+        "a failing prompt of the hard tier gets its hint when its KL(pi_theta || pi_behaviour) is "
+        "below this fraction of the median (0.1; grpo and tas_only 0); 0 = this rule off",
         0,
+        1,
     )
 
 

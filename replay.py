@@ -1,7 +1,7 @@
 """replay.py: the buffer of past completions, the prompts' running rewards (VCRS), and the hints.
 
     fresh group of prompt q --add-->   VCRS  Rbar(q) = mean of its last 20 fresh, unhinted rewards
-                            --refresh  tier  rank of Rbar(q) among all prompts: bottom 40 % hard,
+                            --refresh  tier  place of Rbar(q) among all prompts: bottom 40 % hard,
                                              next 35 % medium, top 25 % easy
                                        store 10,000 completions, of them 40 / 35 / 25 % per tier
     replayed groups <--draw_groups--   a tier at 40 / 35 / 25 %, then ONE prompt of it, then 4 of
@@ -17,7 +17,8 @@ The story of a hint, from a record to its removal:
  2. A prompt is stuck by either of two rules: `patience` visits in a row without a success (the
     trainer's), or it is in the hard tier, has failed again, and the policy no longer moves on it
     (the paper's): KL(pi_theta || pi_behaviour) of its replayed completions, which train.py reports
-    by `note_kl`, is below `hint_kl`. `add` applies both after each visit and turns the hint on.
+    by `note_kl`, is below `hint_kl` times the median over prompts. `add` applies both after each
+    visit and turns the hint on.
  3. At the next visit PromptStream.take (run/stream.py) asks `wants_hint`, and instructions
     (data.py) writes "Hint: ..." below the question. Such a Prompt has `hinted` set.
  4. Its completions are stored as entries with `hinted` set, and their rewards never enter Rbar(q).
@@ -28,21 +29,26 @@ The story of a hint, from a record to its removal:
 How this differs from the paper and its released trainer:
  1. A prompt is its dataset id: question AND media. The trainer's key is the question's text, so
     clips share histories.
- 2. Tiers are computed anew from the current Rbar of all prompts, and a prompt carries its entries
-    along; in the trainer an entry's tier is frozen when it is stored. Equal Rbar share one rank
-    (the middle of theirs); the trainer sends ties to hard.
+ 2. Tiers follow the current Rbar of all prompts, and a prompt carries its entries along; in the
+    trainer an entry's tier is frozen when it is stored. Prompts with equal Rbar stand in the order
+    of a hash of their ids (`Place`), so the tiers hold 40 / 35 / 25 % of the prompts whatever ties
+    there are; the trainer sends ties to hard, and then one tier may hold nearly all of them.
  3. A replayed group is several completions of ONE prompt, with a success and a failure among them
     whenever the buffer has both.
- 4. Either rule turns a hint on. Visits count, not completions, and "without a success" means no
-    accuracy of 0.5 or more, whatever the format reward gave.
+ 4. Either rule turns a hint on. The paper's KL is small below a threshold; any KL grows with the
+    learning rate and the age of the completions, so ours is a fraction of the median over prompts.
+    Visits count, not completions, and "without a success" means no accuracy of 0.5 or more,
+    whatever the format reward gave.
  5. Everything here is part of the checkpoint: entries, statistics, hint states, random state.
 
 This module imports nothing of ours.
 """
 
+import hashlib
 import itertools
 import json
 import math
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,6 +65,9 @@ TIER_FRACTIONS = {"hard": 0.40, "medium": 0.35, "easy": 0.25}
 VCRS_WINDOW = 20  # rewards in Rbar(q)
 
 SUCCESS = 0.5  # an accuracy reward from here on counts as a success
+
+
+MIN_KLS = 10  # prompts whose KL is known, for the hint rule to ask for their median
 
 
 @dataclass
@@ -84,6 +93,29 @@ class ReplayedGroup(NamedTuple):
 
     prompt_id: str
     entries: list[Entry]
+
+
+class Place(NamedTuple):
+    """Where a prompt stands in the ranking. Places are compared field by field.
+
+    Many prompts share an Rbar, above all the solved and the hopeless ones. They stand in the order
+    of a hash of their ids: no order of the data set decides, and a prompt moves only when its Rbar
+    does. (With the longest unvisited first, prompts would wander through all tiers, and their
+    entries would be evicted on the way: a buffer of 4,000 then stayed at 2,950.)
+    """
+
+    vcrs: float  # Rbar(q), rounded: means of the same rewards may differ in their last digit
+    digest: int  # a hash of the id
+    prompt_id: str
+
+
+FIRST = Place(-math.inf, 0, "")  # before and after all places
+LAST = Place(math.inf, 0, "")
+
+
+def digest_of(prompt_id: str) -> int:
+    """A number that is as good as random, and the same in every process and run."""
+    return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big")
 
 
 def are_diverse(rewards: list[float]) -> bool:
@@ -150,8 +182,9 @@ class ReplayBuffer:
     """The stratified buffer of one rank. A prompt belongs to one rank, and so does its history.
 
     capacity: completions that it holds. patience: unhinted visits without a success before a hint
-    (0: this rule is off). hint_kl: the KL per token below which a failing prompt of the hard tier
-    gets its hint (0: this rule is off). with_hint: the ids of the prompts that have one; None: all.
+    (0: this rule is off). hint_kl: a failing prompt of the hard tier gets its hint when its KL is
+    below this fraction of the median over prompts (0: this rule is off). with_hint: the ids of the
+    prompts that have one; None: all.
     """
 
     def __init__(
@@ -172,13 +205,22 @@ class ReplayBuffer:
         self.hint_kl = hint_kl
         self.with_hint = with_hint
 
-        # Every prompt that was visited, and those of them that hold entries. The second is for
-        # speed: a run may visit 100,000 prompts and store the completions of 2,500.
+        # Every prompt that was visited, those of them that hold entries, and those whose hint is
+        # on. The last two are for speed: a run may visit 100,000 prompts and store the completions
+        # of 2,500.
         self.prompts: dict[str, PromptHistory] = {}
         self.stored: dict[str, PromptHistory] = {}
+        self.hinted: set[str] = set()
+
+        # The ranking of the last `refresh`: the places of all prompts on all ranks, sorted; the
+        # same by id; and the places of the first medium and of the first easy prompt (`_borders`;
+        # while there is no ranking every place is medium).
+        self.ranking: list[Place] = []
+        self.places: dict[str, Place] = {}
+        self.borders = [FIRST, LAST]
+        self.moved: set[str] = set()  # prompts of this rank that were visited since then
 
         self.inserted = 0  # entries so far, evicted ones included
-        self.ranking = np.empty(0)  # sorted Rbar of all prompts on all ranks, of the last `refresh`
         self.rng = np.random.default_rng(seed)
 
     def __len__(self) -> int:
@@ -197,14 +239,20 @@ class ReplayBuffer:
 
         # Rbar(q) says how well the policy does alone, so hinted rewards stay out of it.
         unhinted = [e for e in entries if not e.hinted]
-        history.rewards.extend(e.reward for e in unhinted)
-        if history.rewards:
+        if unhinted:
+            history.rewards.extend(e.reward for e in unhinted)
             history.vcrs = float(np.mean(history.rewards))
+            self.moved.add(prompt_id)
 
         # The hint rule asks for the tier after this visit, so the tier moves first.
-        self._assign_tiers([history])
+        if history.vcrs is not None:
+            history.tier = self._tier_at(self._place(prompt_id))
         if self.with_hint is None or prompt_id in self.with_hint:
             self._update_hint(history, unhinted)
+            if history.hint_on:
+                self.hinted.add(prompt_id)
+            else:
+                self.hinted.discard(prompt_id)
 
     def _update_hint(self, history: PromptHistory, unhinted: list[Entry]) -> None:
         """Steps 2 and 5 of the story of a hint: turn it on, take turns, turn it off."""
@@ -219,10 +267,19 @@ class ReplayBuffer:
         else:
             history.failed_visits += 1
             out_of_patience = 0 < self.patience <= history.failed_visits
-            kl_is_small = history.kl is not None and history.kl < self.hint_kl
-            stopped_exploring = history.tier == "hard" and kl_is_small
+            stopped_exploring = history.tier == "hard" and self._kl_is_small(history)
             history.hint_on = history.hint_on or out_of_patience or stopped_exploring
         history.hint_next = history.hint_on
+
+    def _kl_is_small(self, history: PromptHistory) -> bool:
+        """Is the KL of a prompt's replayed completions far below that of the other stored prompts?
+
+        Never while fewer than MIN_KLS of them were replayed: then there is no median to speak of.
+        """
+        if history.kl is None or self.hint_kl == 0:
+            return False
+        kls = [h.kl for h in self.stored.values() if h.kl is not None]
+        return len(kls) >= MIN_KLS and history.kl < self.hint_kl * float(np.median(kls))
 
     def note_kl(self, prompt_id: str, kl: float) -> None:
         """Remember how far the policy has moved on a prompt's replayed completions.
@@ -236,8 +293,8 @@ class ReplayBuffer:
         return prompt_id in self.prompts and self.prompts[prompt_id].hint_next
 
     def hinted_prompts(self) -> list[str]:
-        """The ids of the prompts whose hint is on."""
-        return [prompt_id for prompt_id, history in self.prompts.items() if history.hint_on]
+        """The ids of the prompts whose hint is on, sorted."""
+        return sorted(self.hinted)
 
     # ------------------------------------------------------------------ tiers
     def vcrs(self, prompt_id: str) -> float | None:
@@ -245,45 +302,69 @@ class ReplayBuffer:
         return self.prompts[prompt_id].vcrs if prompt_id in self.prompts else None
 
     def tier(self, prompt_id: str) -> str:
-        """The tier as of the last visit or the last `refresh`; medium before any visit."""
+        """The tier as of the last visit or the last `refresh`; medium without an Rbar."""
         return self.prompts[prompt_id].tier if prompt_id in self.prompts else "medium"
 
-    def all_vcrs(self) -> list[float]:
-        """This rank's Rbar values in no particular order: what `refresh` needs of every rank."""
-        return [h.vcrs for h in self.prompts.values() if h.vcrs is not None]
+    def moves(self) -> list[Place]:
+        """The places of this rank's prompts that were visited since the last `refresh`: what
+        `refresh` needs of every rank."""
+        return [self._place(prompt_id) for prompt_id in sorted(self.moved)]
 
-    def refresh(self, values: list[float] | None = None) -> None:
-        """Rank all prompts anew, move them between tiers, and evict what a tier no longer holds.
+    def refresh(self, moves: list[Place] | None = None) -> None:
+        """Rank the prompts that were visited anew, move prompts between tiers, and evict what a
+        tier no longer holds.
 
-        values: the Rbar of all prompts on all ranks, so that tiers are global; None: of this rank.
+        moves: those of all ranks, so that tiers are global; None: of this rank. The time grows with
+        the moves and the stored entries, not with the prompts that were ever seen.
         """
-        self.ranking = np.sort(self.all_vcrs() if values is None else values)
-        self._assign_tiers(list(self.prompts.values()))
+        moves = self.moves() if moves is None else moves
+        for place in moves:
+            before = self.places.get(place.prompt_id)
+            if before is not None:
+                del self.ranking[bisect_left(self.ranking, before)]
+            insort(self.ranking, place)
+            self.places[place.prompt_id] = place
+
+        self._move_borders()
+        for prompt_id in self.moved:
+            self.prompts[prompt_id].tier = self._tier_at(self.places[prompt_id])
+        self.moved = set()
         self._evict()
 
-    def _assign_tiers(self, histories: list[PromptHistory]) -> None:
-        """Tiers by quantile of Rbar among all prompts; a prompt without an Rbar is medium."""
-        if not len(self.ranking):
-            return
-        values = np.array([np.nan if h.vcrs is None else h.vcrs for h in histories])  # (prompts,)
+    def _place(self, prompt_id: str) -> Place:
+        """Where a prompt that has an Rbar belongs in the ranking."""
+        vcrs = self.prompts[prompt_id].vcrs
+        return Place(round(vcrs, 6), digest_of(prompt_id), prompt_id)
 
-        # Equal values share the middle of their ranks, so no order decides the tier of a tie.
-        # Means of the same rewards may differ in their last digit: 1e-9 takes them for equal.
-        n_below = np.searchsorted(self.ranking, values - 1e-9)  # (prompts,)
-        n_up_to = np.searchsorted(self.ranking, values + 1e-9)  # (prompts,)
-        quantiles = (n_below + n_up_to) / 2 / len(self.ranking)  # (prompts,) in [0, 1]
+    def _tier_at(self, place: Place) -> str:
+        """The tier of a place, by the borders of the last `refresh`."""
+        medium, easy = self.borders
+        if place < medium:
+            return "hard"
+        return "medium" if place < easy else "easy"
 
-        hard_below = TIER_FRACTIONS["hard"]
-        medium_below = TIER_FRACTIONS["hard"] + TIER_FRACTIONS["medium"]
-        for history, quantile in zip(histories, quantiles, strict=True):
-            if history.vcrs is None:
-                history.tier = "medium"
-            elif quantile < hard_below:
-                history.tier = "hard"
-            elif quantile < medium_below:
-                history.tier = "medium"
-            else:
-                history.tier = "easy"
+    def _borders(self) -> list[Place]:
+        """The places of the first medium and of the first easy prompt, so that 40 and 75 % of the
+        prompts stand before them."""
+        n = len(self.ranking)
+        if n == 0:
+            return [FIRST, LAST]
+        borders = []
+        for share in (TIER_FRACTIONS["hard"], 1 - TIER_FRACTIONS["easy"]):
+            # the prompt at index i has the quantile (i + 1/2) / n
+            first = math.ceil(share * n - 0.5)
+            borders.append(self.ranking[first] if first < n else LAST)
+        return borders
+
+    def _move_borders(self) -> None:
+        """Bring the borders up to date. Only prompts between an old border and its new one change
+        their tier."""
+        old, self.borders = self.borders, self._borders()
+        for low, high in map(sorted, zip(old, self.borders, strict=True)):
+            between = slice(bisect_left(self.ranking, low), bisect_left(self.ranking, high))
+            for place in self.ranking[between]:
+                if place.prompt_id in self.prompts:  # of this rank
+                    self.prompts[place.prompt_id].tier = self._tier_at(place)
 
     def _evict(self) -> None:
         """Bring every tier down to its capacity, oldest entries first.
@@ -390,7 +471,7 @@ class ReplayBuffer:
         return {
             "buffer_size": sum(held.values()),
             **per_tier,
-            "hints": len(self.hinted_prompts()),
+            "hints": len(self.hinted),
         }
 
     # ------------------------------------------------------------------ saving
@@ -399,12 +480,6 @@ class ReplayBuffer:
 
         The arrays of all entries are joined, since thousands of small tensors are slow to save.
         """
-        prompts = {}
-        for prompt_id, history in self.prompts.items():
-            fields = vars(history) | {"rewards": list(history.rewards)}
-            del fields["entries"]
-            prompts[prompt_id] = fields
-
         # The order of `stored` is part of the state: draws depend on it.
         entries = []
         tokens = [np.empty(0, np.int32)]  # so that there is something to join in an empty buffer
@@ -417,25 +492,21 @@ class ReplayBuffer:
                 entries.append(row | {"prompt_id": prompt_id, "length": len(entry.tokens)})
 
         return {
-            "prompts": prompts,
+            "prompts": prompt_columns(self.prompts),
+            "ranking": ranking_columns(self.ranking),
             "entries": entries,
             "tokens": torch.from_numpy(np.concatenate(tokens)),
             "logps": torch.from_numpy(np.concatenate(logps)),
             "inserted": self.inserted,
-            "ranking": torch.from_numpy(self.ranking.copy()),
             "rng": json.dumps(self.rng.bit_generator.state),
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Continue exactly where `state_dict` was taken: the same draws follow."""
         self.inserted = state["inserted"]
-        self.ranking = state["ranking"].numpy().copy()
         self.rng.bit_generator.state = json.loads(state["rng"])
-
-        self.prompts = {}
-        for prompt_id, saved in state["prompts"].items():
-            rewards = deque(saved["rewards"], maxlen=VCRS_WINDOW)
-            self.prompts[prompt_id] = PromptHistory(**saved | {"rewards": rewards})
+        self._set_prompts(prompts_of_columns(state["prompts"]))
+        self._set_ranking(ranking_of_columns(state["ranking"]))
 
         # Copies, so that an evicted entry frees its memory.
         lengths = [row["length"] for row in state["entries"]]
@@ -455,13 +526,85 @@ class ReplayBuffer:
         states: the state dicts of all ranks that there were. owns: does a prompt id belong to this
         rank now? The random stream stays this buffer's own.
         """
-        self.prompts = {}
+        prompts: dict[str, PromptHistory] = {}
         self.stored = {}
         self.inserted = 0
         for state in states:
             source = ReplayBuffer()
             source.load_state_dict(state)
-            self.prompts |= {i: history for i, history in source.prompts.items() if owns(i)}
+            prompts |= {i: history for i, history in source.prompts.items() if owns(i)}
             self.stored |= {i: history for i, history in source.stored.items() if owns(i)}
             self.inserted = max(self.inserted, source.inserted)
-            self.ranking = source.ranking  # the same on all ranks
+        self._set_prompts(prompts)
+        self._set_ranking(source.ranking)  # the same on all ranks
+
+    def _set_prompts(self, prompts: dict[str, PromptHistory]) -> None:
+        self.prompts = prompts
+        self.hinted = {i for i, history in prompts.items() if history.hint_on}
+
+    def _set_ranking(self, ranking: list[Place]) -> None:
+        """The ranking of a checkpoint, and what follows from it and the prompts."""
+        self.ranking = ranking
+        self.places = {place.prompt_id: place for place in ranking}
+        self.borders = self._borders()
+        self.moved = set()
+        for prompt_id, history in self.prompts.items():
+            if history.vcrs is not None and self.places.get(prompt_id) != self._place(prompt_id):
+                self.moved.add(prompt_id)
+
+
+# ------------------------------------------------------------------------------ columns
+def prompt_columns(prompts: dict[str, PromptHistory]) -> dict:
+    """Histories without their entries as one array per field: a checkpoint of 260,000 small dicts
+    takes seconds to read. NaN stands for None, and the ids are one string."""
+    histories = list(prompts.values())
+    rewards = list(itertools.chain.from_iterable(history.rewards for history in histories))
+    columns = {
+        "n_rewards": np.array([len(history.rewards) for history in histories], np.int64),  # (P,)
+        "rewards": np.array(rewards, np.float64),  # (sum of n_rewards,)
+        "vcrs": np.array([history.vcrs for history in histories], np.float64),  # (P,)
+        "tier": np.array([TIERS.index(history.tier) for history in histories], np.int64),
+        "failed_visits": np.array([history.failed_visits for history in histories], np.int64),
+        "hint_on": np.array([history.hint_on for history in histories], np.bool_),
+        "hint_next": np.array([history.hint_next for history in histories], np.bool_),
+        "kl": np.array([history.kl for history in histories], np.float64),
+    }
+    tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+    return tensors | {"ids": json.dumps(list(prompts))}
+
+
+def prompts_of_columns(columns: dict) -> dict[str, PromptHistory]:
+    """The histories that `prompt_columns` has taken apart, without entries."""
+    rewards = columns["rewards"].tolist()
+    names = ("n_rewards", "vcrs", "tier", "failed_visits", "hint_on", "hint_next", "kl")
+    rows = zip(*[columns[name].tolist() for name in names], strict=True)
+
+    prompts = {}
+    first = 0
+    for prompt_id, row in zip(json.loads(columns["ids"]), rows, strict=True):
+        n_rewards, vcrs, tier, failed_visits, hint_on, hint_next, kl = row
+        prompts[prompt_id] = PromptHistory(
+            rewards=deque(rewards[first : first + n_rewards], maxlen=VCRS_WINDOW),
+            vcrs=None if math.isnan(vcrs) else vcrs,
+            tier=TIERS[tier],
+            failed_visits=failed_visits,
+            hint_on=hint_on,
+            hint_next=hint_next,
+            kl=None if math.isnan(kl) else kl,
+        )
+        first += n_rewards
+    return prompts
+
+
+def ranking_columns(ranking: list[Place]) -> dict:
+    """A ranking as one array per field, the ids as one string; digests follow from the ids."""
+    return {
+        "ids": json.dumps([place.prompt_id for place in ranking]),
+        "vcrs": torch.tensor([place.vcrs for place in ranking], dtype=torch.float64),  # (P,)
+    }
+
+
+def ranking_of_columns(columns: dict) -> list[Place]:
+    """The ranking that `ranking_columns` has taken apart."""
+    rows = zip(json.loads(columns["ids"]), columns["vcrs"].tolist(), strict=True)
+    return [Place(vcrs, digest_of(prompt_id), prompt_id) for prompt_id, vcrs in rows]

@@ -151,7 +151,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         run.agree()  # else the judge or the media were away on some process: saved, and the end
 
         # tiers are global: places among the Rbar(q) of all prompts, on all processes
-        buffer.refresh(gather_lists(buffer.all_vcrs()))
+        buffer.refresh(gather_lists(buffer.moves()))
         run.generated += sum(gather(n_sampled))
         log.lap("rollout")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from replay import TIER_FRACTIONS, Entry, ReplayBuffer
+from replay import TIER_FRACTIONS, Entry, ReplayBuffer, digest_of
 
 
 def entry(reward, step=0, hinted=False, accuracy=None, length=3):
@@ -58,10 +58,64 @@ def test_tiers_are_the_bottom_40_next_35_top_25_percent():
     assert tiers == ["hard"] * 8 + ["medium"] * 7 + ["easy"] * 5
 
 
-def test_unseen_and_tied_prompts_are_medium():
-    buffer = filled({f"q{i}": [0.5] for i in range(10)})
-    assert {buffer.tier(f"q{i}") for i in range(10)} == {"medium"}
+def test_a_prompt_that_is_alone_or_unseen_is_medium():
+    buffer = filled({"q": [0.5]})
+    assert buffer.tier("q") == "medium"
     assert buffer.tier("never seen") == "medium"
+
+
+def test_tied_prompts_are_ordered_by_no_place_in_the_data_and_stay_where_they_are():
+    """1,000 prompts that differ in nothing but their id: each tier gets its share, of every hundred
+    too, and visits that change no Rbar move nobody."""
+    buffer = filled({f"q{i}": [0.5] for i in range(1000)})
+    tiers = [buffer.tier(f"q{i}") for i in range(1000)]
+    assert Counter(tiers) == {"hard": 400, "medium": 350, "easy": 250}
+    for first in range(0, 1000, 100):
+        hard = tiers[first : first + 100].count("hard")
+        assert abs(hard - 40) < 4 * np.sqrt(100 * 0.4 * 0.6)
+
+    for i in range(0, 1000, 7):
+        buffer.add(f"q{i}", [entry(0.5, step=1)] * 3)
+    buffer.refresh()
+    assert [buffer.tier(f"q{i}") for i in range(1000)] == tiers
+
+
+def test_tiers_hold_their_shares_and_the_buffer_fills_though_most_prompts_tie():
+    """1,000 prompts, 800 of which always earn the same; 600 steps of 16 visits in random order.
+    After each step every tier holds its share of the prompts to within one, the tiers are those of
+    all prompts sorted anew, and no prompt has moved that lies more than the step's visits away from
+    a border. Once it has filled, the buffer is full or nearly so."""
+    rng = np.random.default_rng(0)
+    buffer = ReplayBuffer(capacity=4000)
+    before = {}
+    fills = []
+    for step in range(600):
+        visited = [f"q{i}" for i in rng.choice(1000, 16, replace=False)]
+        for prompt_id in visited:
+            ties = int(prompt_id[1:]) < 800
+            rewards = [0.6] * 4 if ties else rng.random(4).tolist()
+            buffer.add(prompt_id, [entry(reward, step) for reward in rewards])
+        buffer.refresh()
+
+        ordered = sorted(buffer.prompts, key=lambda i: (round(buffer.vcrs(i), 6), digest_of(i)))
+        n = len(ordered)
+        counts = Counter(buffer.tier(i) for i in ordered)
+        for tier, fraction in TIER_FRACTIONS.items():
+            assert abs(counts[tier] - fraction * n) <= 1
+        rank = {"hard": 0, "medium": 1, "easy": 2}
+        ranks = [rank[buffer.tier(i)] for i in ordered]
+        assert ranks == sorted(ranks)
+
+        # who has moved, and was not visited, stands next to a border
+        borders = [counts["hard"], counts["hard"] + counts["medium"]]
+        for index, prompt_id in enumerate(ordered):
+            if prompt_id in visited or before.get(prompt_id) in (None, buffer.tier(prompt_id)):
+                continue
+            assert min(abs(index - border) for border in borders) <= 17
+        before = {i: buffer.tier(i) for i in ordered}
+        fills.append(len(buffer))
+    assert min(fills[-300:]) >= 4000 - 16  # a prompt that has just moved leaves a gap
+    assert np.mean(fills[-300:]) > 3999
 
 
 def test_a_prompt_moves_tier_and_carries_its_completions():
@@ -76,11 +130,23 @@ def test_a_prompt_moves_tier_and_carries_its_completions():
     assert buffer.stats()["tier_easy"] == 24 + 8  # its 24 completions came along; q8, q9 stayed
 
 
-def test_thresholds_may_come_from_all_ranks():
-    buffer = filled({"q": [0.5]})
-    assert buffer.tier("q") == "medium"
-    buffer.refresh([0.5, 0.1, 0.2, 0.3])
-    assert buffer.tier("q") == "easy"
+def test_tiers_are_those_of_the_prompts_of_all_ranks():
+    """Ten prompts on each of two ranks: what both are told is the same, and each has the tiers that
+    one buffer of all prompts has."""
+    whole = ReplayBuffer()
+    ranks = [ReplayBuffer(), ReplayBuffer()]
+    rng = np.random.default_rng(0)
+    for step in range(30):
+        for i in rng.choice(20, 4, replace=False):
+            group = [entry(float(rng.integers(0, 3)) / 2, step)]
+            whole.add(f"q{i}", group)
+            ranks[i % 2].add(f"q{i}", group)
+        whole.refresh()
+        moves = ranks[0].moves() + ranks[1].moves()
+        for buffer in ranks:
+            buffer.refresh(moves)
+        for prompt_id in whole.prompts:
+            assert ranks[int(prompt_id[1:]) % 2].tier(prompt_id) == whole.tier(prompt_id)
 
 
 def test_two_clips_with_the_same_question_do_not_share_statistics():
@@ -113,13 +179,15 @@ def test_the_last_success_and_the_last_failure_are_kept_while_others_can_go():
 
 
 def test_a_full_tier_of_single_outcomes_still_gives_way():
-    buffer = ReplayBuffer(capacity=20)
-    for i in range(12):
-        buffer.add(f"q{i}", [entry(0.5)])
-        buffer.refresh()
-    assert len(buffer) == 7
+    """40 prompts of one completion each, the first the best: none moves, and of each tier the
+    oldest go."""
+    buffer = ReplayBuffer(capacity=20)  # hard 8, medium 7, easy 5
+    for i in range(40):
+        buffer.add(f"q{i:02d}", [entry(1 - i / 40, i)])
+    buffer.refresh()
+    kept = [*range(5, 10), *range(17, 24), *range(32, 40)]  # of 10 easy, 14 medium, 16 hard
     holding = [p for p, h in buffer.prompts.items() if h.entries]
-    assert holding == list(buffer.stored) == [f"q{i}" for i in range(5, 12)]
+    assert holding == list(buffer.stored) == [f"q{i:02d}" for i in kept]
 
 
 def evict_one_by_one(entries_by_prompt, capacity):
@@ -336,25 +404,40 @@ def test_patience_zero_means_no_hints():
 @pytest.mark.parametrize(
     ("reward", "kl", "accuracy", "hint"),
     [
-        (0.0, 0.001, 0.0, True),
-        (0.0, 0.5, 0.0, False),  # it still moves
+        (0.0, 0.4, 0.0, True),
+        (0.0, 0.6, 0.0, False),  # it still moves
         (0.0, None, 0.0, False),  # never replayed: nothing is known
-        (0.95, 0.001, 0.0, False),  # not hard
-        (0.0, 0.001, 1.0, False),  # solved
+        (0.95, 0.4, 0.0, False),  # not hard
+        (0.0, 0.4, 1.0, False),  # solved
     ],
 )
+@pytest.mark.parametrize("scale", [1e-6, 1.0])
 def test_hint_comes_when_a_hard_prompt_fails_and_the_policy_no_longer_moves_on_it(
-    reward, kl, accuracy, hint
+    reward, kl, accuracy, hint, scale
 ):
-    """The paper's rule: hard tier, failed again, small KL; each of the three is needed."""
-    buffer = filled({f"q{i}": [i / 10] for i in range(1, 10)}, patience=0, hint_kl=0.01)
+    """The paper's rule: hard tier, failed again, small KL; each of the three is needed. Small is
+    less than a tenth of the median, here of 1 to 11 and kl: below 0.5 or 0.55, at any learning rate
+    (scale)."""
+    buffer = filled({f"q{i}": [i / 12] for i in range(1, 12)}, patience=0, hint_kl=0.1)
+    for i in range(1, 12):
+        buffer.note_kl(f"q{i}", i * scale)
     buffer.add("q", [entry(reward, accuracy=0.0)])
     buffer.refresh()
     if kl is not None:
-        buffer.note_kl("q", kl)
+        buffer.note_kl("q", kl * scale)
     buffer.add("q", [entry(reward, accuracy=accuracy)])
     assert buffer.wants_hint("q") == hint
     assert buffer.hinted_prompts() == (["q"] if hint else [])
+
+
+def test_the_kl_of_a_few_prompts_gives_no_hint():
+    buffer = filled({f"q{i}": [i / 10] for i in range(1, 9)}, patience=0, hint_kl=0.1)
+    for i in range(1, 9):
+        buffer.note_kl(f"q{i}", float(i))
+    buffer.add("q", [entry(0.0)])
+    buffer.note_kl("q", 1e-9)
+    buffer.add("q", [entry(0.0)])
+    assert not buffer.wants_hint("q")
 
 
 # ------------------------------------------------------------------ settings, size, saving
