@@ -21,6 +21,7 @@ PAPER = {  # the paper's own numbers
     "replayed": 4,
     "replay_min": 64,
     "replay_draw": "tiers",
+    "updates": 1,
     "clip": "ppo",
     "loss_norm": "sequence",
     "tas_shape": "u",
@@ -110,7 +111,9 @@ class Common:
     )
     eval_data: str = flag("", "held-out records; empty: the toy world's, or none with --data")
     out: str = flag("", "output folder; empty: runs/stage<stage>-<method>-seed<seed>")
-    steps: int | None = flag(None, "optimiser steps; 0: one pass over the data", 0)
+    steps: int | None = flag(
+        None, "rollouts, each with --updates optimiser steps; 0: one pass over the data", 0
+    )
     lr: float | None = flag(None, "peak learning rate of AdamW", 0, 1)
     seed: int = flag(0, "seed of data order, sampling and replay draws", 0)
     resume: bool = flag(False, "go on with the run in --out, or begin it where there is none yet")
@@ -197,6 +200,12 @@ class Replay:
 class Update:
     """Advantages and update"""
 
+    updates: int | None = flag(
+        None,
+        "optimiser steps per rollout; replay is drawn anew for each (1; avatar_fast 4)",
+        1,
+        1000,
+    )
     alpha: float = flag(1.0, "weight of the off-policy part in J = J_on + alpha J_off", 0, 1e6)
     tas_shape: str | None = flag(
         None,

@@ -73,8 +73,8 @@ def train_sft(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> 
 
         norm, lr = optimizer_step(cfg, policy, learner, optimizer, step, run.steps)
         log.lap("update")
-        log.sft_step(step, sum(gather(loss_sum)), total, norm, lr, stream.dropped)
-        run.check(step, [], norm, stream.dropped)
+        log.sft_step(step, sum(gather(loss_sum)), total, [norm], lr, stream.dropped)
+        run.check(step, [], [norm], stream.dropped)
         if run.evaluates(step + 1):
             log.evaluation(step + 1, 0, *evaluate(cfg, policy, builder, run.heldout))
         if run.save_or_stop(step + 1, policy, optimizer, state):

@@ -28,8 +28,8 @@ How this differs from the paper and its released trainer (the modules list their
     one of them outweighs all advantages of a step.
  5. Groups whose advantages are all zero and that have no KL term are left out of the forward pass:
     exact, they have no gradient. They are counted.
- 6. One update per rollout, so a fresh completion's ratio is 1 up to rounding; clipping acts on
-    replayed ones.
+ 6. With one update per rollout (--updates 1) a fresh completion's ratio is 1 up to rounding, and
+    clipping acts on replayed ones alone.
  7. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted
     and named in bad_media.jsonl or dropped.jsonl; nothing is cut.
  8. --method avatar is what the tries of bench/STUDY.md point to: 2 fresh and up to 6 replayed
@@ -153,33 +153,44 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         # tiers are global: places among the Rbar(q) of all prompts, on all processes
         buffer.refresh(gather_lists(buffer.moves()))
         run.generated += sum(gather(n_sampled))
+        stored = sum(gather(len(buffer)))
         log.lap("rollout")
 
-        # 4 draw: stored prompts, completions of earlier steps, successes and failures
-        replayed: list[Group] = []
-        if cfg.replayed and sum(gather(len(buffer))) >= cfg.replay_min:
-            by_tier = cfg.replay_draw == "tiers"
-            drawn = buffer.draw_groups(run.per_rank, cfg.replayed, before=step, by_tier=by_tier)
-            replayed = replayed_groups(drawn, stream.prompt)
+        # Steps 4-6 run --updates times. The completions and their recorded log-probs stay; so from
+        # the second update on the ratio of fresh ones is not 1 either, and the clip acts on them.
+        trained: list[Group] = []
+        norms: list[float] = []
+        for update in range(cfg.updates):
+            # 4 draw: stored prompts, completions of earlier steps, successes and failures
+            replayed: list[Group] = []
+            if cfg.replayed and stored >= cfg.replay_min:
+                by_tier = cfg.replay_draw == "tiers"
+                drawn = buffer.draw_groups(run.per_rank, cfg.replayed, before=step, by_tier=by_tier)
+                replayed = replayed_groups(drawn, stream.prompt)
 
-        # 5 advantages: fresh against their group, replayed against the prompt's own history
-        for group in fresh:
-            group.advantages = group_advantages(group.rewards)  # (G,)
-        for group in replayed:  # a prompt's first visit is unhinted, so it has a VCRS
-            group.advantages = replay_advantages(group.rewards, buffer.vcrs(group.id))  # (G,)
+            # 5 advantages: fresh against their group, replayed against the prompt's own history
+            for group in fresh:
+                group.advantages = group_advantages(group.rewards)  # (G,)
+            for group in replayed:  # a prompt's first visit is unhinted, so it has a VCRS
+                group.advantages = replay_advantages(group.rewards, buffer.vcrs(group.id))  # (G,)
 
-        # 6 update: J = J_on + alpha J_off, clipped, shaped by TAS
-        groups = fresh + replayed
-        behaviour_kl = accumulate_gradients(cfg, learner, reference, groups, features, log, step)
-        grad_norm, lr = optimizer_step(cfg, policy, learner, optimizer, step, run.steps)
-        for prompt_id, kl in behaviour_kl.items():
-            buffer.note_kl(prompt_id, float(np.mean(kl)))  # the hint rule asks for it
+            # 6 update: J = J_on + alpha J_off, clipped, shaped by TAS
+            groups = fresh + replayed
+            behaviour_kl = accumulate_gradients(
+                cfg, learner, reference, groups, features, log, step
+            )
+            done, total = step * cfg.updates + update, run.steps * cfg.updates
+            norm, lr = optimizer_step(cfg, policy, learner, optimizer, done, total)
+            for prompt_id, kl in behaviour_kl.items():
+                buffer.note_kl(prompt_id, float(np.mean(kl)))  # the hint rule asks for it
+            trained += groups
+            norms.append(norm)
         log.lap("update")
 
         if step % LOG_EVERY == 0:
             log.examples(step, first_examples(fresh[0]))
-        log.step(step, run.generated, groups, buffer, grad_norm, lr, stream.dropped)
-        run.check(step, groups, grad_norm, stream.dropped)
+        log.step(step, run.generated, trained, buffer, norms, lr, stream.dropped)
+        run.check(step, groups, norms, stream.dropped)
         if run.evaluates(step + 1):
             means, examples = evaluate(cfg, policy, builder, run.heldout, judge)
             log.evaluation(step + 1, run.generated, means, examples)
@@ -241,7 +252,7 @@ def accumulate_gradients(
         loss.sum().backward()
 
         # diagnostics; a new one is one more name
-        log.note(loss_sum=loss)
+        log.note(loss_sum=loss / cfg.updates)  # the step's loss is the mean over its updates
         log_ratio = ((logp - batch.behaviour_logps) * mask).detach()  # (N, R)
         kl_behaviour = kl_to_behaviour(log_ratio, mask)  # (N,)
         note_ratios(log, batch, mask, ratio, clipped, step)

@@ -212,15 +212,16 @@ class Log:
         generated: int,
         groups: list[Group],
         buffer: ReplayBuffer,
-        norm: float,
+        norms: list[float],
         lr: float,
         dropped: dict[str, DataError],
     ) -> None:
         """One line of metrics.jsonl for a step of stages 1-3.
 
-        norm: of the gradient. dropped: why records were left out so far, by id. Rewards are means
-        over all completions that the step has sampled, on all processes. time_cpu: CPU-seconds of
-        all processes, without those that decode.
+        groups: those of all updates of the step. norms: of each update's gradient. dropped: why
+        records were left out so far, by id. Rewards are means over all completions that the step
+        has sampled, on all processes. time_cpu: CPU-seconds of all processes, without those that
+        decode. updates_per_prompt: groups trained on, fresh and replayed, per prompt sampled.
         """
         self.note_groups(groups, step)
         self.note_dropped(dropped)
@@ -228,12 +229,13 @@ class Log:
         # what was noted during the step, then what the buffer knows
         columns = dict.fromkeys(COLUMNS) | self.notes.columns()
         columns |= effective_sample_fraction(columns)
+        columns["updates_per_prompt"] = round(columns["groups"] / columns.pop("prompts"), 4)
         row = joined(
             {"step": step, "stage": self.cfg.stage, "generated": generated},
             columns,
             sum_columns(gather(buffer.stats())),
             {"hinted_prompts": gather_lists(buffer.hinted_prompts()[:NAMED])[:NAMED]},
-            self.end_of_line(norm, lr),
+            self.end_of_line(norms, lr),
         )
         self.write_row(row)
 
@@ -245,6 +247,7 @@ class Log:
     def note_rewards(self, groups: list[Group]) -> None:
         """Columns of what was sampled and scored; each reward becomes reward_<name>."""
         for group in groups:
+            self.note(prompts_sum=[1])
             for entry in group.entries:
                 self.note(
                     reward=[entry.reward],
@@ -280,7 +283,7 @@ class Log:
         step: int,
         loss: float,
         tokens: int,
-        norm: float,
+        norms: list[float],
         lr: float,
         dropped: dict[str, DataError],
     ) -> None:
@@ -290,16 +293,21 @@ class Log:
             {"step": step, "stage": 0, "generated": 0, "loss": finite(loss)},
             {"completion_tokens": tokens},
             self.notes.columns(),
-            self.end_of_line(norm, lr),
+            self.end_of_line(norms, lr),
         )
         self.write_row(row)
         self.bar.set_postfix(loss=f"{loss:.3f}")
         self.bar.update()
 
-    def end_of_line(self, norm: float, lr: float) -> dict:
-        """The columns that lines of all stages end with; ends the step's notes."""
+    def end_of_line(self, norms: list[float], lr: float) -> dict:
+        """The columns that lines of all stages end with; ends the step's notes.
+
+        grad_norm: the mean over the step's updates. skipped: updates whose norm was no finite
+        number, which have changed nothing. lr: of the last update.
+        """
         cpu = time.process_time() - self.cpu_start
-        columns = {"grad_norm": finite(norm), "skipped": int(not math.isfinite(norm)), "lr": lr}
+        skipped = sum(not math.isfinite(norm) for norm in norms)
+        columns = {"grad_norm": finite(float(np.mean(norms))), "skipped": skipped, "lr": lr}
         columns |= {name: round(seconds, 4) for name, seconds in self.times.items()}
         columns["time_cpu"] = round(sum(gather(cpu)), 4)
         self.notes = Notes()

@@ -50,7 +50,7 @@ from run.signals import SIGNALS, STOP
 from run.stream import load_data, owner
 
 MAX_BAD_FRACTION = 0.2  # of the records may have media that cannot be used
-MAX_NONFINITE = 5  # steps in a row whose gradient may be infinite or no number; they are skipped
+MAX_NONFINITE = 5  # updates in a row whose gradient may be infinite or no number; all skipped
 GO_ON = "go on by the same command with --resume"
 LOCK_PATIENCE = 30.0  # seconds: the other run may have been told to stop, and be saving
 
@@ -289,7 +289,7 @@ class Run:
         self.seed = cfg.seed * 1000 + self.rank
         if self.saved and not self.same_world:
             self.seed += 1_000_003 * self.start  # streams of its own: those of before are used up
-        self.bad_steps = 0  # in a row, with a gradient that is no finite number
+        self.bad_updates = 0  # in a row, with a gradient that is no finite number
         self.signals = SIGNALS
 
     def __exit__(self, kind, error, trace) -> None:
@@ -444,9 +444,12 @@ class Run:
         every = self.cfg.eval_every
         return done == self.steps or bool(every and done % every == 0)
 
-    def check(self, step: int, groups: list[Group], norm: float, dropped: dict) -> None:
-        """Had the run better end? Then `save_or_stop` saves and ends it."""
-        self.trouble = self.check_gradient(step, groups, norm) or self.check_media(dropped)
+    def check(self, step: int, groups: list[Group], norms: list[float], dropped: dict) -> None:
+        """Had the run better end? Then `save_or_stop` saves and ends it.
+
+        groups: of the step's last update. norms: of the gradients of all its updates.
+        """
+        self.trouble = self.check_gradient(step, groups, norms) or self.check_media(dropped)
 
     def check_media(self, dropped: dict[str, DataError]) -> str:
         """The sentence, where too many records have media that cannot be used. dropped: why, by
@@ -460,18 +463,19 @@ class Run:
             "mend them"
         )
 
-    def check_gradient(self, step: int, groups: list[Group], norm: float) -> str:
+    def check_gradient(self, step: int, groups: list[Group], norms: list[float]) -> str:
         """The sentence, where the gradient was no finite number MAX_NONFINITE times in a row.
 
         The groups of the last step are left in a file to be looked at.
         """
-        self.bad_steps = 0 if math.isfinite(norm) else self.bad_steps + 1
-        if self.bad_steps < MAX_NONFINITE:
+        for norm in norms:
+            self.bad_updates = 0 if math.isfinite(norm) else self.bad_updates + 1
+        if self.bad_updates < MAX_NONFINITE:
             return ""
         file = self.out / f"nonfinite-rank{self.rank}.pt"
         torch.save([describe_group(group) for group in groups], file)
         return (
-            f"the gradient of {MAX_NONFINITE} steps in a row, up to step {step}, was infinite or "
+            f"the gradient of {MAX_NONFINITE} updates in a row, up to step {step}, was infinite or "
             "no number; weights and optimiser are as they were before them, and the last batch is "
             f"in {file}; lower --lr, or look at that batch"
         )

@@ -209,7 +209,7 @@ def run(tmp_path) -> Run:
     run = Run(small_config(tmp_path))
     run.out.mkdir()
     run.rank = 0
-    run.bad_steps = 0
+    run.bad_updates = 0
     run.all_samples = [SimpleNamespace(id=str(i)) for i in range(20)]
     return run
 
