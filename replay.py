@@ -556,41 +556,44 @@ class ReplayBuffer:
 # ------------------------------------------------------------------------------ columns
 def prompt_columns(prompts: dict[str, PromptHistory]) -> dict:
     """Histories without their entries as one array per field: a checkpoint of 260,000 small dicts
-    takes seconds to read. NaN stands for None, and the ids are one string."""
+    takes seconds to read. Ids, and numbers that may be None, are one JSON text each."""
     histories = list(prompts.values())
     rewards = list(itertools.chain.from_iterable(history.rewards for history in histories))
     columns = {
         "n_rewards": np.array([len(history.rewards) for history in histories], np.int64),  # (P,)
         "rewards": np.array(rewards, np.float64),  # (sum of n_rewards,)
-        "vcrs": np.array([history.vcrs for history in histories], np.float64),  # (P,)
         "tier": np.array([TIERS.index(history.tier) for history in histories], np.int64),
         "failed_visits": np.array([history.failed_visits for history in histories], np.int64),
         "hint_on": np.array([history.hint_on for history in histories], np.bool_),
         "hint_next": np.array([history.hint_next for history in histories], np.bool_),
-        "kl": np.array([history.kl for history in histories], np.float64),
     }
     tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
-    return tensors | {"ids": json.dumps(list(prompts))}
+    return tensors | {
+        "ids": json.dumps(list(prompts)),
+        "vcrs": json.dumps([history.vcrs for history in histories]),
+        "kl": json.dumps([history.kl for history in histories]),
+    }
 
 
 def prompts_of_columns(columns: dict) -> dict[str, PromptHistory]:
     """The histories that `prompt_columns` has taken apart, without entries."""
     rewards = columns["rewards"].tolist()
-    names = ("n_rewards", "vcrs", "tier", "failed_visits", "hint_on", "hint_next", "kl")
-    rows = zip(*[columns[name].tolist() for name in names], strict=True)
+    names = ("n_rewards", "tier", "failed_visits", "hint_on", "hint_next")
+    fields = [json.loads(columns[name]) for name in ("ids", "vcrs", "kl")]
+    fields += [columns[name].tolist() for name in names]
 
     prompts = {}
     first = 0
-    for prompt_id, row in zip(json.loads(columns["ids"]), rows, strict=True):
-        n_rewards, vcrs, tier, failed_visits, hint_on, hint_next, kl = row
+    for row in zip(*fields, strict=True):
+        prompt_id, vcrs, kl, n_rewards, tier, failed_visits, hint_on, hint_next = row
         prompts[prompt_id] = PromptHistory(
             rewards=deque(rewards[first : first + n_rewards], maxlen=VCRS_WINDOW),
-            vcrs=None if math.isnan(vcrs) else vcrs,
+            vcrs=vcrs,
             tier=TIERS[tier],
             failed_visits=failed_visits,
             hint_on=hint_on,
             hint_next=hint_next,
-            kl=None if math.isnan(kl) else kl,
+            kl=kl,
         )
         first += n_rewards
     return prompts

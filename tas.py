@@ -4,7 +4,7 @@
     replay_advantages    A_i = (R_i - Rbar(q)) / (std R + 1e-4)     replayed ones, against the VCRS
     temporal_weights     w_t = 1 + lambda (2 t/(L-1) - 1)^2         plan and answer weigh more
     importance_ratio     r_t = pi_theta / pi_behaviour              per token, or per completion
-    clipped_is_loss      -min(r A_t, clip(r, 1-eps, 1+eps) A_t)     A_t = w_t A; or CISPO, truncated
+    clipped_is_loss      -min(r A_t, clip(r, 1-eps, 1+eps) A_t)     A_t = w_t A; or CISPO
     kl_k3                exp(d) - d - 1, d = log pi_ref - log pi    not weighted by TAS
     loss_weights         J = J_on + alpha J_off                     what one token's loss counts
 
@@ -29,7 +29,7 @@ from torch import Tensor
 
 STD_EPS = 1e-4
 LEVELS = ("token", "sequence")  # of the importance ratio
-CLIPS = ("ppo", "cispo", "truncated")
+CLIPS = ("ppo", "cispo")
 NORMS = ("sequence", "token")  # what the loss is a mean over
 
 
@@ -128,10 +128,9 @@ def clipped_is_loss(
 
     ppo         -min(r A_t, clip(r, 1-eps, 1+eps_high) A_t)
                 a clipped token has no gradient; where A < 0, r has no ceiling
-    cispo       -sg[clip(r, 1-eps, 1+eps_high)] A_t logp_t
-                every token keeps a gradient, of bounded weight (arXiv 2506.13585)
-    truncated   -sg[min(r, 1+eps_high)] A_t logp_t
-                importance weights with a ceiling (V-trace's rho, arXiv 1802.01561)
+    cispo       -sg[min(r, 1+eps_high)] A_t logp_t
+                every token keeps a gradient, of bounded weight (arXiv 2506.13585, which has no
+                lower bound either; V-trace's rho, arXiv 1802.01561, is the same weight)
 
     ratio (N, R) from importance_ratio; logp (N, R) under the policy now; advantages (N,); weights
     (N, R) from temporal_weights, 0 on padding, and with them the loss. eps_high: upper half-width
@@ -144,9 +143,6 @@ def clipped_is_loss(
         loss = -torch.minimum(ratio * a, ratio.clamp(low, high) * a)  # (N, R)
         clipped = ((ratio < low) & (a < 0)) | ((ratio > high) & (a > 0))  # (N, R)
     elif clip == "cispo":
-        loss = -ratio.detach().clamp(low, high) * a * logp  # (N, R)
-        clipped = (ratio < low) | (ratio > high)  # (N, R)
-    elif clip == "truncated":
         loss = -ratio.detach().clamp(max=high) * a * logp  # (N, R)
         clipped = ratio > high  # (N, R)
     else:

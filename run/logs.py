@@ -229,7 +229,7 @@ class Log:
         # what was noted during the step, then what the buffer knows
         columns = dict.fromkeys(COLUMNS) | self.notes.columns()
         columns |= effective_sample_fraction(columns)
-        columns["updates_per_prompt"] = round(columns["groups"] / columns.pop("prompts"), 4)
+        columns["updates_per_prompt"] = round(columns.get("groups", 0) / columns.pop("prompts"), 4)
         row = joined(
             {"step": step, "stage": self.cfg.stage, "generated": generated},
             columns,

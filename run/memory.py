@@ -1,7 +1,7 @@
 """run/memory.py: memory per GPU of a training run, computed from the model's config alone.
 
     python -m run.memory --model Qwen/Qwen2.5-Omni-7B
-    python -m run.memory --model Qwen/Qwen2.5-Omni-7B --method avatar_paper --max_tokens 8192
+    python -m run.memory --model Qwen/Qwen2.5-Omni-7B --max_tokens 8192
 
 takes every flag of train.py and prints a table: GB per GPU for --train_type lora and full on 1, 2,
 4 and 8 GPUs. No weights are loaded.

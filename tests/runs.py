@@ -20,7 +20,7 @@ REPO = Path(__file__).parent.parent
 def small(out: Path, *flags: str, stage: int | str = 2) -> list[str]:
     """Flags of a run of 3 steps: 2 prompts, 4 fresh and 4 replayed completions each."""
     return [
-        "--method=avatar_paper",
+        "--method=avatar",
         f"--stage={stage}",
         f"--out={out}",
         "--data=toy:6,3",

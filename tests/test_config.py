@@ -37,11 +37,11 @@ def refused(argv: list[str], capsys) -> str:
         (["--zzz"], "unrecognized arguments: --zzz (--help lists all flags)"),
         (["word"], "error: unrecognized arguments: word"),
         (["--tas_lamb", "1"], "unrecognized arguments"),  # no abbreviations
-        (["--method", "ppo"], "--method ppo: known are avatar, avatar_paper, grpo"),
+        (["--method", "ppo"], "--method ppo: known are avatar, avatar_fast, grpo"),
         (["--stage", "4"], "--stage 4: known are 0, 1, 2, 3"),
         (["--tas_shape", "w"], "--tas_shape w: known are u, uniform"),
         (["--is_level", "word"], "--is_level word: known are token, sequence"),
-        (["--clip", "none"], "--clip none: known are ppo, cispo, truncated"),
+        (["--clip", "none"], "--clip none: known are ppo, cispo"),
         (["--loss_norm", "max"], "--loss_norm max: known are sequence, token"),
         (["--train_type", "half"], "--train_type half: known are lora, full"),
         (["--lr", "-1"], "--lr -1.0: must be between 0 and 1"),
@@ -100,8 +100,8 @@ def test_no_number_of_a_flag_is_without_bounds(field, value, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--capacity=100"], "--replay_min 256: the buffer never holds more than --capacity 100"),
-        (["--method=avatar_paper", "--capacity=20"], "--replay_min 64: the buffer never holds"),
+        (["--capacity=20"], "--replay_min 64: the buffer never holds more than --capacity 20"),
+        (["--method=avatar_fast", "--capacity=100"], "--replay_min 256: the buffer never holds"),
         (["--replay_min=20000"], "never holds more than --capacity 10000 completions; lower"),
         (["--capacity=1"], "--capacity 1: must be at least 8"),
         (["--replayed=1"], "--replayed 1: a group of one has no spread of rewards"),
@@ -193,11 +193,11 @@ def test_a_key_in_the_judges_address_is_refused_before_it_is_written_anywhere():
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        ("avatar", (2, 6, "u")),
-        ("avatar_paper", (4, 4, "u")),
+        ("avatar", (4, 4, "u")),
+        ("avatar_fast", (2, 6, "u")),
         ("grpo", (8, 0, "uniform")),
         ("tas_only", (8, 0, "u")),
-        ("replay_only", (2, 6, "uniform")),
+        ("replay_only", (4, 4, "uniform")),
     ],
 )
 def test_methods_are_the_rows_of_the_ablation(method, expected):
@@ -208,7 +208,7 @@ def test_methods_are_the_rows_of_the_ablation(method, expected):
 
 
 def test_the_papers_preset_has_the_methods_numbers():
-    cfg = parse([REAL, "--method=avatar_paper"])
+    cfg = parse([REAL])
     expected = {
         "fresh": 4,
         "replayed": 4,
@@ -216,6 +216,7 @@ def test_the_papers_preset_has_the_methods_numbers():
         "capacity": 10_000,
         "replay_min": 64,
         "hint_patience": 3,
+        "updates": 1,
         "alpha": 1.0,
         "clip": "ppo",
         "clip_eps": 0.2,
@@ -248,10 +249,11 @@ def test_a_baseline_has_neither_replay_nor_hints(method):
 @pytest.mark.parametrize(
     ("flags", "beta"),
     [
-        ([], 0.0),  # avatar's, although the tiny model has a default of its own
-        (["--method=avatar_paper"], 0.02),
-        (["--method=replay_only"], 0.0),
-        ([REAL], 0.0),
+        ([], 0.02),
+        (["--method=avatar_fast"], 0.0),  # although the tiny model has a default of its own
+        (["--method=replay_only"], 0.02),
+        ([REAL], 0.1),
+        ([REAL, "--method=avatar_fast"], 0.0),
         ([REAL, "--method=grpo"], 0.1),
         (["--beta=0.5"], 0.5),
     ],
@@ -334,7 +336,7 @@ def test_a_config_file_holds_its_presets_whatever_has_become_of_ours(file):
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
-        ("--method=avatar", {"fresh": 2, "clip": "truncated", "lr": 2e-4, "steps": 7}),
+        ("--method=avatar_fast", {"fresh": 2, "clip": "cispo", "lr": 2e-4, "steps": 7}),
         ("--stage=0", {"fresh": 8, "clip": "ppo", "lr": 2e-3, "steps": 7}),
         (REAL, {"fresh": 8, "clip": "ppo", "lr": 5e-7, "steps": 7}),
     ],

@@ -222,7 +222,7 @@ def test_a_study_is_run_and_goes_on(tmp_path):
     common = ("--steps", "3", "--eval_every", "1", *data)
     cells = [
         Cell("GRPO", ("--method", "grpo"), like=""),
-        Cell("AVATAR", ("--method", "avatar_paper"), like=""),
+        Cell("AVATAR", ("--method", "avatar"), like=""),
     ]
     plan = Plan(
         tmp_path / "results" / "r.jsonl",

@@ -146,8 +146,8 @@ def ours(batch, level="token", clip="ppo", high=0.0, beta=0.0):
 def by_hand(batch, level="token", clip="ppo", high=0.2, beta=0.0, eps=0.2):
     """The loss of every completion, token by token in Python, from the paper's formulas.
 
-    The sequence ratio and the weights of cispo and truncated are numbers here, so only values can
-    be compared with it for them, never gradients.
+    The sequence ratio and the weights of cispo are numbers here, so only values can be compared
+    with it for them, never gradients.
     """
     losses = []
     for i in range(len(batch.logp)):
@@ -163,8 +163,6 @@ def by_hand(batch, level="token", clip="ppo", high=0.2, beta=0.0, eps=0.2):
             bounded = min(max(r, 1 - eps), 1 + high)
             if clip == "ppo":
                 total -= min(r * a, bounded * a)
-            elif clip == "cispo":
-                total -= bounded * a * logp[t]
             else:
                 total -= min(r, 1 + high) * a * logp[t]
             d = batch.reference[i, t].item() - logp[t]
@@ -183,7 +181,7 @@ def one_token_each(ratios, advantages) -> RandomBatch:
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
-@pytest.mark.parametrize("clip", ["ppo", "cispo", "truncated"])
+@pytest.mark.parametrize("clip", ["ppo", "cispo"])
 @pytest.mark.parametrize("high", [0.0, 0.28])
 def test_loss_equals_the_formula_written_out(level, clip, high):
     batch = random_batch()
@@ -246,8 +244,7 @@ def test_cispo_keeps_a_bounded_gradient_where_ppo_has_none(clip, slope):
     ("clip", "slopes"),
     [
         ("ppo", [0.0, -0.5, 9.0, 0.0]),
-        ("cispo", [-1.2, -0.8, 1.2, 0.8]),
-        ("truncated", [-1.2, -0.5, 1.2, 0.5]),
+        ("cispo", [-1.2, -0.5, 1.2, 0.5]),
     ],
 )
 def test_what_each_clip_does_to_good_and_bad_news_far_from_the_policy(clip, slopes):
@@ -262,8 +259,7 @@ def test_what_each_clip_does_to_good_and_bad_news_far_from_the_policy(clip, slop
     ("clip", "expected"),
     [
         ("ppo", [True, False, False, True]),
-        ("cispo", [True, True, True, True]),
-        ("truncated", [True, True, False, False]),
+        ("cispo", [True, True, False, False]),
     ],
 )
 def test_where_each_bound_is_active(clip, expected):
@@ -298,7 +294,7 @@ def test_last_token_is_trained_and_padding_and_empty_completions_are_not(level):
     assert not clipped.any()
 
 
-@pytest.mark.parametrize("clip", ["ppo", "cispo", "truncated"])
+@pytest.mark.parametrize("clip", ["ppo", "cispo"])
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_padding_has_ratio_one_no_loss_and_is_never_clipped(level, clip):
     """Whatever stands in it."""
@@ -425,7 +421,7 @@ def test_unknown_options_are_refused():
     mask = torch.ones(2, 3).bool()
     with pytest.raises(ValueError, match=r"unknown level 'word'.*known: token, sequence"):
         importance_ratio(x, x, mask, "word")
-    with pytest.raises(ValueError, match="unknown clip 'none'; known: ppo, cispo, truncated"):
+    with pytest.raises(ValueError, match="unknown clip 'none'; known: ppo, cispo"):
         clipped_is_loss(x, x, x[:, 0], x, clip="none")
     with pytest.raises(ValueError, match="unknown loss norm 'max'; known: sequence, token"):
         loss_weights(mask, mask[:, 0], torch.ones(2, 2), 1.0, norm="max")

@@ -210,7 +210,7 @@ def test_every_train_type_goes_through_trouble_on_four_processes(troubled, tmp_p
     sizes = [len(own) for own in owned]
     assert len(set(sizes)) > 1 and max(sizes) >= 2 * min(sizes)
 
-    flags = ["--method", "avatar_paper", "--data", str(file), "--media_root", "/"]
+    flags = ["--method", "avatar", "--data", str(file), "--media_root", "/"]
     flags += ["--steps", "8", "--prompts_per_step", "4", "--replay_min", "4", "--workers", "0"]
     flags += ["--max_completion_tokens", "24", "--train_towers", "true"]
     flags += ["--media_cache", str(tmp_path / "media")]

@@ -125,7 +125,7 @@ def test_greedy_rollout_equals_transformers_generate(families, name, monkeypatch
 def test_a_stage_runs_on_every_class(families, name, in_shared_folder, tmp_path):
     """Stage 1 on the toy world's videos by the real loop; what it leaves loads in transformers' own
     class, by the hub's names."""
-    flags = "--method avatar_paper --stage 1 --data toy:4,2 --prompts_per_step 2 --steps 2 "
+    flags = "--method avatar --stage 1 --data toy:4,2 --prompts_per_step 2 --steps 2 "
     flags += "--replay_min 4 --max_completion_tokens 8 --media_cache= --use_audio true "
     flags += "--train_towers true --max_pixels 4096"
     paths = ["--model", str(families[name].source), "--out", str(tmp_path)]

@@ -52,7 +52,7 @@ def write_step(log, step=0, groups=(), norm=1.0, dropped=None) -> dict:
     """One step's line, as it stands in the file."""
     groups = list(groups) or [group_of("a", [entry(0.5)], [0.0])]
     log.note_rewards([group for group in groups if not group.replayed])
-    log.step(step, 8, groups, ReplayBuffer(), norm, 1e-3, dropped or {})
+    log.step(step, 8, groups, ReplayBuffer(), [norm], 1e-3, dropped or {})
     return lines_of(log, "metrics.jsonl")[-1]
 
 
@@ -191,7 +191,7 @@ def test_a_line_does_not_grow_with_the_number_of_prompts(log):
                 buffer.add(f"prompt-{i}", [entry(0.0), entry(0.0)])
         log.start_step()
         log.note_rewards([group_of("a", [entry(0.6)], [0.0])])
-        log.step(0, 8, [], buffer, 1.0, 1e-3, {})
+        log.step(0, 8, [], buffer, [1.0], 1e-3, {})
         lengths.append(len((log.out / "metrics.jsonl").read_text().splitlines()[-1]))
     assert lengths[1] < lengths[0] + 40  # a few digits
 
@@ -224,7 +224,7 @@ def test_the_clock_of_a_phase_runs_from_lap_to_lap(log, monkeypatch):
 
 
 def test_a_step_of_stage_0(log):
-    log.sft_step(0, 1.25, 300, 0.5, 1e-3, {})
+    log.sft_step(0, 1.25, 300, [0.5], 1e-3, {})
     (row,) = lines_of(log, "metrics.jsonl")
     assert (row["loss"], row["completion_tokens"], row["grad_norm"]) == (1.25, 300, 0.5)
     assert (row["stage"], row["generated"], row["bad_media"], row["too_long"]) == (0, 0, 0, 0)
@@ -304,7 +304,7 @@ def test_other_ranks_write_nothing(tmp_path):
     log.start_step()
     groups = [group_of("a", [entry(0.5)], [0.0])]
     log.note_rewards(groups)
-    log.step(0, 8, groups, ReplayBuffer(), 1.0, 1e-3, {"a": TooLong("a: too long")})
+    log.step(0, 8, groups, ReplayBuffer(), [1.0], 1e-3, {"a": TooLong("a: too long")})
     log.examples(0, [{"id": "a"}])
     log.finish()
     assert list((tmp_path / "run").iterdir()) == []

@@ -227,10 +227,10 @@ def test_a_gradient_that_is_no_number_five_times_in_a_row_ends_the_run(run, norm
     group = group_to_look_at()
     norms = [norm] * 4 + [1.0] + [norm] * 5
     for step, value in enumerate(norms[:-1]):
-        run.check(step, [group], value, {})
+        run.check(step, [group], [value], {})
         assert not run.trouble
-    message = r"the gradient of 5 steps in a row, up to step 9, .*nonfinite-rank0\.pt; lower --lr"
-    run.check(9, [group], norms[-1], {})
+    message = r"the gradient of 5 updates in a row, up to step 9, .*nonfinite-rank0\.pt; lower --lr"
+    run.check(9, [group], norms[-1:], {})
     assert re.match(message, run.trouble)
     assert not run.evaluates(10)
 
@@ -251,14 +251,14 @@ def test_too_many_bad_media_end_the_run(run, monkeypatch):
     """4 of 20 may be bad; prompts that are too long do not count; all processes' do."""
     bad = {str(i): MediaError(str(i), "is missing") for i in range(4)}
     long = {f"long{i}": TooLong("too long") for i in range(9)}
-    run.check(0, [], 1.0, bad | long)
+    run.check(0, [], [1.0], bad | long)
     assert not run.trouble
     message = r"5 of 20 records have media that cannot be used, more than 20%; .*bad_media\.jsonl"
-    run.check(0, [], 1.0, bad | {"5": MediaError("5", "is missing")})
+    run.check(0, [], [1.0], bad | {"5": MediaError("5", "is missing")})
     assert re.match(message, run.trouble)
 
     monkeypatch.setattr("run.session.gather", lambda n: [n, 1])
-    run.check(0, [], 1.0, bad)
+    run.check(0, [], [1.0], bad)
     assert run.trouble.startswith("5 of 20 records")
 
 
