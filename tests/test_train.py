@@ -14,11 +14,11 @@ from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGenerati
 
 import train
 from config import parse
-from engine.optim import Optimizer
+from engine.optim import Optimizer, learning_rate
 from formats.load import load_samples
 from formats.sample import DataError
 from groups import Group, replayed_groups
-from model import Features
+from model import Features, load_policy
 from replay import Entry, ReplayBuffer
 from rewards import accuracy_reward, split_completion
 from rollout import Sampling, generate
@@ -153,11 +153,65 @@ def test_a_run_goes_again_from_its_config_file(avatar_run, tmp_path, in_shared_f
 
 
 def test_our_preset_samples_two_completions_and_replays_as_many_groups(tmp_path, in_shared_folder):
-    run(tmp_path, "--method=avatar", "--replay_min=4", "--eval_every=0", "--steps=4")
+    """And draws replay anew for each of its 4 updates."""
+    run(tmp_path, "--method=avatar_fast", "--replay_min=4", "--eval_every=0", "--steps=4")
     steps, _ = rows_of(tmp_path)
     assert [row["generated"] for row in steps] == [4, 8, 12, 16]
-    assert [row["replayed"] for row in steps] == [0, 4, 4, 4]  # two prompts seen before, 2 each
+    # two prompts seen before, 2 completions each, in each update
+    assert [row["replayed"] for row in steps] == [0, 16, 16, 16]
+    assert [row["groups"] for row in steps] == [8, 16, 16, 16]
+    assert [row["updates_per_prompt"] for row in steps] == [4, 8, 8, 8]
     assert all(row["kl"] is None for row in steps)
+
+
+def test_two_updates_of_one_rollout_equal_ppo_written_out(
+    tmp_path, fresh_policy, in_shared_folder, monkeypatch
+):
+    """A run of one rollout and two updates against two steps of torch's AdamW on PPO's loss, the
+    second with the log-probs of the first's policy: the weights are equal."""
+    groups = []
+    honest = train.accumulate_gradients
+
+    def recorded(cfg, learner, reference, given, *args):
+        groups[:] = spread_advantages(given) or given
+        return honest(cfg, learner, reference, given, *args)
+
+    monkeypatch.setattr(train, "accumulate_gradients", recorded)
+    more = ["--method=grpo", "--updates=2", "--steps=1", "--beta=0", "--lr=1e-2", "--eval_every=0"]
+    run(tmp_path, *more)
+    steps, _ = rows_of(tmp_path)
+    assert len(steps) == 1
+    assert steps[0]["lr"] == pytest.approx(learning_rate(1e-2, 1, 2))
+    assert steps[0]["clip_fraction"] > 0  # of the second update: the first has ratios of 1
+
+    fresh_policy.freeze_towers()
+    start = flat_weights(fresh_policy)
+    features = Features(fresh_policy)
+    params = [p for p in fresh_policy.model.parameters() if p.requires_grad]
+    adamw = torch.optim.AdamW(params, weight_decay=0.0)
+    for update in range(2):
+        losses = []
+        for group in groups:
+            (prompt,) = group.prompts.values()
+            for entry, advantage in zip(group.entries, group.advantages, strict=True):
+                tokens = [[entry.tokens.tolist()]]
+                logp, _ = fresh_policy.completion_logps([prompt], features.of([prompt]), tokens)
+                ratio = torch.exp(logp[0] - torch.from_numpy(entry.logps))
+                bounded = torch.clamp(ratio, 0.8, 1.2)
+                losses.append(-torch.minimum(ratio * advantage, bounded * advantage).mean())
+        adamw.zero_grad()
+        torch.stack(losses).mean().backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        adamw.param_groups[0]["lr"] = learning_rate(1e-2, update, 2)
+        adamw.step()
+
+    trained = load_policy(tmp_path / "checkpoint", fresh_policy.device, torch.float32)
+    ours, theirs = flat_weights(trained), flat_weights(fresh_policy)
+    assert (ours - theirs).norm() < 1e-3 * (theirs - start).norm()
+
+
+def flat_weights(policy):
+    return torch.cat([p.detach().flatten() for p in policy.model.parameters()])
 
 
 def test_grpo_is_the_same_loop_without_replay(tmp_path, in_shared_folder):
@@ -269,7 +323,7 @@ def test_the_command_on_two_processes_leaves_one_set_of_outputs(tmp_path, in_sha
     writes the log."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*command, str(REPO / "train.py"), *small(tmp_path, "--replay_min=4")],
+        [*command, str(REPO / "train.py"), *small(tmp_path, "--replay_min=4", "--updates=2")],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -132,12 +132,25 @@ def test_a_killed_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
     assert [f.name for f in complete(out)] == ["000002", "000004"]
 
 
+def test_a_run_that_is_killed_between_two_updates_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    """Killed before the second update of its third rollout; saved was the second."""
+    more = ("--method", "avatar_fast", "--updates", "2", "--dynamic_sampling", "1")
+    more += ("--replay_min", "8")
+    train.main(flags(tmp_path / "whole", *more))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        before_optimiser_step(patch, 5, die)
+        train.main(flags(tmp_path / "cut", *more, "--resume"))
+    train.main(flags(tmp_path / "cut", *more, "--resume"))
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "lives"),
     [
         (("--train_type", "lora", "--lr", "2e-3", "--stage", "3"), (4,)),
         (("--method", "grpo", "--dynamic_sampling", "1"), (0, 2)),
+        (("--method", "avatar_fast", "--replay_min", "8"), (7, 11)),
         (("--train_towers", "true", "--hint_patience", "1", "--save_every", "3"), (5,)),
     ],
 )
