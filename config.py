@@ -68,7 +68,7 @@ DEFAULTS = {
     },
     "tiny": {  # a model that is 5,000 times smaller learns at rates that would wreck a 7B
         "train_type": "full",
-        "steps": 48,
+        "steps": 64,
         "prompts_per_step": 16,
         "beta": 0.02,
         "lr": 2e-4,

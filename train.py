@@ -2,16 +2,16 @@
 
     python train.py                        # the bundled model on the toy world: minutes on 2 cores
     python train.py --method grpo          # the baseline in the same loop: no replay, 8 completions
-    python train.py --method avatar_paper  # AVATAR with the paper's own numbers
+    python train.py --method avatar_fast   # ours: fewer completions, four updates per rollout
     python train.py --stage 0,1,2,3        # the curriculum: each stage from the last checkpoint
     torchrun --nproc_per_node=8 train.py --stage 2 --model Qwen/Qwen2.5-Omni-7B --data DATA.jsonl
     python -m run.memory --model Qwen/Qwen2.5-Omni-7B          # memory per GPU; loads no weights
 
-One step (--method avatar; in brackets the paper's numbers, --method avatar_paper):
-    1 rollout      2 (4) fresh completions of each of B prompts, with log-probs        rollout.py
+One step of --method avatar, the paper's setting:
+    1 rollout      4 fresh completions of each of B prompts, with their log-probs      rollout.py
     2 reward       format, accuracy, self, judge by the stage's table                  rewards.py
     3 insert       fresh groups into the buffer; Rbar(q), tiers, hint states move      replay.py
-    4 draw         B stored prompts, up to 6 (4) completions of earlier steps each     replay.py
+    4 draw         B stored prompts, up to 4 completions of earlier steps each         replay.py
     5 advantages   fresh: GRPO's; replayed: against Rbar(q)                            tas.py
     6 update       J = J_on + alpha J_off, clipped, importance-sampled, shaped by TAS  tas.py
 
@@ -32,10 +32,10 @@ How this differs from the paper and its released trainer (the modules list their
     clipping acts on replayed ones alone.
  7. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted
     and named in bad_media.jsonl or dropped.jsonl; nothing is cut.
- 8. --method avatar is what the tries of bench/STUDY.md point to: 2 fresh and up to 6 replayed
-    completions per group (all that are stored of a prompt in its first three visits) instead of 4
-    and 4, replay from 256 stored completions on, drawn uniformly instead of by tier, truncated
-    ratios instead of PPO's clip, the loss a mean over tokens, no KL term.
+ 8. --method avatar_fast is not the paper's: 2 fresh and up to 6 replayed completions per group (all
+    that are stored of a prompt in its first three visits), replay from 256 stored completions on,
+    drawn uniformly instead of by tier, four updates per rollout, CISPO's ratio instead of PPO's
+    clip, the loss a mean over tokens, no KL term.
  9. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give
     the warm-up only.
 """

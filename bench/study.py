@@ -8,7 +8,8 @@
 A run is `train.py` with a cell's flags and one seed, on one core. Runs that were stopped go on
 where they were; finished ones are lines of bench/results/study.jsonl and are not run again (move
 that file away to measure all anew). Every method first finds its own learning rate on other seeds:
-upward through RATES, until the mean accuracy over all evaluations gets worse.
+upward through RATES, until the mean accuracy over all evaluations gets worse. Held-out questions
+are answered HELDOUT_SAMPLES times, those of the tuning seeds once.
 
     study_runs.py          cells, parts, and the results that are there
     study_statistics.py    curves, savings, intervals
@@ -34,9 +35,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import toy
 from bench.study_report import report
 from bench.study_runs import (
-    CURRICULUM,
     HELDOUT_CLIPS,
-    LENGTH_CELLS,
+    HELDOUT_SAMPLES,
     PARTS,
     QUICK_CELLS,
     TRAIN_CLIPS,
@@ -47,6 +47,7 @@ from bench.study_runs import (
     name_of,
     preset_of,
     read_results,
+    tuning_flags,
 )
 
 REPO = Path(__file__).parent.parent
@@ -61,15 +62,10 @@ def run(plan: Plan, flags: tuple[str, ...], rate: float, seed: int) -> dict:
     out = plan.work / name_of(flags, rate, seed)
     out.mkdir(parents=True, exist_ok=True)
     train_flags = {"--lr": rate, "--seed": seed, "--out": out, "--save_every": 16}
-    stage = () if "--stage" in flags else ("--stage", "2")
-    call(plan, out, "train.py", *stage, *plan.common, *flags, "--resume", **train_flags)
-
-    if "--stage" in flags:
-        kept = {"curriculum": json.loads((out / "summary.json").read_text())}
-    else:
-        kept = collect(out)
-        if flags in [cell.flags for cell in LENGTH_CELLS.values()]:
-            kept["items"] = answer_lengths(plan, out, seed)
+    if seed not in plan.tuning:
+        train_flags["--eval_data"] = repeated_questions(plan)
+    call(plan, out, "train.py", *plan.common, *flags, "--resume", **train_flags)
+    kept = collect(out)
     shutil.rmtree(out)
     return {
         "flags": list(flags),
@@ -79,6 +75,22 @@ def run(plan: Plan, flags: tuple[str, ...], rate: float, seed: int) -> dict:
         "common": list(plan.common),
         **kept,
     }
+
+
+def repeated_questions(plan: Plan) -> Path:
+    """The file of the held-out questions, each HELDOUT_SAMPLES times."""
+    return next(plan.work.absolute().glob("toy_world/*/heldout_repeated.jsonl"))
+
+
+def repeat_questions(table: Path) -> None:
+    """Write `repeated_questions` beside a table of held-out questions. Copies are neighbours, so
+    that they share a prefill."""
+    lines = []
+    for line in table.read_text().splitlines():
+        record = json.loads(line)
+        for sample in range(HELDOUT_SAMPLES):
+            lines.append(json.dumps(record | {"id": f"{record['id']}#{sample}"}))
+    (table.parent / "heldout_repeated.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def call(plan: Plan, out: Path, program: str, *words: str, **flags) -> None:
@@ -137,17 +149,6 @@ def collect(out: Path) -> dict:
     }
 
 
-def answer_lengths(plan: Plan, out: Path, seed: int) -> list[list]:
-    """[tokens of reasoning, score] of the trained model on every held-out question, by question."""
-    items = out / "items"
-    checkpoint = out / "checkpoint"
-    flags = {"--model": checkpoint, "--temperature": 1, "--seed": seed, "--out": items}
-    call(plan, out, "eval.py", "--benchmark", "toy", **flags)
-    results = [json.loads(line) for line in (items / "results.jsonl").read_text().splitlines()]
-    results.sort(key=lambda result: result["id"])
-    return [[result["reasoning_tokens"], result["score"]] for result in results]
-
-
 # ------------------------------------------------------------------------------ all runs
 def run_all(plan: Plan, jobs: list[Job]) -> None:
     """Run what is not done yet, one process per core, and append each result as it comes.
@@ -188,9 +189,8 @@ def run_cells(plan: Plan, cells: list[Cell]) -> None:
     """Tune the methods that the cells need, then run the cells on all seeds."""
     plan.work.mkdir(parents=True, exist_ok=True)
     heldout = QUICK_HELDOUT_CLIPS if plan.common else HELDOUT_CLIPS
-    for stage in (1, 2, 3) if CURRICULUM in cells else (2,):  # here, before several runs would
-        toy.build(plan.work / "toy_world", stage, "train", TRAIN_CLIPS)
-        toy.build(plan.work / "toy_world", stage, "heldout", heldout)
+    toy.build(plan.work / "toy_world", 2, "train", TRAIN_CLIPS)  # here, before several runs would
+    repeat_questions(toy.build(plan.work / "toy_world", 2, "heldout", heldout))
 
     names = {cell.like or cell.name for cell in cells}
     methods = [method for method in plan.methods if not method.like and method.name in names]
@@ -202,7 +202,9 @@ def run_cells(plan: Plan, cells: list[Cell]) -> None:
     findings = Findings(plan)
     jobs = []
     for seed in plan.seeds:
-        jobs += [(cell.flags, findings.rate(cell), seed) for cell in cells]
+        for cell in cells:
+            if not cell.tuned_only:
+                jobs.append((cell.flags, findings.rate(cell), seed))
     run_all(plan, jobs)
 
 
@@ -213,24 +215,23 @@ def tuning_jobs(plan: Plan, methods: list[Cell]) -> list[Job]:
     for method in methods:
         _, rate = climb(done, plan, method.flags)
         if rate:
-            jobs += [(method.flags, rate, seed) for seed in plan.tuning]
+            jobs += [(tuning_flags(method.flags), rate, seed) for seed in plan.tuning]
     return jobs
 
 
 def chosen_cells(parts: list[str], names: list[str]) -> list[Cell]:
-    """The cells of some parts, or those of them with these names, as far as they can still run."""
+    """The cells of some parts, or those of them with these names."""
     cells = []
     for part in parts:
-        cells += [CURRICULUM] if part == "curriculum" else PARTS[part].cells
-    return [cell for cell in cells if cell.can_run and (not names or cell.name in names)]
+        cells += PARTS[part].cells
+    return [cell for cell in cells if not names or cell.name in names]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    all_parts = [*PARTS, "curriculum"]
-    parser.add_argument("--parts", nargs="+", choices=all_parts, default=all_parts)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument(
         "--cells", nargs="+", default=[], help="of these parts, the cells of these names alone"
     )
@@ -239,7 +240,7 @@ def main() -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="GRPO and AVATAR, two seeds, 32 and 24 steps, 80 questions, into runs/study-quick",
+        help="GRPO and both AVATARs, two seeds, 20-32 steps, 80 questions, into runs/study-quick",
     )
     parser.add_argument("--report", action="store_true", help="run nothing")
     args = parser.parse_args()

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.study_runs import CONTROLS, METHOD_CELLS, SHAPES, Findings
+from bench.study_runs import CONTROLS, METHOD_CELLS, Findings
 from bench.study_statistics import TARGETS, smooth
 from engine.families import DEFAULT_MODEL, load_tokenizer_and_config
 from run.logs import BINS
 from run.plots import COLORS, DASHES, pyplot
-from tas import temporal_weights
+from tas import SHAPES, temporal_weights
 
 plt = pyplot()
 
@@ -37,12 +37,11 @@ OVER_SEEDS = (
 def draw_pictures(
     findings: Findings,
     savings: dict[str, dict[str, list[dict]]],
-    lengths: list[dict],
     folder: Path,
 ) -> dict[str, str]:
     """Draw what there are results for into `folder`. Returns {file: caption}.
 
-    savings: {axis: {method: `savings`}}; lengths: `gains_by_length`.
+    savings: {axis: {method: `savings`}}.
     """
     runs = findings.of_methods()
     captions: dict[str, str] = {}
@@ -55,7 +54,7 @@ def draw_pictures(
     methods = {name: runs[name] for name in runs if name not in CONTROLS}
     save("curves", f"Accuracy and reward of the methods, {OVER_SEEDS}", curves_picture(methods))
     if runs.keys() & CONTROLS:
-        shown = {"GRPO", "AVATAR at GRPO's rate"} | CONTROLS
+        shown = {"GRPO", "AVATAR"} | CONTROLS
         caption = f"Accuracy and reward of the rows that keep the comparison honest, {OVER_SEEDS}"
         save(
             "controls",
@@ -75,8 +74,6 @@ def draw_pictures(
     save("advantages", caption, advantages_picture(both))
     if "AVATAR" in runs:
         save("tiers", "What AVATAR's buffer holds", tiers_picture(runs["AVATAR"]))
-    if lengths:
-        save("lengths", "Gain of the U by length of the reasoning", lengths_picture(lengths))
     if "AVATAR" in runs:
         caption = "The weights of Temporal Advantage Shaping over a completion"
         save("tas", caption, weights_picture(runs["AVATAR"][0]["completion"]))
@@ -172,17 +169,6 @@ def tiers_picture(runs: list[dict]):
     ax.stackplot(runs[0]["generated"][::4], tiers, labels=labels, alpha=0.8)
     ax.set(xlabel="fresh completions", ylabel="completions in AVATAR's buffer")
     ax.legend(title="tier of the prompt", loc="upper left", reverse=True)
-    return figure
-
-
-def lengths_picture(groups: list[dict]):
-    figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-    names = [group["tokens"] for group in groups]
-    gains = [group["gain"] for group in groups]
-    wings = [0 if math.isinf(group["half"]) else group["half"] for group in groups]
-    ax.bar(names, gains, yerr=wings, capsize=4)
-    ax.axhline(0, color="black", linewidth=0.8)
-    ax.set(xlabel="tokens of reasoning", ylabel="gain of the U over uniform weights (accuracy)")
     return figure
 
 

@@ -1,6 +1,5 @@
 """bench/study_report.py: the tables of bench/STUDY.md, written between two marks of the page."""
 
-import itertools
 import json
 import math
 import os
@@ -10,9 +9,6 @@ import numpy as np
 
 from bench.study_pictures import draw_pictures
 from bench.study_runs import (
-    CURRICULUM,
-    LENGTH_CELLS,
-    PAPER_CURRICULUM,
     PARTS,
     Cell,
     Findings,
@@ -29,7 +25,6 @@ from bench.study_statistics import (
     verdict,
 )
 
-LENGTH_EDGES = (0, 25, 35, 45, 200)  # tokens of reasoning
 BEGIN = "<!-- tables: written by bench/study.py -->"
 END = "<!-- end of the tables -->"
 PAPER_COLUMN = "in the paper (points, OmniBench)"
@@ -212,82 +207,6 @@ def cell_row(
     ]
 
 
-def curriculum_table(findings: Findings) -> str:
-    """The paper's Table 4 on the questions of stage 2: after the cold start (any run's first
-    evaluation), and after each stage."""
-    runs = findings.runs(CURRICULUM)
-    of_methods = list(findings.of_methods().values())
-    if not runs or not of_methods:
-        return ""
-    cold_start = of_methods[0][0]["evals"][0][3]
-    rows = [["S0", f"{cold_start:.3f}", "", "", ""]]
-    before = [cold_start] * len(runs)
-    for stage in (1, 2, 3):
-        accuracies = [run["curriculum"][f"after stage {stage}"]["stage 2"] for run in runs]
-        gains = [a - b for a, b in zip(accuracies, before, strict=True)]
-        paper = PAPER_CURRICULUM[stage] - PAPER_CURRICULUM[stage - 1]
-        rows.append([f"+ S{stage}", plus_minus(accuracies), *compared(gains, paper)])
-        before = accuracies
-    return table(
-        "Curriculum",
-        f"Held-out accuracy on stage 2's questions after each stage, {len(runs)} seeds; "
-        "differences are to the row above.",
-        ["stages", "accuracy", "gain", PAPER_COLUMN, "verdict"],
-        rows,
-    )
-
-
-# ------------------------------------------------------------------------------ lengths
-def gains_by_length(findings: Findings) -> list[dict]:
-    """The gain of the U over uniform weights by how long the U's model reasons on a question:
-    {tokens, gain, half (of the 95 % interval over seeds), questions} of each group of lengths."""
-    items = {}
-    for shape, cell in LENGTH_CELLS.items():
-        runs = findings.runs(cell)
-        items[shape] = {run["seed"]: run["items"] for run in runs if "items" in run}
-    seeds = [seed for seed in items["u"] if seed in items["uniform"]]
-
-    groups = []
-    for low, high in itertools.pairwise(LENGTH_EDGES):
-        means = []
-        questions = 0
-        for seed in seeds:
-            gains = []
-            pairs = zip(items["u"][seed], items["uniform"][seed], strict=True)
-            for (tokens, score), (_, uniform_score) in pairs:
-                if low <= tokens < high:
-                    gains.append(score - uniform_score)
-            questions += len(gains)
-            if gains:
-                means.append(float(np.mean(gains)))
-        if means:
-            gain, half = interval(means)
-            tokens = f"{low}-{high - 1}"
-            groups.append({"tokens": tokens, "gain": gain, "half": half, "questions": questions})
-    return groups
-
-
-def length_table(groups: list[dict]) -> str:
-    rows = []
-    for group in groups:
-        rows.append(
-            [
-                group["tokens"],
-                f"{group['gain']:+.3f} ± {group['half']:.3f}",
-                str(group["questions"]),
-                verdict(group["gain"], group["half"], 1.0),
-            ]
-        )
-    return table(
-        "Gain of the U by length",
-        "Accuracy with the U's weights less that with uniform ones, on held-out questions grouped "
-        "by the tokens that the U's model reasons for. In the paper the gain grows from 1.8 points "
-        "below 200 tokens to 5.5 above 600.",
-        ["tokens", "gain", "questions", "verdict"],
-        rows,
-    )
-
-
 # ------------------------------------------------------------------------------ the page
 def report(plan: Plan, page: Path, folder: Path) -> None:
     """Write tables and links to the pictures between the two marks of `page`, made when there is
@@ -295,22 +214,17 @@ def report(plan: Plan, page: Path, folder: Path) -> None:
     findings = Findings(plan)
     by_completions = savings_of_methods(findings, "completions")
     by_cpu = savings_of_methods(findings, "cpu")
-    lengths = gains_by_length(findings)
     sections = [
         rates_table(findings),
         budget_table(findings),
         savings_table(by_completions, "fresh completions"),
         savings_table(by_cpu, "CPU-seconds of training"),
         *(part_table(findings, part) for part in PARTS),
-        curriculum_table(findings),
-        length_table(lengths),
     ]
     sections = [section for section in sections if section]
 
     folder.mkdir(parents=True, exist_ok=True)
-    captions = draw_pictures(
-        findings, {"completions": by_completions, "cpu": by_cpu}, lengths, folder
-    )
+    captions = draw_pictures(findings, {"completions": by_completions, "cpu": by_cpu}, folder)
     sections.append("## Pictures\n")
     for file, caption in captions.items():
         link = os.path.relpath(folder / file, page.parent)

@@ -5,9 +5,9 @@ others are compared with. A run is a cell with a learning rate and a seed; its r
 bench/results/study.jsonl, found again by `name_of`. The same flags run once, in however many parts
 they stand.
 
-The results were recorded at commit fd7855e. Since then some flags are gone, because no setting of
-them made a difference here (GONE_FLAGS). Their cells stay in the tables and are not run any more;
-and the results of `avatar`, which had --replay_shift 0.2, stand for the method without the shift.
+An earlier study (282 runs at commit fd7855e, one sample per held-out question, five seeds) is kept
+in bench/results/study-fd7855e.jsonl. No table is made of it any more: since then tiers, draws and
+presets have changed, and its methods took one update per rollout.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ import numpy as np
 
 from config import METHODS
 
-SEEDS = (0, 1, 2, 3, 4)
-TUNING_SEEDS = (100, 101)
-RATES = (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)
+SEEDS = tuple(range(8))
+TUNING_SEEDS = (100, 101, 102, 103)
+RATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)
 TRAIN_CLIPS = 256
 HELDOUT_CLIPS = 160
-GONE_FLAGS = ("--replay_groups", "--replay_baseline", "--replay_shift", "--tas_normalize")
+HELDOUT_SAMPLES = 3  # completions per held-out question: a standard error of 0.016 instead of 0.028
 
 
 # ------------------------------------------------------------------------------ cells
@@ -34,72 +34,66 @@ class Cell:
 
     flags: of train.py, without learning rate and seed. paper: its accuracy on OmniBench in the
     paper, where it has one. like: the method whose learning rate it uses; "": it has its own.
+    tuned_only: runs on the tuning seeds alone, to be chosen or not.
     """
 
     name: str
     flags: tuple[str, ...]
     paper: float | None = None
-    like: str = "GRPO"
-
-    @property
-    def can_run(self) -> bool:
-        return not set(GONE_FLAGS) & set(self.flags)
+    like: str = ""
+    tuned_only: bool = False
 
 
 def cell(
-    name: str, method: str, length: str, paper: float | None = None, like: str = "GRPO"
+    name: str,
+    method: str,
+    length: str,
+    paper: float | None = None,
+    like: str = "",
+    tuned_only: bool = False,
 ) -> Cell:
     """A Cell of flags written as text; method: "avatar --fresh 4", length: "--steps 40"."""
-    return Cell(name, tuple(f"--method {method} {length}".split()), paper, like)
+    return Cell(name, tuple(f"--method {method} {length}".split()), paper, like, tuned_only)
 
 
-# 8 fresh completions of each of 16 prompts: 10,240 in 80 steps; the paper's 4: 4,096 in 64; 2:
-# 2,048 in 64. Dynamic sampling draws up to three times per step.
-LONG = "--steps 80 --eval_every 5"
-HALF = "--steps 40 --eval_every 5"
-SHORT = "--steps 64 --eval_every 8"
+# A step samples 16 prompts: of GRPO 128 completions, of AVATAR 64, of AVATAR fast 32. Evaluations
+# are 512, 64 and 64 completions apart
+GRPO_LENGTH = "--steps 80 --eval_every 4"
+AVATAR_LENGTH = "--steps 64 --eval_every 1"
+FAST_LENGTH = "--steps 24 --eval_every 2"
 
-# Variants of AVATAR run half as long as the methods, while they still learn and differences can
-# show; at GRPO's learning rate, at which AVATAR's seeds agree best
-VARIANT = "--steps 32 --eval_every 8"
+# GRPO takes one update per rollout in the paper. The second baseline takes as many as do it most
+# good: 2, 4 and 8 are tuned, and the best on the tuning seeds runs on all seeds
+UPDATES = (2, 4, 8)
+BEST_UPDATES = 4
+GRPO_BEST = f"GRPO, {BEST_UPDATES} updates"
 
-# In 32 steps the 512 questions of 256 clips come once each: no hint is due, and Rbar(q) is the mean
-# of the replayed group. Those of 24 clips come 10 times
-FEW_CLIPS = f"{VARIANT} --data toy:24,{HELDOUT_CLIPS}"
 
-# Four rows keep the comparison honest. A run's learning rate falls to its end, so a short run is
-# not the beginning of a long one: the short GRPO and the short AVATAR, each half as long, show what
-# that alone gives. AVATAR asks for 2 completions, averages over tokens and has no KL term: another
-# GRPO shows what these alone give. And learning rates found on two seeds are uncertain: one row has
-# AVATAR at the rate that GRPO found
-TOKEN_MEAN = "GRPO, token mean, 2 completions, no KL"
+def updates_cell(updates: int) -> Cell:
+    name = f"GRPO, {updates} updates"
+    return cell(
+        name,
+        f"grpo --updates {updates}",
+        "--steps 32 --eval_every 2",
+        tuned_only=updates != BEST_UPDATES,
+    )
+
+
 METHOD_CELLS = [
-    cell("GRPO", "grpo", LONG, 45.4, like=""),
-    cell("GRPO, short", "grpo", HALF),
-    cell(
-        TOKEN_MEAN,
-        "grpo --loss_norm token --fresh 2 --beta 0",
-        "--steps 128 --eval_every 16",
-        like="",
-    ),
-    cell("GRPO, dynamic sampling", "grpo --dynamic_sampling 2", HALF, like=""),
-    cell("TAS only", "tas_only", LONG, 45.1, like=""),
-    cell("AVATAR as in the paper", "avatar_paper", SHORT, 49.1, like=""),
-    cell("replay only", "replay_only", SHORT, 47.8, like=""),
-    cell("AVATAR", "avatar", SHORT, 49.1, like=""),
-    cell("AVATAR at GRPO's rate", "avatar", SHORT),
-    cell("AVATAR, no hints", "avatar --hint_patience 0 --hint_kl 0", SHORT, like="AVATAR"),
-    cell("AVATAR, short", "avatar", VARIANT, like=""),
+    cell("GRPO", "grpo", GRPO_LENGTH, 45.4),
+    *(updates_cell(updates) for updates in UPDATES),
+    cell("TAS only", "tas_only", GRPO_LENGTH, 45.1, like="GRPO"),
+    cell("replay only", "replay_only", AVATAR_LENGTH, 47.8, like="AVATAR"),
+    cell("AVATAR", "avatar", AVATAR_LENGTH, 49.1),
+    cell("AVATAR fast", "avatar_fast", FAST_LENGTH),
 ]
-CONTROLS = {"GRPO, short", TOKEN_MEAN, "AVATAR, short"}  # in a picture of their own
+CONTROLS: set[str] = set()  # methods in a picture of their own
 
 QUICK_CELLS = [
-    cell("GRPO", "grpo", "--steps 32 --eval_every 4", like=""),
-    cell("AVATAR", "avatar", "--steps 24 --eval_every 4", like=""),
+    cell("GRPO", "grpo", "--steps 32 --eval_every 4"),
+    cell("AVATAR", "avatar", "--steps 24 --eval_every 4"),
+    cell("AVATAR fast", "avatar_fast", "--steps 20 --eval_every 4"),
 ]
-
-CURRICULUM = cell("curriculum", "avatar", "--stage 1,2,3 --steps 48 --eval_every 0")
-PAPER_CURRICULUM = (45.8, 47.2, 48.6, 49.1)  # OmniBench after the cold start, stage 1, 2, 3
 
 
 # ------------------------------------------------------------------------------ parts
@@ -111,115 +105,7 @@ class Part:
     cells: list[Cell]
 
 
-# The shapes of the temporal weights, with the paper's accuracy of each
-SHAPES = {"u": 49.1, "uniform": 47.8, "decay": 48.3, "incline": 48.5, "inverse": 46.5}
-
-
-def shape_cells(normalised: bool = False) -> list[Cell]:
-    """A cell per shape of the temporal weights; normalised: all shapes with a mean weight of 1."""
-    cells = []
-    for shape in SHAPES:
-        method = f"avatar --tas_shape {shape}"
-        if normalised and shape != "uniform":  # uniform weights are all 1 already
-            method += " --tas_normalize true"
-        elif shape == "u" and not normalised:
-            method = "avatar"  # the default is not spelled out, so that it runs once for all parts
-        cells.append(cell(shape, method, VARIANT, SHAPES[shape]))
-    return cells
-
-
-def value_cells(flag: str, values: tuple[str, ...], default: str) -> list[Cell]:
-    """A cell of AVATAR per value of one flag; the default is not spelled out."""
-    return [
-        cell(value, "avatar" if value == default else f"avatar {flag} {value}", VARIANT)
-        for value in values
-    ]
-
-
-PARTS: dict[str, Part] = {
-    "methods": Part("GRPO", METHOD_CELLS),
-    "shapes": Part("u", shape_cells()),
-    "shapes of equal size": Part("u", shape_cells(normalised=True)),
-    "fresh and replayed": Part(
-        "4:4",
-        [
-            cell("8:0", "avatar --fresh 8 --replayed 0", VARIANT),
-            cell("6:2", "avatar --fresh 6 --replayed 2", VARIANT),
-            cell("4:4", "avatar --fresh 4 --replayed 4", VARIANT),
-            cell("2:6", "avatar", VARIANT),
-        ],
-    ),
-    "groups replayed per prompt": Part("1", value_cells("--replay_groups", ("1", "2"), "1")),
-    "lambda": Part("0.3", value_cells("--tas_lambda", ("0.1", "0.3", "0.5", "0.7", "0.9"), "0.3")),
-    "baseline of replay": Part(
-        "VCRS",
-        [
-            cell("VCRS", "avatar", FEW_CLIPS),
-            cell("group mean", "avatar --replay_baseline group", FEW_CLIPS),
-        ],
-    ),
-    "draws": Part(
-        "by tier",
-        [
-            cell("by tier", "avatar --replay_draw tiers", VARIANT),
-            cell("uniform", "avatar", VARIANT),
-        ],
-    ),
-    "shift of replay": Part("0.2", value_cells("--replay_shift", ("0", "0.2", "0.4"), "0.2")),
-    "start of replay": Part("256", value_cells("--replay_min", ("64", "256"), "256")),
-    "mean of the loss": Part(
-        "tokens",
-        [
-            cell("tokens", "avatar", VARIANT),
-            cell("completions", "avatar --loss_norm sequence", VARIANT),
-        ],
-    ),
-    "ratios": Part(
-        "truncated",
-        [
-            cell("truncated", "avatar", VARIANT),
-            cell("clipped", "avatar --clip ppo", VARIANT),
-            cell("CISPO", "avatar --clip cispo", VARIANT),
-        ],
-    ),
-    "hints": Part(
-        "both rules",
-        [
-            cell("both rules", "avatar", FEW_CLIPS),
-            cell("visits", "avatar --hint_kl 0", FEW_CLIPS),
-            cell("KL", "avatar --hint_patience 0", FEW_CLIPS),
-            cell("none", "avatar --hint_patience 0 --hint_kl 0", FEW_CLIPS),
-        ],
-    ),
-    "the paper's setting": Part(
-        "as in the paper",
-        [
-            cell("as in the paper", "avatar_paper", SHORT, 49.1, "AVATAR as in the paper"),
-            cell(
-                "uniform weights",
-                "avatar_paper --tas_shape uniform",
-                SHORT,
-                47.8,
-                "AVATAR as in the paper",
-            ),
-            cell(
-                "group mean instead of VCRS",
-                "avatar_paper --replay_baseline group",
-                SHORT,
-                like="AVATAR as in the paper",
-            ),
-            cell(
-                "uniform draws",
-                "avatar_paper --replay_draw uniform",
-                SHORT,
-                like="AVATAR as in the paper",
-            ),
-        ],
-    ),
-}
-
-# Cells whose last answers are kept, to set the gain of the U against the reasoning's length
-LENGTH_CELLS = {c.name: c for c in PARTS["shapes"].cells if c.name in ("u", "uniform")}
+PARTS: dict[str, Part] = {"methods": Part("GRPO", METHOD_CELLS)}
 
 
 # ------------------------------------------------------------------------------ results
@@ -242,34 +128,32 @@ def preset_of(flags: tuple[str, ...]) -> dict:
     return METHODS[flags[flags.index("--method") + 1]]
 
 
-def name_of(flags: tuple[str, ...], rate: float, seed: int, preset: dict | None = None) -> str:
-    """The name of a run. preset: what its method stood for when it ran, None: today's.
+def tuning_flags(flags: tuple[str, ...]) -> tuple[str, ...]:
+    """A cell's flags for the tuning seeds: a quarter of its evaluations, since these take longer
+    than the training.
 
-    A result counts for as long as its method means what it meant then, in the flags that are still
-    there.
+    >>> tuning_flags(("--method", "grpo", "--eval_every", "4"))
+    ('--method', 'grpo', '--eval_every', '16')
     """
-    today = preset_of(flags)
-    preset = today if preset is None else preset
-    preset = {flag: value for flag, value in preset.items() if f"--{flag}" not in GONE_FLAGS}
-    identity = [flags, rate, seed, sorted(preset.items())]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    place = flags.index("--eval_every") + 1
+    return (*flags[:place], str(4 * int(flags[place])), *flags[place + 1 :])
 
 
-def in_todays_flags(flags: list[str]) -> tuple[str, ...]:
-    """Flags as they were recorded, in today's words.
+def name_of(flags: tuple[str, ...], rate: float, seed: int) -> str:
+    """The name of a run."""
+    identity = json.dumps([flags, rate, seed])
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
-    >>> in_todays_flags(["--method", "avatar", "--toy_clips", "24"])
-    ('--method', 'avatar', '--data', 'toy:24,160')
-    """
-    flags = list(flags)
-    if "--toy_clips" in flags:
-        i = flags.index("--toy_clips")
-        flags[i : i + 2] = ["--data", f"toy:{flags[i + 1]},{HELDOUT_CLIPS}"]
-    return tuple(flags)
+
+def still_counts(run: dict) -> bool:
+    """Does the method of a recorded run mean today what it meant then? A flag that is new since
+    then must have the value that the code had for it."""
+    today = METHODS.get(run["flags"][run["flags"].index("--method") + 1], {})
+    return all(today.get(flag) == value for flag, value in run["preset"].items())
 
 
 def read_results(file: Path) -> dict[str, dict]:
-    """The runs that are done, by `name_of`; a torn last line is left out."""
+    """The runs that are done and still count, by `name_of`; a torn last line is left out."""
     results = {}
     lines = file.read_text().splitlines() if file.is_file() else []
     for line in lines:
@@ -277,8 +161,8 @@ def read_results(file: Path) -> dict[str, dict]:
             run = json.loads(line)
         except json.JSONDecodeError:
             continue
-        flags = in_todays_flags(run["flags"])
-        results[name_of(flags, run["rate"], run["seed"], run["preset"])] = run
+        if still_counts(run):
+            results[name_of(tuple(run["flags"]), run["rate"], run["seed"])] = run
     return results
 
 
@@ -290,7 +174,7 @@ def tuning_score(
     missing."""
     accuracies = []
     for seed in plan.tuning:
-        run = done.get(name_of(flags, rate, seed))
+        run = done.get(name_of(tuning_flags(flags), rate, seed))
         if run is None:
             return None
         accuracies += [accuracy for *_, accuracy in run["evals"][1:]]

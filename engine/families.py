@@ -96,6 +96,13 @@ def load_config(path: str | Path):
 
     Raises DataError where there is none, or none that can run here.
     """
+    folder = Path(path)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise DataError(
+            f"{path}: holds adapters alone; pass --model with the checkpoint's own folder (there "
+            "the adapters are merged in), or merge them into their base by peft's merge_and_unload"
+        )
+
     # Read as a dict first, so that a model of another type gets our sentence.
     try:
         settings, _ = transformers.PretrainedConfig.get_config_dict(path)

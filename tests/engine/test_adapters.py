@@ -12,6 +12,7 @@ from torch import nn
 
 from config import parse
 from engine.families import DEFAULT_MODEL, parameter_counts, parts
+from formats.sample import DataError
 from model import Features, load_policy
 from tests.reference import hf_inputs, random_completions
 from train import run_stage
@@ -133,6 +134,12 @@ def test_an_adapter_bears_the_published_names_and_its_base(by_hand_case, tmp_pat
         assert pattern.fullmatch(f"{tree}layers.0.mlp.down_proj")
     for other in ("model.audio_tower.layers.0.self_attn.q_proj", "model.visual.blocks.0.attn.qkv"):
         assert not pattern.fullmatch(other)
+
+
+def test_a_folder_of_adapters_alone_is_refused_with_what_to_pass(by_hand_case, tmp_path):
+    by_hand_case[0].save(tmp_path / "checkpoint")
+    with pytest.raises(DataError, match=r"adapter: holds adapters alone; pass --model with the ch"):
+        load_policy(tmp_path / "checkpoint" / "adapter")
 
 
 def test_other_users_may_read_what_was_saved(by_hand_case, tmp_path):
