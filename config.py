@@ -20,8 +20,8 @@ AVATAR = {  # the paper's own numbers
     "fresh": 4,
     "replayed": 4,
     "replay_min": 64,
-    "replay_draw": "tiers",
     "updates": 1,
+    "baseline": "group",
     "clip": "ppo",
     "loss_norm": "sequence",
     "tas_shape": "u",
@@ -32,8 +32,8 @@ AVATAR_FAST = AVATAR | {  # what the study found to need the fewest completions
     "fresh": 2,
     "replayed": 6,
     "replay_min": 256,
-    "replay_draw": "uniform",
     "updates": 4,
+    "baseline": "shrunk",
     "clip": "cispo",
     "loss_norm": "token",
     "beta": 0.0,
@@ -172,11 +172,6 @@ class Replay:
         "replay starts when the buffer holds this many completions (avatar 64, avatar_fast 256)",
         1,
     )
-    replay_draw: str | None = flag(
-        None,
-        "which prompts are replayed: drawn by tiers (avatar), or uniform (avatar_fast)",
-        choices=("tiers", "uniform"),
-    )
     capacity: int = flag(
         10_000,
         "completions the buffer holds, over all processes: 40 / 35 / 25 % hard / medium / easy",
@@ -206,6 +201,12 @@ class Update:
         "optimiser steps per rollout; replay is drawn anew for each (1; avatar_fast 4)",
         1,
         1000,
+    )
+    baseline: str | None = flag(
+        None,
+        "what fresh rewards stand against: the mean of their group (avatar, grpo), or shrunk: that "
+        "of the prompt's other rewards, shrunk towards the step's mean (avatar_fast)",
+        choices="tas.BASELINES",
     )
     alpha: float = flag(1.0, "weight of the off-policy part in J = J_on + alpha J_off", 0, 1e6)
     tas_shape: str | None = flag(

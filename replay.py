@@ -227,8 +227,12 @@ class ReplayBuffer:
         return sum(len(history.entries) for history in self.stored.values())
 
     # ------------------------------------------------------------------ storing
-    def add(self, prompt_id: str, entries: list[Entry]) -> None:
-        """Store the fresh group of one visit and update the prompt's VCRS, tier and hint state."""
+    def add(self, prompt_id: str, entries: list[Entry]) -> list[float]:
+        """Store the fresh group of one visit and update the prompt's VCRS, tier and hint state.
+
+        Returns the rewards that Rbar(q) was the mean of before; none for a hinted visit, whose
+        rewards are not to be compared with them.
+        """
         history = self.prompts.setdefault(prompt_id, PromptHistory())
         for entry in entries:
             entry.order = self.inserted
@@ -239,6 +243,7 @@ class ReplayBuffer:
 
         # Rbar(q) says how well the policy does alone, so hinted rewards stay out of it.
         unhinted = [e for e in entries if not e.hinted]
+        before = list(history.rewards) if unhinted else []
         if unhinted:
             history.rewards.extend(e.reward for e in unhinted)
             history.vcrs = float(np.mean(history.rewards))
@@ -253,6 +258,7 @@ class ReplayBuffer:
                 self.hinted.add(prompt_id)
             else:
                 self.hinted.discard(prompt_id)
+        return before
 
     def _update_hint(self, history: PromptHistory, unhinted: list[Entry]) -> None:
         """Steps 2 and 5 of the story of a hint: turn it on, take turns, turn it off."""
@@ -394,19 +400,18 @@ class ReplayBuffer:
 
     # ------------------------------------------------------------------ drawing
     def draw_groups(
-        self, prompts: int, completions: int, before: float = math.inf, by_tier: bool = True
+        self, prompts: int, completions: int, before: float = math.inf
     ) -> list[ReplayedGroup]:
         """Replayed groups of `prompts` different stored prompts, or of as many as there are.
 
         completions: per group, at most. before: only entries written before that step are drawn,
-        so that a step does not replay what it has just sampled. by_tier: draw the tier at 40 / 35 /
-        25 % first; otherwise every prompt is equally likely.
+        so that a step does not replay what it has just sampled.
         """
         diverse, equal = self._drawable_prompts(before)
         groups: list[ReplayedGroup] = []
         while len(groups) < prompts:
             # A prompt of equal rewards is drawn only when no other is left.
-            candidates = self._draw_tier(diverse, by_tier) or equal
+            candidates = self._draw_tier(diverse) or equal
             if not candidates:
                 break
             prompt_id = candidates.pop(self.rng.integers(len(candidates)))
@@ -429,17 +434,13 @@ class ReplayBuffer:
                 equal.append(prompt_id)
         return diverse, equal
 
-    def _draw_tier(self, diverse: dict[str, list[str]], by_tier: bool) -> list[str]:
-        """The prompts of one tier, drawn among those that hold any; empty when none does."""
+    def _draw_tier(self, diverse: dict[str, list[str]]) -> list[str]:
+        """The prompts of one tier, drawn at 40 / 35 / 25 % of those that hold any; else none."""
         filled = [tier for tier in TIERS if diverse[tier]]
         if not filled:
             return []
 
-        # Uniform over prompts is a tier drawn by its number of prompts.
-        if by_tier:
-            weights = np.array([TIER_FRACTIONS[tier] for tier in filled])
-        else:
-            weights = np.array([len(diverse[tier]) for tier in filled])
+        weights = np.array([TIER_FRACTIONS[tier] for tier in filled])
         index = self.rng.choice(len(filled), p=weights / weights.sum())
         return diverse[filled[index]]
 

@@ -31,6 +31,8 @@ STD_EPS = 1e-4
 LEVELS = ("token", "sequence")  # of the importance ratio
 CLIPS = ("ppo", "cispo")
 NORMS = ("sequence", "token")  # what the loss is a mean over
+BASELINES = ("group", "shrunk")  # of the fresh completions
+PRIOR = 2.0  # as how many completions of a prompt the step's mean counts in a shrunk baseline
 
 
 # ------------------------------------------------------------------------------ advantages
@@ -43,6 +45,34 @@ def group_advantages(rewards: Tensor) -> Tensor:
     tensor([ 0.8659, -0.8659, -0.8659,  0.8659])
     """
     return replay_advantages(rewards, rewards.mean())
+
+
+def shrunk_advantages(rewards: Tensor, history: list[float], of_step: Tensor) -> Tensor:
+    """Fresh rewards (G,) of a prompt against what its other rewards and those of the step predict:
+    advantages (G,).
+
+        b_i = (PRIOR m + sum history + sum_{j != i} R_j) / (PRIOR + |history| + G - 1)
+        A_i = (R_i - b_i) / (s + 1e-4)
+
+    m and s are the mean and standard deviation of of_step, all fresh rewards of the step on all
+    processes. history: the prompt's earlier rewards. The mean of two or four completions is a poor
+    estimate of what a prompt earns; shrinking it towards the mean of all prompts makes it better
+    (Stein; arXiv 2511.03710), and so do its earlier rewards (arXiv 2603.18444). And a group of
+    equal rewards has advantages, too: above 0 where the prompt has done better than expected.
+
+    >>> of_step = torch.tensor([1.0, 1.0, 0.0, 0.0])                 # m 0.5, s 0.57735
+    >>> shrunk_advantages(torch.tensor([1.0, 1.0]), [], of_step)     # b 2/3, 2/3
+    tensor([0.5773, 0.5773])
+    >>> shrunk_advantages(torch.tensor([1.0, 1.0]), [1.0], of_step)  # b 3/4, 3/4
+    tensor([0.4329, 0.4329])
+    """
+    std = of_step.std(correction=1) if len(of_step) > 1 else rewards.new_zeros(())  # ()
+    if std <= 1e-6:
+        return torch.zeros_like(rewards)  # (G,)
+    others = sum(history) + rewards.sum() - rewards  # (G,)
+    n_others = len(history) + len(rewards) - 1
+    baseline = (PRIOR * of_step.mean() + others) / (PRIOR + n_others)  # (G,)
+    return (rewards - baseline) / (std + STD_EPS)  # (G,)
 
 
 def replay_advantages(rewards: Tensor, baseline: Tensor | float) -> Tensor:

@@ -34,8 +34,8 @@ How this differs from the paper and its released trainer (the modules list their
     and named in bad_media.jsonl or dropped.jsonl; nothing is cut.
  8. --method avatar_fast is not the paper's: 2 fresh and up to 6 replayed completions per group (all
     that are stored of a prompt in its first three visits), replay from 256 stored completions on,
-    drawn uniformly instead of by tier, four updates per rollout, CISPO's ratio instead of PPO's
-    clip, the loss a mean over tokens, no KL term.
+    four updates per rollout, fresh rewards against a shrunk baseline, CISPO's ratio instead of
+    PPO's clip, the loss a mean over tokens, no KL term.
  9. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give
     the warm-up only.
 """
@@ -83,6 +83,7 @@ from tas import (
     kl_to_behaviour,
     loss_weights,
     replay_advantages,
+    shrunk_advantages,
     temporal_weights,
 )
 from tools.tiny_model import make_tiny_policy
@@ -146,7 +147,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
             # measured by another ruler, and is trained on but not remembered
             for group, group_scores in zip(groups, scores, strict=True):
                 if has_all_parts(group_scores, cfg.stage):
-                    buffer.add(group.id, group.entries)
+                    group.history = buffer.add(group.id, group.entries)
             fresh += groups
         run.agree()  # else the judge or the media were away on some process: saved, and the end
 
@@ -154,6 +155,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         buffer.refresh(gather_lists(buffer.moves()))
         run.generated += sum(gather(n_sampled))
         stored = sum(gather(len(buffer)))
+        of_step = torch.tensor(gather_lists(rewards_of(fresh)))  # (fresh completions of the step,)
         log.lap("rollout")
 
         # Steps 4-6 run --updates times. The completions and their recorded log-probs stay; so from
@@ -164,13 +166,15 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
             # 4 draw: stored prompts, completions of earlier steps, successes and failures
             replayed: list[Group] = []
             if cfg.replayed and stored >= cfg.replay_min:
-                by_tier = cfg.replay_draw == "tiers"
-                drawn = buffer.draw_groups(run.per_rank, cfg.replayed, before=step, by_tier=by_tier)
+                drawn = buffer.draw_groups(run.per_rank, cfg.replayed, before=step)
                 replayed = replayed_groups(drawn, stream.prompt)
 
             # 5 advantages: fresh against their group, replayed against the prompt's own history
             for group in fresh:
-                group.advantages = group_advantages(group.rewards)  # (G,)
+                if cfg.baseline == "group":
+                    group.advantages = group_advantages(group.rewards)  # (G,)
+                else:
+                    group.advantages = shrunk_advantages(group.rewards, group.history, of_step)
             for group in replayed:  # a prompt's first visit is unhinted, so it has a VCRS
                 group.advantages = replay_advantages(group.rewards, buffer.vcrs(group.id))  # (G,)
 
@@ -319,6 +323,14 @@ def note_ratios(
                 f"clip_fraction_age_{name}": clipped[mask & chosen[:, None]],
             }
         )
+
+
+def rewards_of(groups: list[Group]) -> list[float]:
+    """The rewards of all completions of these groups."""
+    rewards: list[float] = []
+    for group in groups:
+        rewards += group.rewards.tolist()
+    return rewards
 
 
 def first_examples(group: Group) -> list[dict]:

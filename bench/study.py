@@ -8,7 +8,7 @@
 A run is `train.py` with a cell's flags and one seed, on one core. Runs that were stopped go on
 where they were; finished ones are lines of bench/results/study.jsonl and are not run again (move
 that file away to measure all anew). Every method first finds its own learning rate on other seeds:
-upward through RATES, until the mean accuracy over all evaluations gets worse. Held-out questions
+it climbs through RATES until the mean accuracy over all evaluations gets worse. Held-out questions
 are answered HELDOUT_SAMPLES times, those of the tuning seeds once.
 
     study_runs.py          cells, parts, and the results that are there
@@ -256,7 +256,7 @@ def main() -> None:
             tuple(QUICK_CELLS),
             seeds=(0, 1),
             tuning=(100,),
-            rates=(2e-4, 4e-4),
+            rates=(1e-4, 2e-4),
             cores=args.cores,
         )
     else:

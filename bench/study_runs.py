@@ -120,6 +120,7 @@ class Plan:
     seeds: tuple[int, ...] = SEEDS
     tuning: tuple[int, ...] = TUNING_SEEDS
     rates: tuple[float, ...] = RATES
+    first_rate: float = 1e-4
     cores: int = 2
 
 
@@ -184,17 +185,28 @@ def tuning_score(
 def climb(
     done: dict[str, dict], plan: Plan, flags: tuple[str, ...]
 ) -> tuple[float | None, float | None]:
-    """Upward through the learning rates until one does worse: (the best, None), or, while a tuning
-    run is missing, (None, the rate to try)."""
-    scores: list[float] = []
-    for rate in plan.rates:
-        score = tuning_score(done, plan, flags, rate)
-        if score is None:
-            return None, rate
-        if scores and score < scores[-1]:
+    """From the first learning rate upward until one does worse; where already the second does,
+    downward instead: (the best, None), or, while a tuning run is missing, (None, the rate to try).
+    """
+
+    def score(index: int) -> float | None:
+        return tuning_score(done, plan, flags, plan.rates[index])
+
+    best = plan.rates.index(plan.first_rate)
+    if score(best) is None:
+        return None, plan.rates[best]
+    for step in (1, -1):
+        start = best
+        while 0 <= best + step < len(plan.rates):
+            other = score(best + step)
+            if other is None:
+                return None, plan.rates[best + step]
+            if other < score(best):
+                break
+            best += step
+        if best != start:
             break
-        scores.append(score)
-    return plan.rates[len(scores) - 1], None
+    return plan.rates[best], None
 
 
 class Findings:

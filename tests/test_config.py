@@ -212,7 +212,7 @@ def test_the_papers_preset_has_the_methods_numbers():
     expected = {
         "fresh": 4,
         "replayed": 4,
-        "replay_draw": "tiers",
+        "baseline": "group",
         "capacity": 10_000,
         "replay_min": 64,
         "hint_patience": 3,

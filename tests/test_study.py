@@ -122,8 +122,8 @@ def test_verdicts_follow_the_interval(difference, half, paper, expected):
 
 # ------------------------------------------------------------------------------ runs
 def test_the_rate_is_chosen_on_the_tuning_seeds_alone(tmp_path):
-    """0.4, 0.5, 0.45 end at the second of four; what is missing is asked for, lowest first; 9.0 of
-    a seed of the results has no say."""
+    """From 1e-4 0.4, 0.5, 0.45 end at the second; what is missing is asked for in that order; 9.0
+    of a seed of the results has no say."""
     scores = {
         (1e-4, 7): 0.4,
         (1e-4, 8): 0.4,
@@ -139,14 +139,26 @@ def test_the_rate_is_chosen_on_the_tuning_seeds_alone(tmp_path):
     first_three = dict(list(done.items())[:3])
     first_four = dict(list(done.items())[:4])
 
-    def plan(tuning, rates=(1e-4, 2e-4, 4e-4, 8e-4)) -> Plan:
+    def plan(tuning, rates=(5e-5, 1e-4, 2e-4, 4e-4, 8e-4)) -> Plan:
         return Plan(tmp_path / "r.jsonl", tmp_path, (), seeds=(0,), tuning=tuning, rates=rates)
 
     assert climb(done, plan((7, 8)), GRPO) == (2e-4, None)
     assert climb(first_three, plan((7, 8)), GRPO) == (None, 2e-4)
     assert climb({}, plan((7, 8)), GRPO) == (None, 1e-4)
-    assert climb(done, plan((7,)), GRPO) == (1e-4, None)  # 0.4, 0.3
     assert climb(first_four, plan((8,), rates=(1e-4, 2e-4)), GRPO) == (2e-4, None)
+
+
+def test_a_rate_below_the_first_is_tried_where_the_one_above_is_worse(tmp_path):
+    plan = Plan(tmp_path / "r.jsonl", tmp_path, tuning=(7,), rates=(2.5e-5, 5e-5, 1e-4, 2e-4))
+    done = {}
+    for rate, accuracy, expected in (
+        (1e-4, 0.5, (None, 2e-4)),
+        (2e-4, 0.4, (None, 5e-5)),
+        (5e-5, 0.6, (None, 2.5e-5)),
+        (2.5e-5, 0.55, (5e-5, None)),
+    ):
+        done[name_of(TUNED, rate, 7)] = make_run([0, accuracy], rate=rate, seed=7)
+        assert climb(done, plan, GRPO) == expected
 
 
 def test_a_result_counts_while_its_method_means_the_same(tmp_path):
@@ -179,7 +191,15 @@ def test_held_out_questions_are_repeated_as_neighbours(tmp_path):
 
 # ------------------------------------------------------------------------------ tables
 def test_tables_of_known_results(tmp_path):
-    plan = Plan(tmp_path / "r.jsonl", tmp_path, (), seeds=(0, 1), tuning=(7,), rates=(1e-3,))
+    plan = Plan(
+        tmp_path / "r.jsonl",
+        tmp_path,
+        (),
+        seeds=(0, 1),
+        tuning=(7,),
+        rates=(1e-3,),
+        first_rate=1e-3,
+    )
     methods = {cell.name: cell for cell in METHOD_CELLS}
     runs = []
     for name, speed in (("GRPO", 0.5), ("AVATAR", 1.0)):

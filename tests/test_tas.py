@@ -18,6 +18,7 @@ from tas import (
     kl_to_behaviour,
     loss_weights,
     replay_advantages,
+    shrunk_advantages,
     temporal_weights,
 )
 
@@ -107,6 +108,34 @@ def test_replay_advantages_stand_against_the_prompts_history():
 
     # the printed formula would give 7,500
     assert replay_advantages(torch.tensor([1.0, 1.0]), 0.25).tolist() == [0.0, 0.0]
+
+
+def test_shrunk_advantages_equal_the_formula_written_out():
+    """Against NumPy, one completion at a time; of many completions and no spread between prompts
+    the baseline is the leave-one-out mean."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        rewards = rng.random(rng.integers(1, 6))
+        history = rng.random(rng.integers(0, 20)).tolist()
+        of_step = rng.random(rng.integers(2, 40))
+        ours = shrunk_advantages(torch.tensor(rewards), history, torch.tensor(of_step))
+        for i, reward in enumerate(rewards):
+            known = np.array([*history, *np.delete(rewards, i)])
+            baseline = (2 * of_step.mean() + known.sum()) / (2 + len(known))
+            expected = (reward - baseline) / (of_step.std(ddof=1) + 1e-4)
+            assert ours[i].item() == pytest.approx(expected)
+
+
+def test_a_group_of_equal_rewards_has_advantages_against_a_shrunk_baseline():
+    """Above 0 where it is better than the step, the less the better the prompt was before; a step
+    whose rewards are all equal has none."""
+    of_step = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    new = shrunk_advantages(torch.ones(2), [], of_step)
+    known = shrunk_advantages(torch.ones(2), [1.0] * 20, of_step)
+    assert (new > known).all()
+    assert (known > 0).all()
+    assert (shrunk_advantages(torch.zeros(2), [1.0] * 20, of_step) < -1).all()
+    assert not shrunk_advantages(torch.ones(2), [], torch.ones(8)).any()
 
 
 # ------------------------------------------------------------------ the loss

@@ -227,7 +227,7 @@ def test_grpo_is_the_same_loop_without_replay(tmp_path, in_shared_folder):
     "flags",
     [
         ["--is_level=sequence", "--tas_shape=inverse"],
-        ["--clip=cispo", "--clip_eps_high=0.28", "--replay_draw=uniform"],
+        ["--clip=cispo", "--clip_eps_high=0.28"],
         ["--loss_norm=token", "--beta=0"],
     ],
 )
@@ -270,6 +270,36 @@ def test_a_runs_advantages_are_against_the_group_or_the_prompts_history(
     run(tmp_path, "--replay_min=8", "--replayed=2", "--eval_every=0")
     assert kinds.count((False, False)) == 6
     assert (True, True) in kinds  # a history that is not the group's own mean
+
+
+def test_a_runs_advantages_may_be_against_a_shrunk_baseline(
+    tmp_path, in_shared_folder, monkeypatch
+):
+    """The same with --baseline shrunk: fresh rewards against the prompt's earlier rewards, the
+    others of its group, and twice the mean of the step."""
+    seen = {}
+    kinds = []
+
+    def check(cfg, learner, reference, groups, *args):
+        fresh = [group for group in groups if not group.replayed]
+        of_step = np.array([entry.reward for group in fresh for entry in group.entries])
+        for group in fresh:
+            rewards = np.array([entry.reward for entry in group.entries])
+            history = seen.setdefault(group.id, [])
+            for i, reward in enumerate(rewards):
+                known = [*history, *np.delete(rewards, i)]
+                baseline = (2 * of_step.mean() + sum(known)) / (2 + len(known))
+                expected = (reward - baseline) / (of_step.std(ddof=1) + 1e-4)
+                assert group.advantages[i].item() == pytest.approx(expected, abs=1e-5)
+            kinds.append(len(history))
+            history += rewards.tolist()
+        return accumulate_gradients(cfg, learner, reference, groups, *args)
+
+    accumulate_gradients = train.accumulate_gradients
+    monkeypatch.setattr(train, "accumulate_gradients", check)
+    more = ["--baseline=shrunk", "--data=toy:2,2", "--steps=4", "--hint_patience=0", "--hint_kl=0"]
+    run(tmp_path, "--replay_min=8", "--eval_every=0", *more)
+    assert kinds == [0, 0, 0, 0, 4, 4, 4, 4]  # four prompts, asked twice each
 
 
 @pytest.mark.parametrize("stage", [1, 3])
@@ -541,7 +571,7 @@ def test_ratio_is_one_on_fresh_and_not_on_replayed_completions(cfg, fresh_policy
         for p in fresh_policy.text.parameters():
             p.add_(0.02 * torch.randn(p.shape, generator=generator))
     by_id = {s.id: s for s in samples}
-    drawn = buffer.draw_groups(4, cfg.replayed, before=1, by_tier=True)
+    drawn = buffer.draw_groups(4, cfg.replayed, before=1)
     replayed = replayed_groups(drawn, lambda i, hinted: builder(by_id[i], hinted))
     spread_advantages(replayed)
     log = update(cfg, fresh_policy, None, replayed)
@@ -629,7 +659,7 @@ def test_fresh_and_replayed_completions_of_a_prompt_share_its_row(
     sampled(cfg, fresh_policy, prompts, buffer, step=0)
     groups = sampled(cfg, fresh_policy, prompts, buffer, step=1, seed=1)
     by_id = {s.id: s for s in samples}
-    drawn = buffer.draw_groups(2, cfg.replayed, before=1, by_tier=True)
+    drawn = buffer.draw_groups(2, cfg.replayed, before=1)
     groups += replayed_groups(drawn, lambda i, hinted: builder(by_id[i], hinted))
     assert sorted(g.id for g in groups if g.replayed) == sorted(s.id for s in samples[:2])
     assert {entry.step for g in groups[2:] for entry in g.entries} == {0}
@@ -689,7 +719,7 @@ def test_media_pass_the_towers_once_per_step(cfg, fresh_policy, builder, samples
         stored = buffer.prompts[samples[0].id].entries
         groups.append(Group(prompt.sample.id, {False: prompt}, list(stored), replayed=False))
     by_id = {s.id: s for s in samples}
-    drawn = buffer.draw_groups(4, cfg.replayed, before=1, by_tier=True)
+    drawn = buffer.draw_groups(4, cfg.replayed, before=1)
     groups += replayed_groups(drawn, lambda i, hinted: builder(by_id[i], hinted))
     spread_advantages(groups)
     update(cfg, fresh_policy, reference, groups, features=features)
