@@ -28,10 +28,9 @@ AVATAR = {  # the paper's own numbers
     "hint_patience": 3,
     "hint_kl": 0.1,
 }
-AVATAR_FAST = AVATAR | {  # what the study found to need the fewest completions
+AVATAR_FAST = AVATAR | {  # ours: what the study found to need the fewest completions
     "fresh": 2,
     "replayed": 6,
-    "replay_min": 256,
     "updates": 4,
     "baseline": "shrunk",
     "clip": "cispo",
@@ -169,7 +168,7 @@ class Replay:
     )
     replay_min: int | None = flag(
         None,
-        "replay starts when the buffer holds this many completions (avatar 64, avatar_fast 256)",
+        "replay starts when the buffer holds this many completions (64)",
         1,
     )
     capacity: int = flag(

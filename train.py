@@ -33,9 +33,9 @@ How this differs from the paper and its released trainer (the modules list their
  7. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted
     and named in bad_media.jsonl or dropped.jsonl; nothing is cut.
  8. --method avatar_fast is not the paper's: 2 fresh and up to 6 replayed completions per group (all
-    that are stored of a prompt in its first three visits), replay from 256 stored completions on,
-    four updates per rollout, fresh rewards against a shrunk baseline, CISPO's ratio instead of
-    PPO's clip, the loss a mean over tokens, no KL term.
+    that are stored of a prompt in its first three visits), four updates per rollout, fresh rewards
+    against a shrunk baseline, CISPO's ratio instead of PPO's clip, the loss a mean over tokens, no
+    KL term.
  9. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give
     the warm-up only.
 """

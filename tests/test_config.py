@@ -101,7 +101,7 @@ def test_no_number_of_a_flag_is_without_bounds(field, value, capsys):
     ("flags", "message"),
     [
         (["--capacity=20"], "--replay_min 64: the buffer never holds more than --capacity 20"),
-        (["--method=avatar_fast", "--capacity=100"], "--replay_min 256: the buffer never holds"),
+        (["--method=avatar_fast", "--capacity=50"], "--replay_min 64: the buffer never holds"),
         (["--replay_min=20000"], "never holds more than --capacity 10000 completions; lower"),
         (["--capacity=1"], "--capacity 1: must be at least 8"),
         (["--replayed=1"], "--replayed 1: a group of one has no spread of rewards"),
