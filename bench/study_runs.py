@@ -79,15 +79,20 @@ def updates_cell(updates: int) -> Cell:
     )
 
 
+# AVATAR fast differs from GRPO in more than replay and TAS; this GRPO has all the rest of it
+GRPO_LIKE_FAST = "GRPO with the rest of AVATAR fast"
+REST = "--fresh 2 --updates 4 --baseline shrunk --clip cispo --loss_norm token --beta 0"
+
 METHOD_CELLS = [
     cell("GRPO", "grpo", GRPO_LENGTH, 45.4),
     *(updates_cell(updates) for updates in UPDATES),
+    cell(GRPO_LIKE_FAST, f"grpo {REST}", FAST_LENGTH, like="AVATAR fast"),
     cell("TAS only", "tas_only", GRPO_LENGTH, 45.1, like="GRPO"),
     cell("replay only", "replay_only", AVATAR_LENGTH, 47.8, like="AVATAR"),
     cell("AVATAR", "avatar", AVATAR_LENGTH, 49.1),
     cell("AVATAR fast", "avatar_fast", FAST_LENGTH),
 ]
-CONTROLS: set[str] = set()  # methods in a picture of their own
+CONTROLS = {GRPO_LIKE_FAST}  # methods in a picture of their own
 
 QUICK_CELLS = [
     cell("GRPO", "grpo", "--steps 32 --eval_every 4"),
@@ -105,7 +110,27 @@ class Part:
     cells: list[Cell]
 
 
-PARTS: dict[str, Part] = {"methods": Part("GRPO", METHOD_CELLS)}
+def fast_cell(name: str, options: str) -> Cell:
+    """AVATAR fast with one thing taken back."""
+    return cell(name, f"avatar_fast {options}".strip(), FAST_LENGTH, like="AVATAR fast")
+
+
+PARTS: dict[str, Part] = {
+    "methods": Part("GRPO", METHOD_CELLS),
+    "what makes AVATAR fast": Part(
+        "all of it",
+        [
+            fast_cell("all of it", ""),
+            fast_cell("no replay", "--replayed 0"),
+            fast_cell("uniform weights", "--tas_shape uniform"),
+            fast_cell("baseline of the group", "--baseline group"),
+            fast_cell("one update", "--updates 1"),
+            fast_cell("4 fresh and 4 replayed", "--fresh 4 --replayed 4 --prompts_per_step 8"),
+            fast_cell("PPO's clip", "--clip ppo"),
+            fast_cell("mean over completions", "--loss_norm sequence"),
+        ],
+    ),
+}
 
 
 # ------------------------------------------------------------------------------ results

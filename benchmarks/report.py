@@ -65,8 +65,11 @@ def table(summary: dict) -> str:
 
 
 def metric_line(name: str, measured: dict, percent: bool) -> str:
+    """A score with its interval, and on how few videos it stands where they are FEW or less."""
     value = format_value(measured["value"], percent)
-    return f"  {name:<44} {value:>6}  {format_interval(measured, percent)}  n {measured['n']:,}"
+    few = f" of {measured['videos']} videos" if measured["videos"] < FEW else ""
+    interval = format_interval(measured, percent)
+    return f"  {name:<44} {value:>6}  {interval}  n {measured['n']:,}{few}"
 
 
 def settings_lines(summary: dict) -> list[str]:

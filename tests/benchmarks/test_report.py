@@ -3,7 +3,13 @@
 import pytest
 
 from benchmarks.base import Benchmark
-from benchmarks.report import by_length, format_gain, incomplete_lines, length_table
+from benchmarks.report import (
+    by_length,
+    format_gain,
+    incomplete_lines,
+    length_table,
+    metric_line,
+)
 from benchmarks.statistics import summarise
 from benchmarks.table import BENCHMARKS
 from tests.results import make_results
@@ -76,3 +82,9 @@ def test_few_videos_are_said():
         "only 3 videos: intervals are wide, and from fewer than 10 none is significant"
     ]
     assert incomplete_lines(summary_of(videos=10)) == []
+
+
+def test_a_split_of_few_videos_says_of_how_many():
+    measured = {"value": 0.5, "low": 0.2, "high": 0.8, "n": 12, "videos": 4}
+    assert metric_line("x", measured, True).endswith("n 12 of 4 videos")
+    assert metric_line("x", measured | {"videos": 40}, True).endswith("n 12")
