@@ -122,10 +122,10 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         run.begin_step(step, policy, optimizer, state)
         features = Features(policy)  # every clip passes the towers once a step
 
-        # Steps 1-3 run once. With --dynamic_sampling they run again, for new prompts in place of
-        # groups of equal rewards, which have no signal; the last round's groups all stay.
+        # Steps 1 and 2 run once. With --dynamic_sampling they run again, for new prompts in place
+        # of groups of equal rewards, which have no signal; the last round's groups all stay.
         fresh: list[Group] = []
-        n_sampled = 0
+        sampled: list[tuple[Group, list[dict]]] = []  # of all rounds, with the scores
         for _ in range(1 + cfg.dynamic_sampling):
             fresh = [group for group in fresh if group.has_signal]
             missing = run.per_rank - len(fresh)
@@ -136,24 +136,24 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
             # them
             prompts = stream.take(missing, hinted=buffer.wants_hint)
             completions = generate(policy, prompts, features.of(prompts), cfg.fresh, sampling)
-            n_sampled += missing * cfg.fresh
 
             # 2 reward: format, accuracy, self and judge, by the stage's table
             scores = score_prompts(prompts, completions, cfg.stage, judge)
             groups = fresh_groups(prompts, completions, scores, step)
             log.note_rewards(groups)
-
-            # 3 insert: Rbar(q) and hint states move with every group; one that lacks a verdict was
-            # measured by another ruler, and is trained on but not remembered
-            for group, group_scores in zip(groups, scores, strict=True):
-                if has_all_parts(group_scores, cfg.stage):
-                    group.history = buffer.add(group.id, group.entries)
+            sampled += zip(groups, scores, strict=True)
             fresh += groups
         run.agree()  # else the judge or the media were away on some process: saved, and the end
 
+        # 3 insert: Rbar(q) and hint states move with every group; one that lacks a verdict was
+        # measured by another ruler, and is trained on but not remembered
+        for group, group_scores in sampled:
+            if has_all_parts(group_scores, cfg.stage):
+                group.history = buffer.add(group.id, group.entries)
+
         # tiers are global: places among the Rbar(q) of all prompts, on all processes
         buffer.refresh(gather_lists(buffer.moves()))
-        run.generated += sum(gather(n_sampled))
+        run.generated += sum(gather(len(sampled) * cfg.fresh))
         stored = sum(gather(len(buffer)))
         of_step = torch.tensor(gather_lists(rewards_of(fresh)))  # (fresh completions of the step,)
         log.lap("rollout")

@@ -27,6 +27,7 @@ SMALL = (
     "--data=toy:6,3",
     "--prompts_per_step=2",
     "--fresh=8",
+    "--loss_norm=token",
     "--replay_min=4",
     "--steps=2",
     "--eval_every=0",

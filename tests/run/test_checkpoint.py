@@ -308,6 +308,30 @@ def test_the_judge_is_away(finished, tmp_path, monkeypatch):
     assert equal(left["completions"], wanted["completions"])
 
 
+def test_the_judge_is_away_in_the_second_round_of_a_step(tmp_path, monkeypatch):
+    """With --dynamic_sampling the first round's groups are undone, too."""
+    more = ("--dynamic_sampling", "1", "--eval_every", "0", "--fresh", "2")
+    train.main(flags(tmp_path / "whole", *more))
+    out = tmp_path / "cut"
+
+    def away_in_a_second_round(prompts, *args):
+        rounds.append(len(prompts))
+        if len(rounds) > 2 and len(prompts) < 4:
+            raise Away(AWAY)
+        return real(prompts, *args)
+
+    rounds = []
+    real = train.score_prompts
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "score_prompts", away_in_a_second_round)
+        with pytest.raises(DataError, match=f"{AWAY}; the run is saved after step"):
+            train.main(flags(out, *more))
+    train.main(flags(out, *more, "--resume"))
+    left, wanted = run_state(out), run_state(tmp_path / "whole")
+    assert equal(left["metrics"], wanted["metrics"])
+    assert equal(left["states"], wanted["states"])
+
+
 def no_media(builder, samples, hinted):
     return [MediaError(sample.media[0][1], "is missing") for sample in samples]
 
