@@ -47,17 +47,17 @@ class Group:
     """Completions of one prompt, with what is needed to train on them.
 
     prompts: the prompt as the model reads it, by whether it shows the hint; a fresh group has one,
-    a replayed one what its entries need. history: of a fresh group, the rewards that its prompt had
-    before, by the same ruler. advantages: (G,), set in step 5.
+    a replayed one what its entries need. advantages: (G,), set in step 5. history: of a fresh group,
+    the earlier rewards of its prompt; None where its own were measured by another ruler.
     """
 
     id: str  # the dataset id: question and media
     prompts: dict[bool, Prompt]
     entries: list[Entry]
     replayed: bool
-    history: list[float] = field(default_factory=list)
     advantages: Tensor | None = None
     sampled: list[Completion] = field(default_factory=list)  # of a fresh group, for the log
+    history: list[float] | None = None
 
     @property
     def rewards(self) -> Tensor:

@@ -155,7 +155,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         buffer.refresh(gather_lists(buffer.moves()))
         run.generated += sum(gather(len(sampled) * cfg.fresh))
         stored = sum(gather(len(buffer)))
-        of_step = torch.tensor(gather_lists(rewards_of(fresh)))  # (fresh completions of the step,)
+        of_step = torch.tensor(gather_lists(rewards_of(fresh)))  # (completions of the step,)
         log.lap("rollout")
 
         # Steps 4-6 run --updates times. The completions and their recorded log-probs stay; so from
@@ -171,7 +171,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
 
             # 5 advantages: fresh against their group, replayed against the prompt's own history
             for group in fresh:
-                if cfg.baseline == "group":
+                if cfg.baseline == "group" or group.history is None:
                     group.advantages = group_advantages(group.rewards)  # (G,)
                 else:
                     group.advantages = shrunk_advantages(group.rewards, group.history, of_step)
@@ -326,10 +326,11 @@ def note_ratios(
 
 
 def rewards_of(groups: list[Group]) -> list[float]:
-    """The rewards of all completions of these groups."""
+    """The rewards of all completions of these groups, but for groups measured by another ruler."""
     rewards: list[float] = []
     for group in groups:
-        rewards += group.rewards.tolist()
+        if group.history is not None:
+            rewards += group.rewards.tolist()
     return rewards
 
 

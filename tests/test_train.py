@@ -302,6 +302,40 @@ def test_a_runs_advantages_may_be_against_a_shrunk_baseline(
     assert kinds == [0, 0, 0, 0, 4, 4, 4, 4]  # four prompts, asked twice each
 
 
+def test_a_group_without_a_verdict_stands_against_itself(tmp_path, in_shared_folder, monkeypatch):
+    """In stage 3 such a group is scored by its format alone: its rewards are compared with no
+    other's."""
+    kinds = []
+
+    def judge_fails_for_one_prompt(prompts, *args):
+        scores = score_prompts(prompts, *args)
+        for parts in scores[0]:
+            parts.update(judge=None, reward=parts["format"])
+        return scores
+
+    def check(cfg, learner, reference, groups, *args):
+        first, second = [group for group in groups if not group.replayed]
+        assert first.history is None
+        rewards = np.array([entry.reward for entry in first.entries])
+        assert not first.advantages.any() or rewards.std() > 0
+        others = second.rewards.numpy()
+        for i, advantage in enumerate(second.advantages.tolist()):
+            known = [*second.history, *np.delete(others, i)]
+            baseline = (2 * others.mean() + sum(known)) / (2 + len(known))
+            expected = (others[i] - baseline) / (others.std(ddof=1) + 1e-4)
+            if others.std() > 0:
+                assert advantage == pytest.approx(expected, abs=1e-5)
+                kinds.append(i)
+        return accumulate_gradients(cfg, learner, reference, groups, *args)
+
+    score_prompts = train.score_prompts
+    accumulate_gradients = train.accumulate_gradients
+    monkeypatch.setattr(train, "score_prompts", judge_fails_for_one_prompt)
+    monkeypatch.setattr(train, "accumulate_gradients", check)
+    run(tmp_path, "--baseline=shrunk", "--eval_every=0", "--steps=6", stage=3)
+    assert kinds
+
+
 @pytest.mark.parametrize("stage", [1, 3])
 def test_visual_and_localisation_stages_run(tmp_path, in_shared_folder, stage):
     run(tmp_path, "--steps=2", stage=stage)
