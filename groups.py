@@ -47,8 +47,8 @@ class Group:
     """Completions of one prompt, with what is needed to train on them.
 
     prompts: the prompt as the model reads it, by whether it shows the hint; a fresh group has one,
-    a replayed one what its entries need. advantages: (G,), set in step 5. history: of a fresh group,
-    the earlier rewards of its prompt; None where its own were measured by another ruler.
+    a replayed one what its entries need. advantages: (G,), set in step 5. history: of a fresh
+    group, the earlier rewards of its prompt; None where its own were measured by another ruler.
     """
 
     id: str  # the dataset id: question and media
