@@ -118,6 +118,14 @@ def check_entropy(rows: list[dict], plain: list[dict], out: Path) -> None:
     assert rows[0]["reward"] == plain[0]["reward"]
 
 
+def check_teacher(rows: list[dict], plain: list[dict], out: Path) -> None:
+    """The mean of log pi(y | hint) - log pi(y) over the policy's own tokens is -KL, so below 0; the
+    rewards of the first step are not touched, its loss is."""
+    assert all(-1 < row["hint_gain"] < 0 for row in rows)
+    assert rows[0]["reward"] == plain[0]["reward"]
+    assert abs(rows[0]["loss"] - plain[0]["loss"]) > 1e-4
+
+
 RECIPES: dict[str, tuple[list[str], Callable]] = {
     "papo": (["--papo_gamma=0.01"], check_papo),
     "care": (["--care_bonus=0.5", "--save_every=1"], check_care),
@@ -126,6 +134,7 @@ RECIPES: dict[str, tuple[list[str], Callable]] = {
         check_length,
     ),
     "entropy_tas": (["--tas_shape=entropy"], check_entropy),
+    "hint_teacher": (["--hint_teacher=0.3"], check_teacher),
 }
 
 
@@ -167,6 +176,7 @@ def test_a_recipe_applies_runs_and_shows_its_method(recipe, plain, tmp_path, sha
 TOGETHER = (
     (("papo", "care", "entropy_tas"), ("care.py", "tas.py")),
     (("length_reward",), ("problems.py", "rewards.py")),
+    (("hint_teacher",), ("tas.py",)),
 )
 
 
