@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -126,6 +127,19 @@ def check_teacher(rows: list[dict], plain: list[dict], out: Path) -> None:
     assert abs(rows[0]["loss"] - plain[0]["loss"]) > 1e-4
 
 
+def check_popo(rows: list[dict], plain: list[dict], out: Path) -> None:
+    """A replayed group for each fresh one of equal rewards; two fresh groups a step."""
+    assert [row["groups"] for row in plain] == [2, 4]
+    assert rows[0]["groups"] == 2  # nothing is stored yet
+    assert rows[1]["groups"] == 2 + rows[1]["dead_groups"]
+    assert rows[1]["dead_groups"] < 2
+
+
+def check_freshper(rows: list[dict], plain: list[dict], out: Path) -> None:
+    """The draws are tested below; here that they are made."""
+    assert rows[1]["replayed"] == plain[1]["replayed"] > 0
+
+
 RECIPES: dict[str, tuple[list[str], Callable]] = {
     "papo": (["--papo_gamma=0.01"], check_papo),
     "care": (["--care_bonus=0.5", "--save_every=1"], check_care),
@@ -135,6 +149,8 @@ RECIPES: dict[str, tuple[list[str], Callable]] = {
     ),
     "entropy_tas": (["--tas_shape=entropy"], check_entropy),
     "hint_teacher": (["--hint_teacher=0.3"], check_teacher),
+    "popo": (["--replay_dead=true"], check_popo),
+    "freshper": (["--replay_decay=8"], check_freshper),
 }
 
 
@@ -176,7 +192,8 @@ def test_a_recipe_applies_runs_and_shows_its_method(recipe, plain, tmp_path, sha
 TOGETHER = (
     (("papo", "care", "entropy_tas"), ("care.py", "tas.py")),
     (("length_reward",), ("problems.py", "rewards.py")),
-    (("hint_teacher",), ("tas.py",)),
+    (("hint_teacher", "popo"), ("tas.py",)),
+    (("freshper",), ("replay.py",)),
 )
 
 
@@ -216,6 +233,31 @@ print(json.dumps([question_text(sample), [part["accuracy"] for part in scores]])
     prompt, accuracies = json.loads(done.stdout)
     assert "Answer with the items in order, joined by commas." in prompt
     assert accuracies == pytest.approx([5 / 6, 0.0])
+
+
+def test_prompts_are_drawn_by_age(tmp_path):
+    """Four prompts of one tier, written 0, 1, 2 and 3 decays ago: drawn as 1 to 1/e to 1/e^2 to
+    1/e^3."""
+    tree = copy_tree(tmp_path / "tree")
+    apply(tree, "freshper")
+    code = """
+import json
+import numpy as np
+from collections import Counter
+from replay import Entry, ReplayBuffer
+buffer = ReplayBuffer()
+for step in (0, 5, 10, 15):
+    tokens, logps = np.zeros(1, np.int32), np.zeros(1, np.float32)
+    buffer.add(f"q{step}", [Entry(tokens, logps, right, right, step) for right in (0.0, 1.0)])
+drawn = Counter(buffer.draw_groups(1, 2, 16, 5.0)[0].prompt_id for _ in range(4000))
+print(json.dumps([drawn[f"q{step}"] for step in (15, 10, 5, 0)]))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = np.exp(-np.arange(4)) / np.exp(-np.arange(4)).sum() * 4000
+    errors = np.sqrt(expected * (1 - expected / 4000))
+    assert (np.abs(json.loads(done.stdout) - expected) < 4 * errors).all()
 
 
 def without_times(rows: list[dict]) -> list[dict]:
