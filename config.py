@@ -107,7 +107,7 @@ class Common:
     data: str = flag(
         "",
         "training records in any format of formats/, or toy:N,M for the toy world with N training "
-        "and M held-out clips; empty: the toy world",
+        "and M held-out clips, or toy-long:N,M for its long questions; empty: the toy world",
     )
     eval_data: str = flag("", "held-out records; empty: the toy world's, or none with --data")
     out: str = flag("", "output folder; empty: runs/stage<stage>-<method>-seed<seed>")
@@ -360,19 +360,25 @@ def by_model_and_stage(cfg: Config) -> dict:
     if torch.cuda.is_available():
         defaults["workers"] = 4
     else:  # the toy's own clips need no guard
-        defaults["workers"] = 0 if cfg.data.startswith("toy:") else 1
+        defaults["workers"] = 0 if is_toy(cfg.data) else 1
     return defaults
 
 
+def is_toy(data: str) -> bool:
+    """Is --data the toy world, or its long questions?"""
+    return data.startswith(("toy:", "toy-long:"))
+
+
 def toy_sizes(data: str) -> tuple[int, int]:
-    """(training clips, held-out clips) of --data toy:N,M.
+    """(training clips, held-out clips) of --data toy:N,M or toy-long:N,M.
 
     >>> toy_sizes("toy:256,160")
     (256, 160)
     """
-    train, _, heldout = data.removeprefix("toy:").partition(",")
+    world, _, sizes = data.partition(":")
+    train, _, heldout = sizes.partition(",")
     if not (train.isdigit() and heldout.isdigit() and int(train) and int(heldout)):
-        raise DataError(f"--data {data}: write toy:N,M with N training and M held-out clips")
+        raise DataError(f"--data {data}: write {world}:N,M with N training and M held-out clips")
     return int(train), int(heldout)
 
 

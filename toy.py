@@ -462,6 +462,17 @@ def add_trace(record: Sample, question: Question, rng: Generator) -> None:
 
 
 # ------------------------------------------------------------------ the world on disk
+def stream_of(stage: int, split: str, i: int, seed: int) -> list[int]:
+    """The seed of one clip's own random stream, so that any number of clips is reproducible."""
+    return [VERSION, seed, stage, int(split == "heldout"), i]
+
+
+def draw_clip(stage: int, split: str, i: int, seed: int = 0) -> tuple[str, Scene, Generator]:
+    """(name, scene, the random stream after it) of clip i of a split."""
+    rng = np.random.default_rng(stream_of(stage, split, i, seed))
+    return f"stage{stage}-{split}-{i:05d}", make_scene(rng), rng
+
+
 def build(
     root: str | Path, stage: int, split: str, clips: int, seed: int = 0, progress: bool = True
 ) -> Path:
@@ -477,14 +488,10 @@ def build(
     n_records = per_clip + 1 if stage == 0 else per_clip  # stage 0: and a description
 
     def build_clip(i: int) -> list[Sample]:
-        # One independent random stream per clip, so that any number of them is reproducible.
-        stream = [VERSION, seed, stage, int(split == "heldout"), i]
-        rng = np.random.default_rng(stream)
-        scene = make_scene(rng)
-        clip = f"stage{stage}-{split}-{i:05d}"
+        clip, scene, rng = draw_clip(stage, split, i, seed)
         path = folder / "clips" / f"{clip}.mp4"
         if not path.exists():
-            write_clip(path, scene, np.random.default_rng([*stream, 1]))
+            write_clip(path, scene, np.random.default_rng([*stream_of(stage, split, i, seed), 1]))
         return make_records(scene, clip, stage, rng, n_records)
 
     samples: list[Sample] = []

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 import toy
-from config import Config, toy_sizes
+import toy_long
+from config import Config, is_toy, toy_sizes
 from data import Prompt, PromptBuilder, TooLong
 from engine.distributed import gather
 from formats.load import load_samples
@@ -186,14 +187,15 @@ def load_data(
 
 def data_files(cfg: Config, rank: int) -> tuple[str, str]:
     """The files of training and held-out records; the toy world's are rendered by rank 0."""
-    if not cfg.data.startswith("toy:"):
+    if not is_toy(cfg.data):
         return cfg.data, cfg.eval_data
     files = None
     if rank == 0:
-        clips, heldout = toy_sizes(cfg.data)
+        world = toy_long if cfg.data.startswith("toy-long:") else toy
+        n_train, n_heldout = toy_sizes(cfg.data)
         files = (
-            str(toy.build(toy.TOY_ROOT, cfg.stage, "train", clips)),
-            str(toy.build(toy.TOY_ROOT, cfg.stage, "heldout", heldout)),
+            str(world.build(toy.TOY_ROOT, cfg.stage, "train", n_train)),
+            str(world.build(toy.TOY_ROOT, cfg.stage, "heldout", n_heldout)),
         )
     train_file, heldout_file = gather(files)[0]
     return train_file, cfg.eval_data or heldout_file

@@ -48,6 +48,12 @@ def world(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture
+def no_clips(monkeypatch):
+    """Records without their clips, for tests that look at records only."""
+    monkeypatch.setattr(toy, "write_clip", lambda path, scene, rng: None)
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory) -> Path:
     """Where the small runs render the toy world and keep decoded media, once for all of them."""

@@ -22,12 +22,6 @@ def scenes():
     return [toy.make_scene(np.random.default_rng(i)) for i in range(200)]
 
 
-@pytest.fixture
-def no_clips(monkeypatch):
-    """Records without their clips, for tests that look at records only."""
-    monkeypatch.setattr(toy, "write_clip", lambda path, scene, rng: None)
-
-
 def shape_named(scene, text):
     return next(s for s in scene.shapes if s.name in text)
 
