@@ -349,13 +349,14 @@ class Run:
                     "with the flags and the code that it was made with, or start another run"
                 )
             states = [s[name] for s in self.saved.states]
-            if not self.same_world:
-                if not isinstance(stateful, torch.Generator):
-                    stateful.redistribute(states, self.owns)
-            elif isinstance(stateful, torch.Generator):
-                stateful.set_state(states[0])
-            else:
-                stateful.load_state_dict(states[0])
+            try:
+                self.restore_one(stateful, states)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise DataError(
+                    f"{self.saved.folder}: its state of '{name}' is of another version of this "
+                    f"code ({type(error).__name__}: {error}); go on with the code that it was made "
+                    "with, or start another run from its model by --model"
+                ) from None
         if self.same_world:
             set_random_states(self.saved.own["random"], self.device)
         self.saved.states = []  # buffers of all processes, maybe
@@ -364,6 +365,16 @@ class Run:
         n_again = sum(gather(len(again)))
         if n_again and self.rank == 0:
             tqdm.write(f"{n_again:,} records whose media could not be read are tried again")
+
+    def restore_one(self, stateful, states: list) -> None:
+        """Give one object what the checkpoint holds of it: `states`, of each process."""
+        if not self.same_world:
+            if not isinstance(stateful, torch.Generator):
+                stateful.redistribute(states, self.owns)
+        elif isinstance(stateful, torch.Generator):
+            stateful.set_state(states[0])
+        else:
+            stateful.load_state_dict(states[0])
 
     def save_or_stop(self, done: int, policy, optimizer, state: dict) -> bool:
         """Save when it is time to, or a signal asks for it; True when the run is to end.

@@ -602,6 +602,21 @@ def test_weights_of_another_model_are_refused(copied, tmp_path):
         train.main(flags(copied, "--resume"))
 
 
+def test_a_checkpoint_of_another_version_is_refused_and_kept(copied, monkeypatch):
+    """One whose buffer is written in another form."""
+
+    def of_before(self, state):
+        raise KeyError("ids")
+
+    monkeypatch.setattr(ReplayBuffer, "load_state_dict", of_before)
+    before = sorted(copied.rglob("*"))
+    with pytest.raises(
+        DataError, match=r"its state of 'buffer' is of another version of this code"
+    ):
+        train.main(flags(copied, "--resume", steps=5))
+    assert sorted(copied.rglob("*")) == before
+
+
 def test_a_finished_run_has_nothing_to_do(copied, finished, tmp_path, capsys):
     train.main(flags(copied, "--resume"))
     assert "going on from" in capsys.readouterr().out
