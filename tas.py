@@ -66,13 +66,10 @@ def shrunk_advantages(rewards: Tensor, history: list[float], of_step: Tensor) ->
     >>> shrunk_advantages(torch.tensor([1.0, 1.0]), [1.0], of_step)  # b 3/4, 3/4
     tensor([0.4329, 0.4329])
     """
-    std = of_step.std(correction=1) if len(of_step) > 1 else rewards.new_zeros(())  # ()
-    if std <= 1e-6:
-        return torch.zeros_like(rewards)  # (G,)
     others = sum(history) + rewards.sum() - rewards  # (G,)
     n_others = len(history) + len(rewards) - 1
     baseline = (PRIOR * of_step.mean() + others) / (PRIOR + n_others)  # (G,)
-    return (rewards - baseline) / (std + STD_EPS)  # (G,)
+    return over_std(rewards - baseline, of_step)
 
 
 def replay_advantages(rewards: Tensor, baseline: Tensor | float) -> Tensor:
@@ -82,10 +79,16 @@ def replay_advantages(rewards: Tensor, baseline: Tensor | float) -> Tensor:
     >>> replay_advantages(torch.tensor([1.0, 0.0]), 0.25)         # std 0.70711: 0.75 / 0.70721, ..
     tensor([ 1.0605, -0.3535])
     """
+    return over_std(rewards - baseline, rewards)
+
+
+def over_std(differences: Tensor, rewards: Tensor) -> Tensor:
+    """differences (G,) / (std of rewards (n,) + 1e-4): (G,). Exactly 0 where the rewards are equal
+    up to rounding, or there is one alone: they cannot tell good from bad."""
     std = rewards.std(correction=1) if len(rewards) > 1 else rewards.new_zeros(())  # ()
-    if std <= 1e-6:  # equal up to rounding: the group cannot tell good from bad
-        return torch.zeros_like(rewards)  # (G,)
-    return (rewards - baseline) / (std + STD_EPS)  # (G,)
+    if std <= 1e-6:
+        return torch.zeros_like(differences)  # (G,)
+    return differences / (std + STD_EPS)  # (G,)
 
 
 # ------------------------------------------------------------------------------ temporal weights

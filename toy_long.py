@@ -128,8 +128,7 @@ def build(
 ) -> Path:
     """Write so many records of a split ("train" or "heldout"), over as many clips, which are
     rendered where they are not there yet. Returns the JSONL's path."""
-    toy.build(root, stage, split, records, seed, progress)  # the clips
-    folder = Path(root) / f"v{toy.VERSION}-seed{seed}"
+    folder = toy.build(root, stage, split, records, seed, progress).parent  # with the clips
     samples = []
     for i in range(records):
         rng = np.random.default_rng([VERSION, toy.VERSION, seed, stage, int(split == "heldout"), i])

@@ -79,7 +79,7 @@ def run(plan: Plan, flags: tuple[str, ...], rate: float, seed: int) -> dict:
 
 def repeated_questions(plan: Plan) -> Path:
     """The file of the held-out questions, each HELDOUT_SAMPLES times."""
-    return next(plan.work.absolute().glob("toy_world/*/heldout_repeated.jsonl"))
+    return next(plan.work.glob("toy_world/*/heldout_repeated.jsonl"))
 
 
 def repeat_questions(table: Path) -> None:

@@ -73,7 +73,6 @@ def draw_pictures(
     save("advantages", caption, advantages_picture(both))
     if "AVATAR" in runs:
         save("tiers", "What AVATAR's buffer holds", tiers_picture(runs["AVATAR"]))
-    if "AVATAR" in runs:
         caption = "The weights of Temporal Advantage Shaping over a completion"
         save("tas", caption, weights_picture(runs["AVATAR"][0]["completion"]))
     return captions

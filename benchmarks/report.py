@@ -65,7 +65,7 @@ def table(summary: dict) -> str:
 
 
 def metric_line(name: str, measured: dict, percent: bool) -> str:
-    """A score with its interval, and on how few videos it stands where they are FEW or less."""
+    """A score with its interval, and on how many videos it stands where they are fewer than FEW."""
     value = format_value(measured["value"], percent)
     few = f" of {measured['videos']} videos" if measured["videos"] < FEW else ""
     interval = format_interval(measured, percent)

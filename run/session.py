@@ -351,6 +351,8 @@ class Run:
             states = [s[name] for s in self.saved.states]
             try:
                 self.restore_one(stateful, states)
+            except DataError:  # a ValueError, too, but it says what is wrong
+                raise
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise DataError(
                     f"{self.saved.folder}: its state of '{name}' is of another version of this "
