@@ -35,6 +35,7 @@ from torch.utils.checkpoint import checkpoint
 
 from data import Prompt
 from engine import adapters, families
+from engine.adapter_folder import base_of, is_adapter_folder, root_of
 from engine.batching import split_by_tokens
 from engine.checksums import check_model_files
 from engine.distributed import FSDPUnit
@@ -52,7 +53,8 @@ MAX_TOKENS = 16_384  # of one pass of the towers, or of a prefill
 def load_policy(
     path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> "Policy":
-    """Load a model folder, or a hub name, with its tokenizer.
+    """Load a model folder, or a hub name, with its tokenizer. A folder of adapters alone is the
+    model that they belong to, with them added in.
 
     Raises DataError, in one sentence, when it holds no model that runs here, or is a checkpoint of
     ours with a damaged file.
@@ -61,6 +63,12 @@ def load_policy(
     if Path(path).is_dir():
         path = Path(path).resolve()
         check_model_files(path)
+    if is_adapter_folder(path):
+        root_of(path)  # raises where adapters belong to themselves
+        policy = load_policy(base_of(path), device, dtype)
+        adapters.merge_adapters(policy.model, path)
+        policy.source = path
+        return policy
     tokenizer, config = families.load_tokenizer_and_config(path)
     model = families.load_model(path, config, torch.device(device), dtype)
     return Policy(model, tokenizer, path)

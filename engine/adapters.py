@@ -14,6 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from engine.adapter_folder import SETTINGS, WEIGHTS
+from formats.sample import DataError
+
 LORA_ALPHA = 32  # the product of two adapters is scaled by alpha / rank
 
 
@@ -42,6 +45,43 @@ def add_adapters(model: nn.Module, layers: list[nn.Linear], rank: int, seed: int
     for p in model.parameters():
         if p.requires_grad:
             p.data = p.data.float()
+
+
+def merge_adapters(model: nn.Module, folder: str | Path) -> None:
+    """Add the adapters of a folder to the weights of the model that they belong to, in place.
+
+    Raises DataError where they do not fit the model, or a part of them is missing.
+    """
+    import peft
+
+    if not (Path(folder) / WEIGHTS).is_file():
+        raise DataError(f"{folder}: {WEIGHTS} is missing; save the adapter again as safetensors")
+
+    # Names of weights in the file -> names in this model. Published adapters of the whole
+    # Qwen2.5-Omni call its thinker by name; here the thinker is the model.
+    names = {r"^thinker\.": "", **getattr(model, "_checkpoint_conversion_mapping", {})}
+    try:
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        adapted = peft.PeftModel(model, config)
+        loaded = adapted.load_adapter(str(folder), "default", key_mapping=names)
+    except MemoryError:
+        raise
+    # peft raises almost anything on settings or weights that do not fit
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise DataError(
+            f"{folder}: its adapters do not fit their model ({reason}); check "
+            f"base_model_name_or_path in {SETTINGS}"
+        ) from None
+
+    # trap: of weights that have no place, and of layers that got none, peft only warns
+    stray = [*loaded.missing_keys, *loaded.unexpected_keys]
+    if stray:
+        raise DataError(
+            f"{folder}: {len(stray)} weights of its adapters do not fit their model, e.g. "
+            f"{stray[0]}; check base_model_name_or_path in {SETTINGS}"
+        )
+    adapted.merge_and_unload()
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoTokenizer
 from transformers.utils import cached_file, is_flash_attn_2_available
 
+from engine.adapter_folder import root_of
 from formats.sample import DataError
 from media.decode import MediaSettings
 from media.features import audio_tokens
@@ -96,12 +97,7 @@ def load_config(path: str | Path):
 
     Raises DataError where there is none, or none that can run here.
     """
-    folder = Path(path)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise DataError(
-            f"{path}: holds adapters alone; pass --model with the checkpoint's own folder (there "
-            "the adapters are merged in), or merge them into their base by peft's merge_and_unload"
-        )
+    path = root_of(path)  # where it holds adapters alone, the model that they belong to
 
     # Read as a dict first, so that a model of another type gets our sentence.
     try:
@@ -181,6 +177,7 @@ def load_tokenizer_and_config(path: str | Path):
 
     Raises DataError when the tokenizer or its chat template does not fit the config.
     """
+    path = root_of(path)
     config = load_config(path)
     try:
         # With the config given, transformers does not read (and warn about) the talker's.
@@ -586,7 +583,7 @@ def save_processor_files(
     them alike.
     """
     for name in COPIED_FILES:
-        file = find_file(source, name) if source else None
+        file = find_file(root_of(source), name) if source else None
         if file:
             # saving into the folder that was loaded: the file is there already
             if Path(file).resolve() != (folder / name).resolve():

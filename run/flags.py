@@ -23,6 +23,9 @@ import math
 from dataclasses import field, fields
 from pathlib import Path
 
+from engine.adapter_folder import root_of
+from formats.sample import DataError
+
 LARGEST = 2**31 - 1  # of a number that a flag may have
 
 
@@ -236,9 +239,13 @@ def to_bool(text: str) -> bool:
 def is_tiny(model: str) -> bool:
     """Does --model name a model of the bundled one's size (decoder width 512 or less)?
 
-    Empty means the bundled one. A folder whose config.json is broken counts as large: loading it
-    will say what is wrong.
+    Empty means the bundled one; a folder of adapters, the model that they belong to. A folder whose
+    config.json is broken counts as large: loading it will say what is wrong.
     """
+    try:
+        model = str(root_of(model)) if model else ""
+    except DataError:
+        return False
     file = Path(model) / "config.json"
     if not model or not file.is_file():
         return not model

@@ -7,13 +7,14 @@ import re
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from config import parse
 from engine.families import DEFAULT_MODEL, parameter_counts, parts
 from formats.sample import DataError
 from model import Features, load_policy
+from run.flags import is_tiny
 from tests.reference import hf_inputs, random_completions
 from train import run_stage
 
@@ -136,10 +137,100 @@ def test_an_adapter_bears_the_published_names_and_its_base(by_hand_case, tmp_pat
         assert not pattern.fullmatch(other)
 
 
-def test_a_folder_of_adapters_alone_is_refused_with_what_to_pass(by_hand_case, tmp_path):
+def save_adapter_copy(folder, to, settings=None, rename=lambda name: name):
+    """Write a copy of an adapter folder with other settings or names of weights."""
+    to.mkdir()
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({rename(name): w for name, w in weights.items()}, to / "adapter_model.safetensors")
+    content = json.loads((folder / "adapter_config.json").read_text()) | (settings or {})
+    (to / "adapter_config.json").write_text(json.dumps(content))
+    return to
+
+
+@pytest.mark.parametrize("prefix", ["", "thinker."])
+def test_a_folder_of_adapters_is_its_base_with_them_added_in(
+    by_hand_case, prompts, tmp_path, prefix
+):
+    """Also with the names that adapters of a whole Qwen2.5-Omni have. What is loaded is a whole
+    model, which can be saved, and on which new adapters can be put."""
+    policy, features, completions, plain, expected = by_hand_case
+    policy.save(tmp_path / "checkpoint")
+    folder = save_adapter_copy(
+        tmp_path / "checkpoint" / "adapter",
+        tmp_path / "copy",
+        rename=lambda name: name.replace("base_model.model.", f"base_model.model.{prefix}"),
+    )
+    loaded = load_policy(folder)
+    with torch.no_grad():
+        logp, _ = loaded.completion_logps(prompts, features, completions)
+    torch.testing.assert_close(logp, expected, **CLOSE)
+    assert (expected - plain).abs().max() > 0.01
+    assert not loaded.has_adapters
+    assert is_tiny(str(folder))
+
+    loaded.save(tmp_path / "again")
+    for name, weight in load_file(tmp_path / "checkpoint" / "model.safetensors").items():
+        again = load_file(tmp_path / "again" / "model.safetensors")[name]
+        torch.testing.assert_close(again, weight, **CLOSE)
+    assert (tmp_path / "again" / "preprocessor_config.json").is_file()
+
+
+def test_adapters_may_belong_to_adapters(by_hand_case, prompts, tmp_path):
+    """A second stage that began with the adapters of the first."""
+    policy, features, completions, _, expected = by_hand_case
+    policy.save(tmp_path / "first")
+    first = tmp_path / "first" / "adapter"
+    second = load_policy(first)
+    second.add_adapters(2, towers=False)
+    fill_adapters(second)
+    second.save(tmp_path / "second")
+    with torch.no_grad():
+        here, _ = second.completion_logps(prompts, features, completions)
+        there, _ = load_policy(tmp_path / "second" / "adapter").completion_logps(
+            prompts, features, completions
+        )
+    torch.testing.assert_close(there, here, **CLOSE)
+    assert (here - expected).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("settings", "rename", "sentence"),
+    [
+        ({"base_model_name_or_path": ""}, None, "field 'base_model_name_or_path' is missing"),
+        ({"base_model_name_or_path": "no/such"}, None, "no/such: not a model folder"),
+        ({"r": 8}, None, "do not fit their model"),
+        ({"target_modules": "no_such_layer"}, None, "do not fit their model"),
+        ({"target_modules": r".*\.(up|down)_proj"}, None, "weights of its adapters do not fit"),
+        ({}, "down_proj", "weights of its adapters do not fit"),
+    ],
+)
+def test_adapters_that_do_not_fit_are_refused(by_hand_case, tmp_path, settings, rename, sentence):
     by_hand_case[0].save(tmp_path / "checkpoint")
-    with pytest.raises(DataError, match=r"adapter: holds adapters alone; pass --model with the ch"):
-        load_policy(tmp_path / "checkpoint" / "adapter")
+    folder = save_adapter_copy(
+        tmp_path / "checkpoint" / "adapter",
+        tmp_path / "copy",
+        settings,
+        rename=lambda name: name.replace(rename or " ", "q_proj"),
+    )
+    with pytest.raises(DataError, match=re.escape(sentence)):
+        load_policy(folder)
+
+
+def test_adapters_without_weights_or_of_themselves_are_refused(by_hand_case, tmp_path):
+    by_hand_case[0].save(tmp_path)
+    folder = tmp_path / "adapter"
+    copy = save_adapter_copy(folder, tmp_path / "copy", {"base_model_name_or_path": str(folder)})
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(copy)
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(DataError, match="its adapters belong to themselves"):
+        load_policy(folder)
+
+    (copy / "adapter_model.safetensors").unlink()
+    settings["base_model_name_or_path"] = str(DEFAULT_MODEL)
+    (copy / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(DataError, match=r"adapter_model\.safetensors is missing"):
+        load_policy(copy)
 
 
 def test_other_users_may_read_what_was_saved(by_hand_case, tmp_path):
