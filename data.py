@@ -308,6 +308,21 @@ def only_text_follows(prompt: Prompt, n: int, form: PromptFormat) -> bool:
     return bool((prompt.positions[:, n:] == start + torch.arange(len(prompt.ids) - n)).all())
 
 
+def split_behind_media(prompt: Prompt, form: PromptFormat) -> tuple[Prompt, list[int]]:
+    """A prompt cut behind its last medium: (the part with the media, the token ids of the rest).
+
+    Other questions about the same media begin with the same part. Both parts hold a token or more.
+    """
+    is_media = torch.isin(prompt.ids, torch.tensor(sorted(form.placeholders - {None})))  # (P,)
+    last = int(is_media.nonzero().max()) if is_media.any() else 0
+    n = last + 1
+    # behind a medium may stand a marker that shares its position
+    while not only_text_follows(prompt, n, form) and n < len(prompt.ids) - 1:
+        n += 1
+    prefix = replace(prompt, ids=prompt.ids[:n], positions=prompt.positions[:, :n])
+    return prefix, prompt.ids[n:].tolist()
+
+
 # ------------------------------------------------------------------ the builder of a run
 class PromptBuilder:
     """Samples -> prompts of one model. A record that cannot be used becomes its error, and the

@@ -24,6 +24,7 @@ width, H query heads, K key-value heads, d head width.
 import copy
 import itertools
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,13 +37,21 @@ from torch.utils.checkpoint import checkpoint
 from data import Prompt
 from engine import adapters, families
 from engine.adapter_folder import base_of, is_adapter_folder, root_of
+from engine.attention import attend, join
 from engine.batching import split_by_tokens
 from engine.checksums import check_model_files
 from engine.distributed import FSDPUnit
 from engine.feature_cache import FeatureCache
 from engine.kv_cache import Prefill, PrefillPieces
 from engine.logprobs import TokenLogprobs, fp32_logits
-from engine.packed_rows import Layout, PackedAttention, PackedRows, packed_layouts, row_lengths
+from engine.packed_rows import (
+    Layout,
+    PackedAttention,
+    PackedRows,
+    one_row,
+    packed_layouts,
+    row_lengths,
+)
 from media.decode import MediaSettings
 from media.digest import media_digest
 
@@ -373,6 +382,41 @@ class Policy:
             last_states = hidden[rows.layouts.suffix_end]  # (questions, D)
             pieces.add(kv, last_states, rows.prompt_lengths, rows.suffix_lengths)
         return pieces.pad([prompt.next_position for prompt in prompts])
+
+    @torch.no_grad()
+    def prefill_more(self, prefix: Prefill, ids: list[int]) -> Prefill:
+        """A question more about a prompt that is prefilled: only its own tokens are computed.
+
+        prefix: the prefill of that prompt alone. ids: the Q tokens that the question has behind it,
+        one or more, all text. The result shares the prompt's keys and values with `prefix`.
+        """
+        tokens = torch.tensor(ids, device=self.device)  # (Q,)
+        positions = prefix.position + torch.arange(len(ids), device=self.device)  # (Q,)
+        rotary = self.rotary(positions.expand(3, -1))  # text: three equal positions
+        keys: list[Tensor] = []  # (1, K, Q, d) of each layer
+        values: list[Tensor] = []
+
+        def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            """q (Q, H, d) against all of the prompt, and causally against k and v (Q, K, d)."""
+            q, k, v = one_row(q), one_row(k), one_row(v)  # (1, heads, Q, d)
+            keys.append(k)
+            values.append(v)
+            of_prompt = attend(q, prefix.keys[layer], prefix.values[layer])
+            of_question = attend(q, k, v, causal=True)
+            out, _ = join(*of_prompt, *of_question)  # (1, H, Q, d)
+            return out[0].transpose(0, 1)
+
+        x = self.text.embed_tokens(tokens)  # (Q, D)
+        for i, layer in enumerate(self.text.layers):
+            x = families.block(layer, x, rotary, partial(attention, i))  # (Q, D)
+        return replace(
+            prefix,
+            question_lengths=prefix.question_lengths + len(ids),
+            question_keys=keys,
+            question_values=values,
+            hidden=self.text.norm(x[-1:]),  # (1, D)
+            position=prefix.position + len(ids),
+        )
 
     # ------------------------------------------------------------------ log-probs
     def log_distribution(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:

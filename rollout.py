@@ -106,6 +106,17 @@ def generate(
     return completions
 
 
+@torch.inference_mode()
+def answer_more(
+    policy: Policy, prefix: Prefill, ids: list[int], n: int, sampling: Sampling
+) -> list[Completion]:
+    """n completions of a question that goes on, by these token ids, from a prompt that is
+    prefilled."""
+    run = Decoding(policy, policy.prefill_more(prefix, ids), n, sampling)
+    decode(run)
+    return pack(policy, run.tokens, run.logps, n)[0]
+
+
 def sample_answers(
     policy: Policy, builder: PromptBuilder, samples: list[Sample], sampling: Sampling
 ) -> list[tuple[Prompt | DataError, Completion | None]]:

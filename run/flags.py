@@ -29,14 +29,22 @@ from formats.sample import DataError
 LARGEST = 2**31 - 1  # of a number that a flag may have
 
 
-def flag(default, help: str, low=None, high=None, choices=()):
+def flag(default, help: str, low=None, high=None, choices=(), positional=False):
     """A dataclass field with its `--help` text, its range and the values that it may have.
+
+    positional: a tuple of all words that belong to no flag.
 
     default None: filled in later, by a preset (`fill`). choices: a tuple, or the address of one
     as "tas.SHAPES", which is looked up only when flags are parsed: a shape that is added to tas.py
     is a value of the flag at once, and --help need not import torch.
     """
-    return field(default=default, metadata={"help": help, "range": (low, high), "choices": choices})
+    metadata = {
+        "help": help,
+        "range": (low, high),
+        "choices": choices,
+        "positional": positional,
+    }
+    return field(default=default, metadata=metadata)
 
 
 def read_flags(config: type, title: str, argv: list[str]):
@@ -50,7 +58,7 @@ def read_flags(config: type, title: str, argv: list[str]):
     """
     check_names(config, title, argv)
     parser = make_parser(config, title)
-    words = vars(parser.parse_args([with_underscores(word) for word in argv]))
+    words = vars(parser.parse_intermixed_args([with_underscores(word) for word in argv]))
     given = set(words)
     if words.get("config"):
         values, given_there = from_file(words["config"], words, parser)
@@ -119,6 +127,9 @@ def groups_of(config: type) -> dict[str, list]:
 
 def add_option(section, f) -> None:
     """One field as an option of a group."""
+    if f.metadata["positional"]:
+        section.add_argument(f.name, nargs="*", help=f.metadata["help"], metavar=f.name.upper())
+        return
     name_of_type = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
     kind = name_of_type.split(" ")[0].split("[")[0]  # "int | None" and "tuple[str, ...]"
     convert = {"int": int, "float": float, "str": str, "bool": to_bool, "tuple": str}[kind]

@@ -1,0 +1,249 @@
+"""ask.py: ask a model about clips, pictures and sounds of one's own.
+
+    # the bundled model, one of its own clips
+    python ask.py assets/clip.mp4 "What colour is the shape that moves in step with the low tone?"
+
+    # a run's checkpoint, or its adapters alone, or a model of the hub
+    python ask.py CLIP.mp4 "What knocks?" --model runs/stage2-avatar-seed0/checkpoint
+    python ask.py a.png b.png "What has changed?" --model Qwen/Qwen2.5-Omni-7B
+
+    # several questions; several answers to each, with their agreement; without a question, it waits
+    # for some, one a line
+    python ask.py CLIP.mp4 "What knocks?" "How often?" --samples 4
+    python ask.py CLIP.mp4
+
+A word that ends like a media file (.mp4, .png, .wav, ..) is one, and every other word is a
+question. All questions are about all of the media, in the order in which they are named; a question
+may say where: "Is <image> like <image>?".
+
+The media are decoded once, and pass the model once, whatever is asked about them
+(run/conversation.py).
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+# torch and transformers take seconds to import, and --help must answer at once. What needs them is
+# imported in `answer_all`, and at the end of this file.
+from eval import DEFAULTS
+from formats.options import LETTERS, read_options
+from formats.sample import DataError, Sample, check_placeholders, file_of
+from media.prompt_format import MIN_PIXELS
+from problems import PROBLEM_TYPES, problem_type
+from run.flags import fill, flag, is_tiny, read_flags
+
+ENDINGS = {
+    "video": ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .flv .wmv .3gp .ogv .gif",
+    "image": ".png .jpg .jpeg .webp .bmp .tif .tiff",
+    "audio": ".wav .flac .mp3 .m4a .aac .ogg .opus .aiff .aif .wma .amr",
+}
+
+
+# ------------------------------------------------------------------------------ flags
+@dataclass
+class WhatFlags:
+    """What to ask"""
+
+    words: tuple[str, ...] = flag(
+        (),
+        "media files, and questions about them; without a question: lines of the terminal",
+        positional=True,
+    )
+    model: str = flag("", "model folder, adapter folder or hub name; empty: the bundled tiny model")
+    prompt: str = flag(
+        "think",
+        "think: reasoning, then <answer>, as in training; direct: the answer only",
+        choices=("think", "direct"),
+    )
+    options: tuple[str, ...] = flag((), "choices, of which one is the answer")
+    problem_type: str = flag(
+        "",
+        f"how to answer: {', '.join(PROBLEM_TYPES)}; empty: free-form, with --options multiple "
+        "choice",
+        choices=("", *PROBLEM_TYPES),
+    )
+    hint: str = flag("", "a strategy, shown below the question as in training")
+    json: bool = flag(False, "print one JSON object per question")
+
+
+@dataclass
+class SamplingFlags:
+    """Sampling"""
+
+    samples: int = flag(1, "answers to each question", 1)
+    temperature: float | None = flag(
+        None, "0 = greedy (empty: 0 for one sample, 1 for several)", 0, 100
+    )
+    seed: int = flag(0, "seed of sampling", 0)
+    max_completion_tokens: int | None = flag(
+        None, "longest answer with its reasoning (empty: 2048, tiny model 112)", 1
+    )
+
+
+@dataclass
+class MediaFlags:
+    """Media"""
+
+    fps: float = flag(2.0, "video frames sampled per second", 1e-3, 1e3)
+    max_frames: int | None = flag(None, "most frames per video (empty: 64, tiny model 16)", 2)
+    max_pixels: int | None = flag(
+        None, "most pixels per frame (empty: 100,352, tiny model 2,352)", MIN_PIXELS
+    )
+    use_audio: bool = flag(True, "hear the sound of videos")
+    max_prompt_tokens: int = flag(32_768, "longer prompts are refused; 0 = no limit", 0)
+
+
+@dataclass
+class Config(WhatFlags, SamplingFlags, MediaFlags):
+    """Every flag of ask.py."""
+
+    # what `prompt_builder` asks for besides; nothing is kept on the disk
+    decoder = "pyav"
+    media_cache = ""
+    workers = 0
+
+
+def parse(argv: list[str]) -> Config:
+    """Flags -> Config, every None filled in. Bad flags end the program with one sentence."""
+    cfg, parser = read_flags(Config, __doc__.split("\n")[0], argv)
+    fill(cfg, DEFAULTS["tiny" if is_tiny(cfg.model) else "real"])
+    fill(cfg, {"temperature": 0.0 if cfg.samples == 1 else 1.0})
+    cfg.problem_type = cfg.problem_type or ("multiple choice" if cfg.options else "free-form")
+    if len(cfg.options) == 1 or len(cfg.options) > len(LETTERS):
+        parser.error(f"--options: two to {len(LETTERS)} choices; got {len(cfg.options)}")
+    if cfg.problem_type in ("multiple choice", "multi-label") and not cfg.options:
+        parser.error(f"--problem_type {cfg.problem_type}: pass the choices by --options")
+    return cfg
+
+
+# ------------------------------------------------------------------------------ what is asked
+def medium_kind(word: str) -> str | None:
+    """What a word names: "video", "image", "audio", or None for a question.
+
+    >>> medium_kind("a/clip.MP4"), medium_kind("clip.mp4#t=2.5"), medium_kind("What is that?")
+    ('video', 'image', None)
+    """
+    if "#t=" in word and medium_kind(word.partition("#t=")[0]) == "video":
+        return "image"  # the picture of a video at this second
+    ending = Path(word).suffix.lower()
+    for kind, endings in ENDINGS.items():
+        if ending and ending in endings.split():
+            return kind
+    return None
+
+
+def split_words(words: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """({kind: paths}, questions). Raises DataError for a file that is missing, or of no known kind.
+
+    A word with spaces is a file only where there is one: "Describe a.mp4" is a question.
+    """
+    media: dict[str, list[str]] = {"video": [], "image": [], "audio": []}
+    questions = []
+    for word in words:
+        kind = medium_kind(word)
+        if kind and os.path.isfile(file_of(word, kind)):
+            media[kind].append(word)
+        elif kind and " " not in word:
+            raise DataError(f"{word}: there is no such file")
+        elif os.path.exists(word):
+            raise DataError(
+                f"{word}: its ending tells neither a video nor a picture nor a sound; those that "
+                f"do: {' '.join(ENDINGS.values())}"
+            )
+        else:
+            questions.append(word)
+    return media, questions
+
+
+def make_sample(cfg: Config, media: dict[str, list[str]], question: str) -> Sample:
+    """One question as a record. Raises DataError where it says <video> more often than there are
+    videos."""
+    sample = Sample(
+        id=question,
+        question=question,
+        problem_type=cfg.problem_type,
+        answer="",
+        videos=media["video"],
+        images=media["image"],
+        audios=media["audio"],
+        options=[option.shown for option in read_options(list(cfg.options))],
+        hint=cfg.hint,
+        where="question",
+    )
+    if cfg.prompt == "direct":
+        lines = [f"Hint: {cfg.hint}"] if cfg.hint else []
+        sample.instruction = "\n".join([*lines, problem_type(cfg.problem_type).direct])
+    check_placeholders(sample)
+    return sample
+
+
+# ------------------------------------------------------------------------------ the program
+def show(reply) -> None:
+    """Print a Reply for people."""
+    print(f"\n{reply.question}")
+    for i, answer in enumerate(reply.answers, 1):
+        number = f" {i}" if len(reply.answers) > 1 else ""
+        if answer.reasoning:
+            print(f"reasoning{number}: {answer.reasoning}")
+        cut = "" if answer.finished else " (cut off at --max_completion_tokens)"
+        print(f"answer{number}: {answer.answer or '(none)'}{cut}")
+    if len(reply.answers) > 1:
+        counts = [f"{read} ({n} of {len(reply.answers)})" for read, n in reply.agreement.items()]
+        print(f"agreement: {', '.join(counts) or 'no answer could be read'}")
+    print(
+        f"[{reply.tokens:,} tokens in {reply.seconds:.2f} s, {reply.tokens_per_second:.0f} a "
+        f"second; prompt of {reply.prompt_tokens:,} tokens, {reply.new_tokens:,} of them new]",
+        flush=True,
+    )
+
+
+def terminal_lines() -> Iterator[str]:
+    """Questions, one a line, until the end of the input (Ctrl-D)."""
+    while True:
+        if sys.stdin.isatty():
+            print("\nquestion> ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def answer_all(cfg: Config) -> None:
+    """Answer the questions of the command line; without any, those of the terminal."""
+    from run.conversation import Conversation
+
+    media, questions = split_words(list(cfg.words))
+    samples = [make_sample(cfg, media, question) for question in questions]  # errors first
+    conversation = Conversation(cfg)
+    shown: list[str] = []  # what was said of the media
+
+    def answer(sample: Sample) -> None:
+        nonlocal shown
+        reply = conversation.ask(sample)
+        if cfg.json:
+            print(json.dumps(asdict(reply), ensure_ascii=False), flush=True)
+            return
+        if reply.shown != shown:
+            print("\n".join(reply.shown))
+        show(reply)
+        shown = reply.shown
+
+    for sample in samples:
+        answer(sample)
+    for line in [] if samples else terminal_lines():
+        try:
+            answer(make_sample(cfg, media, line))
+        except DataError as error:  # the next question may do better
+            print(f"error: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    cfg = parse(sys.argv[1:])
+    from run.session import ends_in_a_sentence  # after --help and mistyped flags: it imports torch
+
+    ends_in_a_sentence(answer_all, cfg)

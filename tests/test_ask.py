@@ -1,0 +1,247 @@
+"""ask.py: words, flags and output; answers against transformers' forward and a rollout's."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from ask import answer_all, medium_kind, parse, split_words
+from data import PromptBuilder, split_behind_media
+from formats.sample import DataError, Sample
+from media.decode import MediaSettings
+from model import Features
+from rollout import Sampling, answer_more, generate
+from run.conversation import Conversation
+from tests.reference import hf_logps
+from tests.runs import REPO
+
+CLIP = str(REPO / "assets" / "clip.mp4")
+COLOUR = "What colour is the shape that moves in step with the low tone?"
+COUNT = "How many times does the blue disc flash while the low tone sounds?"
+
+
+def greedy(tokens):
+    return Sampling(tokens, temperature=0)
+
+
+def replies(capsys, *argv):
+    """What ask.py prints with --json, parsed."""
+    answer_all(parse([*argv, "--json"]))
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+# ------------------------------------------------------------------ questions behind one prefill
+@pytest.mark.parametrize("family", ["qwen2_5_omni", "qwen2_5_vl", "qwen3_vl"])
+def test_a_question_behind_a_kept_prefill_has_transformers_log_probs(
+    policy, families, samples, family
+):
+    """Two questions about one clip, each from the prefill of the part with the clip alone."""
+    policy = families.get(family, policy)
+    settings = MediaSettings(fps=2.0, max_frames=8, max_pixels=84 * 28)
+    builder = PromptBuilder(policy.tokenizer, policy.form, settings)
+    prompts = builder.build_or_raise(samples[:2])
+    with torch.no_grad():
+        (features, _) = Features(policy).of(prompts)
+        prefix = policy.prefill([split_behind_media(prompts[0], policy.form)[0]], [features])
+
+    for prompt in prompts:
+        beginning, ids = split_behind_media(prompt, policy.form)
+        assert [*beginning.ids.tolist(), *ids] == prompt.ids.tolist()
+        assert not policy.form.placeholders & set(ids)
+        assert len(ids) < len(prompt.ids) - sum(t * h * w // 4 for t, h, w in prompt.grids)
+        completions = answer_more(policy, prefix, ids, 2, greedy(12))
+        assert completions[0].tokens == completions[1].tokens
+        with torch.no_grad():
+            theirs = hf_logps(policy, prompt, completions[0].tokens)
+        torch.testing.assert_close(torch.tensor(completions[0].logps), theirs, atol=2e-4, rtol=1e-4)
+
+
+def test_a_prompt_without_media_is_cut_behind_its_first_token(policy, builder):
+    sample = Sample("a", "What is two and two?", "numeric", "4")
+    prompt = builder(sample)
+    beginning, ids = split_behind_media(prompt, policy.form)
+    assert len(beginning.ids) == 1
+    assert [*beginning.ids.tolist(), *ids] == prompt.ids.tolist()
+
+
+def test_a_conversation_reads_its_media_once_and_answers_like_a_rollout(
+    policy, builder, tmp_path, capsys
+):
+    """The second question computes its own tokens alone; another clip is read anew."""
+    other = tmp_path / "other.mp4"
+    other.write_bytes((REPO / "assets" / "clip.mp4").read_bytes())
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (84, 28), "red").save(picture)
+
+    conversation = Conversation(parse([]))
+    asked = []
+    for videos, images, question in (
+        ([CLIP], [], COLOUR),
+        ([CLIP], [], COUNT),
+        ([str(other)], [], COUNT),
+        ([CLIP], [str(picture)], COUNT),
+    ):
+        sample = Sample(question, question, "free-form", "", videos=videos, images=images)
+        reply = conversation.ask(sample)
+        asked.append((reply.prompt_tokens, reply.new_tokens))
+
+        prompt = builder(sample)
+        with torch.no_grad():
+            features = Features(policy).of([prompt])
+        ((expected,),) = generate(policy, [prompt], features, 1, greedy(112))
+        assert reply.answers[0].tokens == len(expected.tokens)
+        assert f"<answer>{reply.answers[0].answer}</answer>" in expected.text
+        assert reply.answers[0].reasoning in expected.text
+
+    (first, all_of_first), (second, own), same_content, with_picture = asked
+    assert all_of_first == first
+    assert own < second / 3
+    assert same_content[1] == own  # another name, the same pixels and sound
+    assert with_picture[1] == with_picture[0]
+
+
+# ------------------------------------------------------------------ words and flags
+def test_words_are_files_by_their_ending_and_else_questions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "b c.PNG", "d.flac", "e.mov"):
+        (tmp_path / name).touch()
+    words = ["a.mp4", "What is in a.mp4", "b c.PNG", "d.flac", "e.mov", "a.mp4#t=1.5", "x" * 5000]
+    media, questions = split_words(words)
+    assert media == {"video": ["a.mp4", "e.mov"], "image": ["b c.PNG", "a.mp4#t=1.5"]} | {
+        "audio": ["d.flac"]
+    }
+    assert questions == ["What is in a.mp4", "x" * 5000]
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("no.mp4", "no.mp4: there is no such file"),
+        ("no.mp4#t=3", "no.mp4#t=3: there is no such file"),
+        ("notes.txt", "notes.txt: its ending tells neither a video nor a picture nor a sound"),
+        ("folder", "folder: its ending tells neither"),
+        ("folder.mp4", "folder.mp4: there is no such file"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused(tmp_path, monkeypatch, word, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(DataError, match=sentence):
+        split_words([word])
+
+
+def test_a_moment_of_a_video_is_a_picture():
+    assert medium_kind("a.mkv#t=3") == "image"
+    assert medium_kind("a.png#t=3") is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--options", "red"], "--options: two to 26 choices; got 1"),
+        (["--problem_type", "multi-label"], "--problem_type multi-label: pass the choices by"),
+        (["--samples", "0"], "--samples 0: must be at least 1"),
+        (["--promt", "think"], "did you mean --prompt?"),
+        (["--problem_type", "essay"], "--problem_type essay"),
+    ],
+)
+def test_bad_flags_end_in_a_sentence(capsys, argv, sentence):
+    with pytest.raises(SystemExit):
+        parse(argv)
+    assert sentence in capsys.readouterr().err
+
+
+def test_several_samples_are_drawn_at_temperature_one_and_one_is_greedy():
+    assert parse([]).temperature == 0
+    assert parse(["--samples", "3"]).temperature == 1
+    assert parse(["--samples", "3", "--temperature", "0.5"]).temperature == 0.5
+    assert parse(["a.mp4", "--samples", "3", "what?"]).words == ["a.mp4", "what?"]
+
+
+# ------------------------------------------------------------------ output
+def test_json_has_everything_and_agreement_counts_readings(capsys):
+    first, second = replies(capsys, CLIP, COLOUR, COUNT, "--samples", "4", "--seed", "1")
+    assert first["question"] == COLOUR
+    assert len(first["answers"]) == 4
+    readings = [answer["read"] for answer in first["answers"] if answer["read"] is not None]
+    assert first["agreement"] == {read: readings.count(read) for read in readings}
+    assert list(first["agreement"].values()) == sorted(first["agreement"].values(), reverse=True)
+    assert first["shown"] == second["shown"]
+    (line,) = first["shown"]
+    assert line == f"{CLIP}: 8 frames of 84 x 28 pixels, from 0.0 to 3.5 s, 4.1 s of sound"
+    assert first["new_tokens"] == first["prompt_tokens"]
+    assert second["new_tokens"] < second["prompt_tokens"] / 3
+
+
+def test_what_is_left_out_is_said(capsys, tmp_path):
+    Image.new("RGB", (84, 28), "red").save(tmp_path / "a.png")
+    soundfile.write(tmp_path / "b.wav", np.zeros(16_000, np.float32), 16_000)
+    files = [CLIP, str(tmp_path / "a.png"), str(tmp_path / "b.wav")]
+    flags = ["--use_audio", "false", "--max_frames", "4", "--max_completion_tokens", "2"]
+    ((clip, picture, sound),) = [r["shown"] for r in replies(capsys, *files, COLOUR, *flags)]
+    assert clip.endswith(
+        "4 frames of 84 x 28 pixels, from 0.0 to 3.0 s, 1 a second because of --max_frames 4, "
+        "no sound (the file has none, or --use_audio is false)"
+    )
+    assert picture.endswith("a.png: a picture of 84 x 28 pixels")
+    assert sound.endswith("b.wav: 1.0 s of sound")
+
+
+def test_options_hint_and_style_are_in_the_prompt(monkeypatch, capsys):
+    """As a prompt of the training has them: options with letters, the hint above the wording."""
+    seen = []
+    ask = Conversation.ask
+
+    def note(self, sample):
+        prompt = self.builder(sample, hinted=bool(sample.hint))
+        seen.append(self.policy.tokenizer.decode(prompt.ids[-80:]))
+        return ask(self, sample)
+
+    monkeypatch.setattr(Conversation, "ask", note)
+    flags = ["--options", "red", "blue", "--hint", "Listen first.", "--max_completion_tokens", "2"]
+    replies(capsys, CLIP, COLOUR, *flags)
+    replies(capsys, CLIP, COLOUR, *flags, "--prompt", "direct")
+    think, direct = seen
+    for text in seen:
+        assert COLOUR in text.replace("\n", " ")
+        assert "A. red" in text
+        assert "B. blue" in text
+        assert "Hint: Listen first." in text
+    assert "<think>" in think
+    assert "<think>" not in direct
+    assert "letter only" in direct
+
+
+def test_questions_come_line_by_line_and_a_bad_one_ends_nothing(monkeypatch, capsys):
+    lines = f"{COLOUR}\n\nIs <image> red?\n{COUNT}\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    answer_all(parse([CLIP, "--max_completion_tokens", "4"]))
+    printed = capsys.readouterr()
+    assert printed.out.count("8 frames of 84 x 28 pixels") == 1  # said once
+    assert printed.out.count("answer: ") == 2
+    assert "cut off at --max_completion_tokens" in printed.out
+    assert "the text of record 'Is <image> red?' holds 1 <image> for 0 file(s)" in printed.err
+
+
+def test_a_broken_clip_ends_in_one_sentence(tmp_path):
+    """And --help answers before torch is imported."""
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video at all")
+    command = [sys.executable, str(REPO / "ask.py"), str(broken), COLOUR]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: cannot read {broken} as a video (")
+    assert last.endswith("); replace the file")
+    assert "Traceback" not in done.stderr
+
+    code = "import sys, ask; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
