@@ -29,12 +29,16 @@ from pathlib import Path
 
 # torch and transformers take seconds to import, and --help must answer at once. What needs them is
 # imported in `answer_all`, and at the end of this file.
-from eval import DEFAULTS
 from formats.options import LETTERS, read_options
 from formats.sample import DataError, Sample, check_placeholders, file_of
 from media.prompt_format import MIN_PIXELS
 from problems import PROBLEM_TYPES, problem_type
 from run.flags import fill, flag, is_tiny, read_flags
+
+DEFAULTS = {  # those of eval.py
+    "real": {"max_frames": 64, "max_pixels": 100_352, "max_completion_tokens": 2048},
+    "tiny": {"max_frames": 16, "max_pixels": 84 * 28, "max_completion_tokens": 112},
+}
 
 ENDINGS = {
     "video": ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .flv .wmv .3gp .ogv .gif",

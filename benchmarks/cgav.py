@@ -13,7 +13,6 @@ from formats.files import parse_json
 from formats.sample import Sample
 from media.errors import MediaError
 from media.video import displayed_size
-from media.workers import MEDIA_TIMEOUT, Decoders
 from reading.numbers import number
 
 SIZE_WORKERS = 2  # processes that read the sizes of videos
@@ -175,6 +174,8 @@ def sizes_of(videos: list[str]) -> dict[str, tuple[int, int]]:
 
     Decoder processes open them under a deadline: a file may hang a decoder, or crash it.
     """
+    from media.workers import MEDIA_TIMEOUT, Decoders  # here: it imports torch, which takes seconds
+
     decoders = Decoders(SIZE_WORKERS, MEDIA_TIMEOUT, size_of_video)
     try:
         waiting = {}
