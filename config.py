@@ -64,6 +64,7 @@ DEFAULTS = {
         "max_pixels": 50_176,
         "use_audio": True,
         "eval_every": 100,
+        "log_rollouts": 10,
     },
     "tiny": {  # a model that is 5,000 times smaller learns at rates that would wreck a 7B
         "train_type": "full",
@@ -76,6 +77,7 @@ DEFAULTS = {
         "max_pixels": 84 * 28,
         "use_audio": True,
         "eval_every": 8,
+        "log_rollouts": 1,
     },
     "tiny, stage 0": {  # from random weights
         "steps": 1150,
@@ -293,13 +295,19 @@ class Media:
 
 @dataclass
 class Checks:
-    """Evaluation and checkpoints"""
+    """Evaluation, checkpoints, logs"""
 
     eval_every: int | None = flag(
         None, "steps between evaluations; 0 = at the start and the end (stage 0: the end)", 0
     )
     save_every: int = flag(
         0, "steps between checkpoints; 0 = only at the end, and when a signal asks for one", 0
+    )
+    log_rollouts: int | None = flag(
+        None,
+        "steps between two whose completions are kept, with their tokens, in rollouts.jsonl.gz; "
+        "0 = off",
+        0,
     )
 
 

@@ -155,6 +155,7 @@ class Batch:
     written: Tensor  # (N,) the step in which each was written
     is_counted: Tensor  # (N,) bool; False in a filler, which is computed for other processes' sake
     prompt_ids: list[str]  # N
+    entries: list[Entry]  # N; none in a filler
 
     def select(self, chosen: list[bool]) -> tuple[list[Prompt], list[list[list[int]]]]:
         """Prompts and completions of the chosen ones; rows without any are left out."""
@@ -211,6 +212,7 @@ def collate(rows: list[Row], device: torch.device) -> Batch:
     replayed: list[bool] = []
     written: list[int] = []
     ids: list[str] = []
+    entries: list[Entry] = []
     for row in rows:
         completions.append([entry.tokens.tolist() for entry in row.entries])
         behaviour_logps += [torch.from_numpy(entry.logps) for entry in row.entries]
@@ -218,6 +220,7 @@ def collate(rows: list[Row], device: torch.device) -> Batch:
         replayed += row.replayed
         written += [entry.step for entry in row.entries]
         ids += [row.prompt.sample.id] * len(row.entries)
+        entries += row.entries
 
     return Batch(
         prompts=[row.prompt for row in rows],
@@ -228,6 +231,7 @@ def collate(rows: list[Row], device: torch.device) -> Batch:
         written=torch.tensor(written, device=device),  # (N,)
         is_counted=torch.ones(len(ids), dtype=torch.bool, device=device),  # (N,)
         prompt_ids=ids,
+        entries=entries,
     )
 
 
@@ -269,4 +273,5 @@ def filler(device: torch.device) -> Batch:
         written=torch.zeros(1, dtype=torch.long, device=device),  # (1,)
         is_counted=torch.zeros(1, dtype=torch.bool, device=device),  # (1,)
         prompt_ids=[""],
+        entries=[],
     )

@@ -430,16 +430,20 @@ class Policy:
         features: list[dict[str, Tensor]],
         completions: list[list[list[int]]],
         temperature: float = 1.0,
-    ) -> tuple[Tensor, Tensor]:
+        with_entropy: bool = False,
+    ) -> tuple[Tensor, ...]:
         """Log-probs of each prompt's completions, by one packed row per prompt.
 
         features: of each prompt (`Features.of`). completions: token ids of each prompt's
         completions, EOS included; an empty one gives a row without tokens.
 
         Returns logp (N, R) fp32, 0 on padding, and mask (N, R) bool. Rows are in the order of the
-        prompts and of their completions. Gradients flow to whatever requires them.
+        prompts and of their completions. Gradients flow to whatever requires them. with_entropy:
+        also the entropy (N, R) in nats of each token's distribution, without gradient.
         """
-        compute = partial(self._completion_logps, prompts, features, completions, temperature)
+        compute = partial(
+            self._completion_logps, prompts, features, completions, temperature, with_entropy
+        )
         if self.adapters_off:
             with adapters.without_adapters(self.model):
                 return compute()
@@ -451,7 +455,8 @@ class Policy:
         features: list[dict[str, Tensor]],
         completions: list[list[list[int]]],
         temperature: float,
-    ) -> tuple[Tensor, Tensor]:
+        with_entropy: bool,
+    ) -> tuple[Tensor, ...]:
         # the completions as a padded block
         flat = list(itertools.chain.from_iterable(completions))  # N lists of ids
         ids = [torch.tensor(completion, dtype=torch.long) for completion in flat]
@@ -460,7 +465,7 @@ class Policy:
         mask = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]  # (N, R)
         logp = torch.zeros(mask.shape, device=self.device)  # (N, R)
         if not mask.any():
-            return logp, mask
+            return (logp, mask, logp) if with_entropy else (logp, mask)
 
         # The last token of a completion predicts nothing that is asked for, so the decoder does not
         # read it.
@@ -478,10 +483,13 @@ class Policy:
         source[:, 1:][mask[:, 1:]] = rows.layouts.last_layer.suffix_q
         predicting = hidden[source[mask]]  # (tokens, D)
 
-        flat_logp = TokenLogprobs.apply(
-            predicting, self.head.weight, tokens[mask], self.banned, temperature
-        )  # (tokens,)
-        return logp.masked_scatter(mask, flat_logp), mask
+        flat_logp, flat_entropy = TokenLogprobs.apply(
+            predicting, self.head.weight, tokens[mask], self.banned, temperature, with_entropy
+        )  # (tokens,) each
+        outputs = (logp.masked_scatter(mask, flat_logp), mask)
+        if with_entropy:
+            outputs += (logp.masked_scatter(mask, flat_entropy),)
+        return outputs
 
 
 class Features:

@@ -28,6 +28,8 @@ slots in use, V vocabulary, D width, H query heads, K key-value heads, d head wi
 """
 
 import contextlib
+import math
+import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,6 +47,7 @@ from media.prompt_format import PromptFormat
 from model import Features, Policy
 
 MAX_CACHE_TOKENS = 2**18  # tokens whose keys and values are held at a time (7B: 57 kB each)
+TAIL = 0.1  # of the completions: when so many or fewer are left, the tail has begun
 COMPACT_EVERY = 8  # decode steps between two looks at which completions have ended
 
 # By the type of device: a suffix is read up to a multiple of this. A long window makes few shapes,
@@ -58,11 +61,14 @@ class Sampling:
 
     max_new_tokens: the longest completion, EOS included. temperature: 0 is greedy, and the recorded
     log-probs are then those at temperature 1. generator: the random stream; None is torch's own.
+    tail_seconds: written by `generate`, for how long a tenth of the completions or fewer were left
+    to wait for.
     """
 
     max_new_tokens: int
     temperature: float = 1.0
     generator: torch.Generator | None = None
+    tail_seconds: float = 0.0
 
 
 @dataclass
@@ -100,6 +106,7 @@ def generate(
     rows = prefill_rows(prompts, features, policy.form, share_prefill)
     costs = [row.cache_tokens(n * sampling.max_new_tokens) for row in rows]
 
+    sampling.tail_seconds = 0.0
     completions: list[list[Completion]] = []
     for batch in split_by_tokens(rows, costs, MAX_CACHE_TOKENS):
         completions += decode_or_halve(policy, batch, n, sampling)
@@ -368,6 +375,8 @@ def decode(run: Decoding) -> None:
     """Run all completions to their end: fills run.tokens and run.logps."""
     graphs = CUDA_GRAPH[run.t.device.type]
     replayed = Replayed(run.step, run.sampling.generator)
+    few = len(run.tokens) * TAIL
+    tail_start = math.inf
 
     run.sample()  # token 0, from the states that the prefill left
     for t in range(1, run.sampling.max_new_tokens):
@@ -376,6 +385,8 @@ def decode(run: Decoding) -> None:
         if t % COMPACT_EVERY == 0:
             running = run.alive.nonzero().squeeze(-1)  # (n,); waits for the GPU
             n = len(run.completion)
+            if len(running) <= few:
+                tail_start = min(tail_start, time.perf_counter())
             if not len(running):
                 break
             if len(running) <= (n // 2 if graphs else n - 1):
@@ -387,6 +398,7 @@ def decode(run: Decoding) -> None:
             replayed(len(run.completion), width)
         else:
             run.step(width)
+    run.sampling.tail_seconds += max(0.0, time.perf_counter() - tail_start)
 
 
 def suffix_width(run: Decoding, t: int) -> int:

@@ -110,7 +110,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
     generator = torch.Generator(policy.device).manual_seed(run.seed)
     state = {"buffer": buffer, "stream": stream, "generator": generator}
 
-    log = run.announce()
+    log = run.announce(policy.tokenizer)
     run.restore(policy, learner, optimizer, state)
     sampling = Sampling(cfg.max_completion_tokens, cfg.temperature, generator)
     if not run.saved:
@@ -157,10 +157,11 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         stored = sum(gather(len(buffer)))
         of_step = torch.tensor(gather_lists(rewards_of(fresh)))  # (completions of the step,)
         log.lap("rollout")
+        log.note(time_tail_max=[sampling.tail_seconds])
 
         # Steps 4-6 run --updates times. The completions and their recorded log-probs stay; so from
         # the second update on the ratio of fresh ones is not 1 either, and the clip acts on them.
-        trained: list[Group] = []
+        trained: list[list[Group]] = []  # of each update
         norms: list[float] = []
         for update in range(cfg.updates):
             # 4 draw: stored prompts, completions of earlier steps, successes and failures
@@ -181,13 +182,13 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
             # 6 update: J = J_on + alpha J_off, clipped, shaped by TAS
             groups = fresh + replayed
             behaviour_kl = accumulate_gradients(
-                cfg, learner, reference, groups, features, log, step
+                cfg, learner, reference, groups, features, log, step, update
             )
             done, total = step * cfg.updates + update, run.steps * cfg.updates
             norm, lr = optimizer_step(cfg, policy, learner, optimizer, done, total)
             for prompt_id, kl in behaviour_kl.items():
                 buffer.note_kl(prompt_id, float(np.mean(kl)))  # the hint rule asks for it
-            trained += groups
+            trained.append(groups)
             norms.append(norm)
         log.lap("update")
 
@@ -211,6 +212,7 @@ def accumulate_gradients(
     features: Features,
     log: Log,
     step: int,
+    update: int = 0,
 ) -> dict[str, list[float]]:
     """Step 6 up to the gradients of J, fresh and replayed completions in one pass.
 
@@ -228,9 +230,13 @@ def accumulate_gradients(
     features.of(list(itertools.chain.from_iterable(batch.prompts for batch in batches)))
 
     for batch in batches:
-        logp, mask = learner.completion_logps(
-            batch.prompts, features.of(batch.prompts), batch.completions, cfg.temperature
-        )  # (N, R), (N, R)
+        logp, mask, entropy = learner.completion_logps(
+            batch.prompts,
+            features.of(batch.prompts),
+            batch.completions,
+            cfg.temperature,
+            with_entropy=True,
+        )  # (N, R) each
         mask = mask & batch.is_counted[:, None]  # (N, R)
 
         # the clipped loss of --clip, with A_t = w_t A and the ratio pi_theta / pi_behaviour
@@ -260,7 +266,11 @@ def accumulate_gradients(
         log_ratio = ((logp - batch.behaviour_logps) * mask).detach()  # (N, R)
         kl_behaviour = kl_to_behaviour(log_ratio, mask)  # (N,)
         note_ratios(log, batch, mask, ratio, clipped, step)
+        if update == 0:  # the policy is still the one that sampled
+            note_drift(log, log_ratio, logp.detach(), mask & ~batch.is_replayed[:, None])
+        log.rollouts.note(step, update, batch, logps_now=logp, entropy=entropy, weights=weights)
         log.note(
+            entropy=entropy[mask],
             log_ratio_squared=completion_means(log_ratio**2, mask)[batch.is_replayed],
             kl_behaviour=kl_behaviour[batch.is_replayed],
         )
@@ -323,6 +333,22 @@ def note_ratios(
                 f"clip_fraction_age_{name}": clipped[mask & chosen[:, None]],
             }
         )
+
+
+def note_drift(log: Log, log_ratio: Tensor, logp: Tensor, fresh_tokens: Tensor) -> None:
+    """How far the log-probs that the sampler has recorded are from the trainer's: rounding alone,
+    if all is well. sampler_difference_max, and sampler_correlation (run/logs.py makes it of these
+    means)."""
+    x = logp[fresh_tokens].double()  # (tokens,)
+    y = x - log_ratio[fresh_tokens]  # (tokens,) as recorded
+    log.note(
+        sampler_difference_max=(x - y).abs(),
+        drift_x=x,
+        drift_y=y,
+        drift_xx=x * x,
+        drift_yy=y * y,
+        drift_xy=x * y,
+    )
 
 
 def rewards_of(groups: list[Group]) -> list[float]:

@@ -27,8 +27,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from run.logs import without_clocks
+
 REPO = Path(__file__).parent.parent
-TIMES = {"time_rollout", "time_update", "time_cpu", "seconds"}  # columns that may differ
 MOMENTS = ("running", "saving", "starting", "saving")  # of the kills, by turns
 
 
@@ -91,14 +93,13 @@ class Runner:
 def run_state(out: Path) -> dict:
     """What a run has left in its folder, without its times."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        for name in TIMES:
-            line.pop(name, None)
+    rollouts = out / "rollouts.jsonl.gz"  # not of a stage 0
     trainer = out / "checkpoint" / "trainer"
     of_processes = sorted(trainer.glob("rank*.pt"))
     shared = torch.load(trainer / "shared.pt", weights_only=True)
     return {
-        "metrics": lines,
+        "metrics": [without_clocks(line) for line in lines],
+        "rollouts": rollouts.read_bytes() if rollouts.is_file() else b"",
         "completions": (out / "completions.jsonl").read_text(),
         "weights": load_file(out / "checkpoint" / "model.safetensors"),
         "optimizer": torch.load(trainer / "optimizer.pt", weights_only=True),

@@ -12,6 +12,7 @@ beyond what Python and its libraries hold.
 
 import json
 import time
+from pathlib import Path
 
 import torch
 from common import arguments, device, in_own_process, make_policy, peak_extra, report
@@ -25,6 +26,7 @@ from model import Features
 from rollout import Sampling, generate
 from run.learner import make_optimizer, optimizer_step, prepare
 from run.memory import memory
+from run.rollouts import RolloutLog
 from tas import group_advantages
 
 TRAIN_TYPES = ("lora", "full")
@@ -92,6 +94,9 @@ def measure(args, train_type: str) -> dict:
 
 class Notes:
     """Takes what the update notes for the log, and drops it."""
+
+    def __init__(self):
+        self.rollouts = RolloutLog(Path(), every=0, is_main=True)
 
     def note(self, **values) -> None:
         pass

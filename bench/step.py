@@ -20,6 +20,7 @@ import copy
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -41,6 +42,7 @@ from replay import ReplayBuffer
 from rewards import score_prompts
 from rollout import Completion, Sampling, generate
 from run.learner import MAX_GRAD_NORM, make_optimizer, prepare
+from run.rollouts import RolloutLog
 from run.stream import load_data
 from tas import clipped_is_loss, importance_ratio, kl_k3, loss_weights, temporal_weights
 
@@ -87,6 +89,9 @@ class Phases(dict):
 
 class NoLog:
     """Takes what the update notes for the log, and drops it."""
+
+    def __init__(self):
+        self.rollouts = RolloutLog(Path(), every=0, is_main=True)
 
     def note(self, **values) -> None:
         pass

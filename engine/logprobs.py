@@ -14,26 +14,33 @@ LOGIT_CHUNK = 1024  # tokens whose fp32 logits are held at a time
 
 
 class TokenLogprobs(torch.autograd.Function):
-    """log softmax(hidden weight^T / temperature)[target] of each token, (n,) fp32.
+    """log softmax(hidden weight^T / temperature)[target] of each token, (n,) fp32; and the entropy
+    of its distribution, (n,) in nats, through which no gradient flows.
 
     hidden (n, D); weight (V, D); targets (n,); banned (V,) bool: ids without probability.
+    with_entropy: without it the entropies are NaN, and cost nothing.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, banned, temperature):
+    def forward(ctx, hidden, weight, targets, banned, temperature, with_entropy=False):
         lse = torch.empty(len(hidden), device=hidden.device)  # (n,)
-        target_logits = torch.empty(len(hidden), device=hidden.device)  # (n,)
+        target_logits = torch.empty_like(lse)  # (n,)
+        entropy = torch.full_like(lse, float("nan"))  # (n,)
         for chunk in chunks(len(hidden)):
             logits = fp32_logits(hidden[chunk], weight, banned, temperature)  # (c, V)
             lse[chunk] = logits.logsumexp(-1)
             target_logits[chunk] = logits.gather(-1, targets[chunk, None])[:, 0]
+            if with_entropy:
+                probs = logits.sub_(lse[chunk, None]).exp_()  # (c, V)
+                entropy[chunk] = torch.special.entr(probs).sum(-1)
 
         ctx.save_for_backward(hidden, weight, targets, banned, lse)
         ctx.temperature = temperature
-        return target_logits - lse
+        ctx.mark_non_differentiable(entropy)
+        return target_logits - lse, entropy
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad, _):
         hidden, weight, targets, banned, lse = ctx.saved_tensors
         dhidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # (n, D)
         dweight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # (V, D)
@@ -50,7 +57,7 @@ class TokenLogprobs(torch.autograd.Function):
                 dhidden[chunk] = dlogits @ weight
             if dweight is not None:
                 dweight.addmm_(dlogits.mT, hidden[chunk])
-        return dhidden, dweight, None, None, None
+        return dhidden, dweight, None, None, None, None
 
 
 def chunks(n: int) -> list[slice]:

@@ -4,7 +4,8 @@
     completions.jsonl  a few completions in full
     bad_media.jsonl    records that were dropped for their media
     dropped.jsonl      records that were dropped because their prompt is too long
-    curves.png         at the end (run/plots.py)
+    rollouts.jsonl.gz  every completion with its tokens (run/rollouts.py)
+    curves.png         at evaluations and at the end (run/plots.py)
 
 A new diagnostic is one name, given where it is computed, and becomes a column by itself:
 
@@ -16,8 +17,10 @@ Nothing here changes what a run computes.
 """
 
 import hashlib
+import itertools
 import json
 import math
+import sys
 import time
 import warnings
 from collections.abc import Iterable
@@ -38,11 +41,15 @@ from replay import ReplayBuffer
 from rewards import is_right
 from run.checkpoint import Saved, move_aside, sync
 from run.plots import plot_run
+from run.rollouts import NAME as ROLLOUTS
+from run.rollouts import RolloutLog, bytes_before
 
 FILES = ("metrics.jsonl", "completions.jsonl", "bad_media.jsonl", "dropped.jsonl")
 BINS = np.linspace(-2.5, 2.5, 42)  # of the advantages' histogram; the outermost hold what is beyond
+DRAWING = 0.02  # of a run's time, at most, goes into drawing curves.png on the way
 NAMED = 20  # prompts with a hint that a line names; "hints" counts them all
 TAIL = 4096  # bytes before the end of a log by which it is known again
+OF_THE_MACHINE = ("time_", "speed_", "memory_", "seconds")  # how columns of clocks begin
 PLOTTED = {"loss", "generated", "tier_hard", "tier_medium", "tier_easy"}  # what curves.png needs
 PLOTTED_OF_STAGE_0 = {"loss", "step"}
 COLUMNS = (  # what every line of a step has; null where no token or completion has a value
@@ -132,7 +139,7 @@ class Notes:
 class Log:
     """The logs of one run. Rank 0 writes; every process must call every method, for they gather."""
 
-    def __init__(self, cfg, rank: int, steps: int, saved: Saved | None = None):
+    def __init__(self, cfg, rank: int, steps: int, saved: Saved | None = None, tokenizer=None):
         self.cfg = cfg
         self.is_main = rank == 0
         self.out = Path(cfg.out)
@@ -143,7 +150,11 @@ class Log:
             self.advantages[kind] = np.zeros(len(BINS) - 1, dtype=int)
         self.reported: set[str] = set()  # ids of dropped records that this process has named
         self.notes = Notes()
+        every = cfg.log_rollouts if cfg.stage else 0
+        self.rollouts = RolloutLog(self.out, every, self.is_main, tokenizer)
+        self.files = (*FILES, ROLLOUTS) if every else FILES
         self.times: dict[str, float] = {}
+        self.next_drawing = 0.0  # when curves.png may be drawn again
         self.started = time.perf_counter()
 
         # the progress bar, and what a run that goes on has already written
@@ -158,9 +169,9 @@ class Log:
 
     def open_files(self, saved: Saved | None) -> None:
         """A new run's files are empty; one that goes on has its own up to the checkpoint."""
-        for name in FILES:
+        for name in self.files:
             path = self.out / name
-            if saved:
+            if saved and name in saved.logs["files"]:
                 cut_log(path, *saved.logs["files"][name], saved.step)
                 continue
             if path.exists() and path.stat().st_size:
@@ -174,8 +185,9 @@ class Log:
 
     def state(self) -> dict:
         """What a checkpoint stores of the logs. The files are synced to the disk first."""
+        self.rollouts.wait()
         ends = {}
-        for name in FILES if self.is_main else ():
+        for name in self.files if self.is_main else ():
             sync(self.out / name)
             size = (self.out / name).stat().st_size
             ends[name] = [size, digest_before(self.out / name, size)]
@@ -210,26 +222,30 @@ class Log:
         self,
         step: int,
         generated: int,
-        groups: list[Group],
+        updates: list[list[Group]],
         buffer: ReplayBuffer,
         norms: list[float],
         lr: float,
         dropped: dict[str, DataError],
     ) -> None:
-        """One line of metrics.jsonl for a step of stages 1-3.
+        """One line of metrics.jsonl for a step of stages 1-3, and its completions in
+        rollouts.jsonl.gz.
 
-        groups: those of all updates of the step. norms: of each update's gradient. dropped: why
-        records were left out so far, by id. Rewards are means over all completions that the step
-        has sampled, on all processes. time_cpu: CPU-seconds of all processes, without those that
-        decode. updates_per_prompt: groups trained on, fresh and replayed, per prompt sampled.
+        updates: the groups of each of the step's updates. norms: of each update's gradient.
+        dropped: why records were left out so far, by id. Rewards are means over all completions
+        that the step has sampled, on all processes. time_cpu: CPU-seconds of all processes, without
+        those that decode. updates_per_prompt: groups trained on, fresh and replayed, per prompt
+        sampled.
         """
-        self.note_groups(groups, step)
+        self.rollouts.write(step, generated, updates, buffer)
+        self.note_groups(list(itertools.chain.from_iterable(updates)), step)
         self.note_dropped(dropped)
 
         # what was noted during the step, then what the buffer knows
         columns = dict.fromkeys(COLUMNS) | self.notes.columns()
-        columns |= effective_sample_fraction(columns)
+        columns |= effective_sample_fraction(columns) | sampler_correlation(columns)
         columns["updates_per_prompt"] = round(columns.get("groups", 0) / columns.pop("prompts"), 4)
+        columns |= self.speeds(columns)
         row = joined(
             {"step": step, "stage": self.cfg.stage, "generated": generated},
             columns,
@@ -243,6 +259,21 @@ class Log:
         accuracy = f"{row['accuracy']:.2f}"
         self.bar.set_postfix(reward=reward, accuracy=accuracy, generated=generated)
         self.bar.update()
+
+    def speeds(self, columns: dict) -> dict:
+        """Tokens of completions per second, of all processes: speed_generated, those sampled, and
+        speed_trained, those trained on.
+
+        trained_tokens is that of all updates of the step; a prompt's tokens are not counted.
+        """
+        speeds = {}
+        for name, tokens, phase in (
+            ("speed_generated", "completion_tokens", "time_rollout"),
+            ("speed_trained", "trained_tokens", "time_update"),
+        ):
+            seconds = self.times.get(phase)
+            speeds[name] = round(columns[tokens] / seconds, 1) if seconds else None
+        return speeds
 
     def note_rewards(self, groups: list[Group]) -> None:
         """Columns of what was sampled and scored; each reward becomes reward_<name>."""
@@ -271,6 +302,7 @@ class Log:
                 zero_advantage_groups_sum=[not group.advantages.any()],
                 replay_age=ages,
                 replayed_sum=[len(ages)],
+                trained_tokens_sum=[len(entry.tokens) for entry in group.entries],
             )
 
         # every advantage of the run, for curves.png
@@ -303,13 +335,15 @@ class Log:
         """The columns that lines of all stages end with; ends the step's notes.
 
         grad_norm: the mean over the step's updates. skipped: updates whose norm was no finite
-        number, which have changed nothing. lr: of the last update.
+        number, which have changed nothing. lr: of the last update. memory_gb: the most that any
+        process has held so far, on its GPU, or of the machine's memory.
         """
         cpu = time.process_time() - self.cpu_start
         skipped = sum(not math.isfinite(norm) for norm in norms)
         columns = {"grad_norm": finite(float(np.mean(norms))), "skipped": skipped, "lr": lr}
         columns |= {name: round(seconds, 4) for name, seconds in self.times.items()}
         columns["time_cpu"] = round(sum(gather(cpu)), 4)
+        columns["memory_gb"] = round(max(gather(peak_memory())) / 1e9, 3)
         self.notes = Notes()
         return columns
 
@@ -375,6 +409,8 @@ class Log:
             row[f"eval_accuracy_{kind}"] = accuracy
         self.write("metrics.jsonl", row)
         self.examples(step, examples)
+        if time.perf_counter() >= self.next_drawing:
+            self.draw()
         self.bar.write(
             f"step {step}: held-out accuracy {scores['correct']:.3f} on {scores['n']} questions, "
             f"{generated:,} completions so far; "
@@ -391,11 +427,20 @@ class Log:
         with (self.out / name).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def finish(self) -> None:
+    def draw(self) -> None:
         """Draw curves.png."""
+        if not self.is_main or not self.rows:  # there are none before the first step
+            return
+        start = time.perf_counter()
+        plot_run(self.cfg, self.rows, self.evaluations, self.advantages, BINS)
+        end = time.perf_counter()
+        self.next_drawing = end + (end - start) / DRAWING
+
+    def finish(self) -> None:
+        """End the logs of a run."""
+        self.rollouts.wait()
         self.bar.close()
-        if self.is_main and self.rows:  # there are none where metrics.jsonl was lost
-            plot_run(self.cfg, self.rows, self.evaluations, self.advantages, BINS)
+        self.draw()
 
 
 # ------------------------------------------------------------------------------ files
@@ -410,8 +455,8 @@ def cut_log(path: Path, size: int, digest: str, step: int) -> None:
     """Cut a log to its first `size` bytes, which is where the checkpoint after `step` steps was
     made, if its `digest_before` is still the same.
 
-    Else (the file was removed, cut or changed) the whole lines of steps before the checkpoint stay,
-    and a warning says so.
+    Else (the file was removed, cut or changed) what is whole of the steps before the checkpoint
+    stays, and a warning says so.
     """
     path.touch()
     there = path.stat().st_size
@@ -421,16 +466,26 @@ def cut_log(path: Path, size: int, digest: str, step: int) -> None:
             file.truncate(size)
             return
 
-        # a torn line would spoil the next one, and lines behind the checkpoint would come twice
+        # what is torn would spoil what comes next; what is behind the checkpoint would come twice
+        if path.name == ROLLOUTS:
+            kept = bytes_before(path, step)
+            file.truncate(kept)
+            say_cut(path, size, there, f"{kept:,} bytes")
+            return
         file.seek(0)
         lines = file.read().split(b"\n")[:-1]
         kept = [line for line in lines if not is_behind(line, step)]
         file.truncate(0)
         file.write(b"".join(line + b"\n" for line in kept))
+    say_cut(path, size, there, f"{len(kept):,} whole lines")
+
+
+def say_cut(path: Path, size: int, there: int, kept: str) -> None:
+    """Warn that a log was found otherwise than the checkpoint left it."""
     warnings.warn(
         f"{path}: is not what it was when the checkpoint was made ({size:,} bytes then, {there:,} "
-        f"now): {len(kept):,} whole lines of the steps before it stay, and the run goes on",
-        stacklevel=2,
+        f"now): {kept} of the steps before it stay, and the run goes on",
+        stacklevel=3,
     )
 
 
@@ -471,6 +526,27 @@ def read_rows(path: Path) -> list[dict]:
 
 
 # ------------------------------------------------------------------------------ columns
+def peak_memory() -> int:
+    """Bytes: the most that this process has allocated on its GPU, or has held without one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # not on Windows, where nothing else counts it
+        return 0
+    kilobytes = 1024 if sys.platform == "linux" else 1  # macOS counts bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes
+
+
+def without_clocks(row: dict) -> dict:
+    """What of a line is the same in every run of the same seed and flags.
+
+    >>> without_clocks({"step": 3, "time_rollout": 0.2, "speed_trained": 9.0, "memory_gb": 1.1})
+    {'step': 3}
+    """
+    return {name: value for name, value in row.items() if not name.startswith(OF_THE_MACHINE)}
+
+
 def finite(x: float) -> float | None:
     """A number that JSON knows."""
     return x if math.isfinite(x) else None
@@ -511,3 +587,21 @@ def effective_sample_fraction(row: dict) -> dict[str, float | None]:
     if not mean_square:
         return {"effective_sample_fraction": None}
     return {"effective_sample_fraction": round(row["ratio_mean_replayed"] ** 2 / mean_square, 4)}
+
+
+def sampler_correlation(row: dict) -> dict[str, float | None]:
+    """Pearson's correlation of the recorded and the trainer's log-probs of fresh tokens.
+
+    Takes the place of the means that `train.note_drift` notes.
+
+    >>> means = {"drift_x": 0.5, "drift_y": 1.0, "drift_xx": 0.5, "drift_yy": 2.0, "drift_xy": 1.0}
+    >>> sampler_correlation(means)
+    {'sampler_correlation': 1.0}
+    """
+    x, y, xx, yy, xy = (row.pop(f"drift_{name}", None) for name in ("x", "y", "xx", "yy", "xy"))
+    if x is None:
+        return {"sampler_correlation": None}
+    variances = (xx - x * x) * (yy - y * y)
+    if variances <= 0:
+        return {"sampler_correlation": None}
+    return {"sampler_correlation": round((xy - x * y) / math.sqrt(variances), 6)}

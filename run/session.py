@@ -312,8 +312,11 @@ class Run:
         """This process's part of a number of the whole run; the parts add up to it."""
         return total // self.world + (self.rank < total % self.world)
 
-    def announce(self) -> Log:
-        """Write config.json, say what is going to happen, and open the logs."""
+    def announce(self, tokenizer=None) -> Log:
+        """Write config.json, say what is going to happen, and open the logs.
+
+        tokenizer: decodes the tokens of rollouts.jsonl.gz.
+        """
         cfg = self.cfg
         if self.rank == 0:
             (self.out / "config.json").write_text(to_json(cfg))
@@ -326,7 +329,7 @@ class Run:
             )
             for sentence in count_left_out(self.left_out):
                 print(sentence)
-        self.log = Log(cfg, self.rank, self.steps, self.saved)
+        self.log = Log(cfg, self.rank, self.steps, self.saved, tokenizer)
         if not self.saved:  # else the run has named them at its beginning
             self.log.left_out(self.left_out)
         self.exits.enter_context(self.signals.heard())  # from here on there is a run to save

@@ -12,6 +12,7 @@ from model import Features
 from replay import ReplayBuffer
 from rewards import score_prompts
 from rollout import Sampling, generate
+from run.rollouts import RolloutLog
 from tas import group_advantages
 
 REPO = Path(__file__).parent.parent
@@ -64,6 +65,7 @@ class Recorder:
 
     def __init__(self):
         self.values: dict[str, list[float]] = defaultdict(list)
+        self.rollouts = RolloutLog(Path(), every=0, is_main=True)
 
     def note(self, **values) -> None:
         for name, numbers in values.items():

@@ -160,8 +160,8 @@ def test_every_flag_is_explained_in_its_group(capsys):
         assert "".join(words.split()) in solid
 
 
-def test_there_are_at_most_fifty_flags():
-    assert len(fields(Config)) <= 50
+def test_there_are_few_flags():
+    assert len(fields(Config)) <= 52
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import torch
 
 from engine.families import DEFAULT_MODEL
 from model import load_policy
+from run.logs import without_clocks
 from tests.runs import REPO, rows_of
 
 PATCHES = REPO / "recipes"
@@ -264,5 +265,5 @@ def without_times(rows: list[dict]) -> list[dict]:
     """The lines of a log without what differs from run to run."""
     kept = []
     for row in rows:
-        kept.append({name: v for name, v in row.items() if not name.startswith("time_")})
+        kept.append(without_clocks(row))
     return kept

@@ -22,6 +22,8 @@ from model import Features, load_policy
 from replay import Entry, ReplayBuffer
 from rewards import accuracy_reward, split_completion
 from rollout import Sampling, generate
+from run.logs import without_clocks
+from run.rollouts import read_steps
 from run.stream import owner
 from tests.runs import REPO, Recorder, rows_of, sampled, small, small_config
 
@@ -52,6 +54,14 @@ METRICS = {
     "time_rollout",
     "time_update",
     "time_cpu",
+    "time_tail_max",
+    "speed_generated",
+    "speed_trained",
+    "trained_tokens",
+    "memory_gb",
+    "entropy",
+    "sampler_difference_max",
+    "sampler_correlation",
 }
 
 
@@ -134,14 +144,12 @@ def test_avatar_run_leaves_a_checkpoint(avatar_run):
 def test_same_seed_gives_the_same_run(avatar_run, tmp_path, in_shared_folder):
     run(tmp_path, "--replay_min=8", "--eval_every=2", "--steps=4")
 
-    def without_times(rows):
-        return [
-            {k: v for k, v in row.items() if "time" not in k and k != "seconds"} for row in rows
-        ]
-
     out, _, _ = avatar_run
     for first, second in zip(rows_of(out), rows_of(tmp_path), strict=True):
-        assert without_times(first) == without_times(second)
+        assert [without_clocks(row) for row in first] == [without_clocks(row) for row in second]
+    for file in (out, tmp_path):
+        assert len(list(read_steps(file / "rollouts.jsonl.gz"))) == 4
+    assert (out / "rollouts.jsonl.gz").read_bytes() == (tmp_path / "rollouts.jsonl.gz").read_bytes()
 
 
 def test_a_run_goes_again_from_its_config_file(avatar_run, tmp_path, in_shared_folder):
@@ -252,7 +260,7 @@ def test_a_runs_advantages_are_against_the_group_or_the_prompts_history(
             super().__init__(*args, **kwargs)
             buffers.append(self)
 
-    def check(cfg, learner, reference, groups, features, log, step):
+    def check(cfg, learner, reference, groups, features, log, step, update):
         for group in groups:
             rewards = np.array([entry.reward for entry in group.entries])
             history = buffers[0].prompts[group.id].rewards
@@ -262,7 +270,7 @@ def test_a_runs_advantages_are_against_the_group_or_the_prompts_history(
             np.testing.assert_allclose(group.advantages.numpy(), expected, atol=1e-5)
             assert all((entry.step < step) == group.replayed for entry in group.entries)
             kinds.append((group.replayed, group.replayed and abs(baseline - rewards.mean()) > 0.01))
-        return accumulate_gradients(cfg, learner, reference, groups, features, log, step)
+        return accumulate_gradients(cfg, learner, reference, groups, features, log, step, update)
 
     accumulate_gradients = train.accumulate_gradients
     monkeypatch.setattr(train, "ReplayBuffer", Buffer)
@@ -852,10 +860,10 @@ def test_the_kl_term_is_finite_on_replayed_tokens_that_the_policy_has_left(
     reference = fresh_policy.reference()
     honest = fresh_policy.completion_logps
 
-    def far_away(*args):
-        logp, mask = honest(*args)
+    def far_away(*args, **kwargs):
+        logp, *others = honest(*args, **kwargs)
         is_replayed = torch.tensor([False] * 4 + [True] * 4)
-        return torch.where(is_replayed[:, None], logp - 100, logp), mask
+        return torch.where(is_replayed[:, None], logp - 100, logp), *others
 
     monkeypatch.setattr(fresh_policy, "completion_logps", far_away)
     log = update(cfg, fresh_policy, reference, groups)

@@ -29,10 +29,13 @@ def test_chunked_log_probs_equal_log_softmax_and_hold_one_chunk(monkeypatch, tem
     banned = torch.arange(13) > 9
     grad = torch.randn(10, generator=generator)
 
-    ours = TokenLogprobs.apply(hidden, weight, targets, banned, temperature)
+    ours, entropy = TokenLogprobs.apply(hidden, weight, targets, banned, temperature, True)
     logits = (hidden @ weight.T).masked_fill(banned, float("-inf")) / temperature
     theirs = logits.log_softmax(-1)[range(10), targets]
     torch.testing.assert_close(ours, theirs)
+    of_torch = torch.distributions.Categorical(logits=logits[:, ~banned]).entropy()
+    torch.testing.assert_close(entropy, of_torch)
+    assert not entropy.requires_grad
 
     our_grads = torch.autograd.grad(ours, (hidden, weight), grad)
     their_grads = torch.autograd.grad(theirs, (hidden, weight), grad)

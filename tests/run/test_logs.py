@@ -37,7 +37,7 @@ def group_of(prompt_id, entries, advantages, replayed=False) -> Group:
 @pytest.fixture
 def log(tmp_path):
     """The log of a run, its first step begun."""
-    cfg = small_config(tmp_path)
+    cfg = small_config(tmp_path, "--log_rollouts=0")
     (tmp_path / "run").mkdir()
     log = Log(cfg, rank=0, steps=3)
     log.start_step()
@@ -52,7 +52,7 @@ def write_step(log, step=0, groups=(), norm=1.0, dropped=None) -> dict:
     """One step's line, as it stands in the file."""
     groups = list(groups) or [group_of("a", [entry(0.5)], [0.0])]
     log.note_rewards([group for group in groups if not group.replayed])
-    log.step(step, 8, groups, ReplayBuffer(), [norm], 1e-3, dropped or {})
+    log.step(step, 8, [groups], ReplayBuffer(), [norm], 1e-3, dropped or {})
     return lines_of(log, "metrics.jsonl")[-1]
 
 
@@ -298,13 +298,13 @@ def test_records_that_another_process_has_dropped_are_named_and_counted(log, mon
 
 
 def test_other_ranks_write_nothing(tmp_path):
-    cfg = small_config(tmp_path)
+    cfg = small_config(tmp_path, "--log_rollouts=0")
     (tmp_path / "run").mkdir()
     log = Log(cfg, rank=1, steps=3)
     log.start_step()
     groups = [group_of("a", [entry(0.5)], [0.0])]
     log.note_rewards(groups)
-    log.step(0, 8, groups, ReplayBuffer(), [1.0], 1e-3, {"a": TooLong("a: too long")})
+    log.step(0, 8, [groups], ReplayBuffer(), [1.0], 1e-3, {"a": TooLong("a: too long")})
     log.examples(0, [{"id": "a"}])
     log.finish()
     assert list((tmp_path / "run").iterdir()) == []
