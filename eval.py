@@ -281,6 +281,7 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
     """What `run` does in its folder. `gather` is where the processes wait for each other."""
     from benchmarks import inference
     from engine.distributed import gather
+    from run.machine import versions
 
     out = Path(cfg.out)
     # links, as a run's `checkpoint`, are followed once, by rank 0 for all: they may move on while
@@ -333,7 +334,7 @@ def run_benchmark(cfg: Config, rank: int, world: int, device) -> None:
     if rank == 0:
         results = list(collect(out, order).values())
         n_in_files = len(all_items) + len(left_out)
-        report(cfg, results, settings, n_in_files, left_out, inference.versions())
+        report(cfg, results, settings, n_in_files, left_out, versions())
 
 
 def without_links(model: str) -> str:

@@ -87,6 +87,7 @@ from tas import (
     temporal_weights,
 )
 from tools.tiny_model import make_tiny_policy
+from view import write_page
 
 LOG_EVERY = 10  # steps between two entries in completions.jsonl
 EXAMPLES = 2  # completions in each
@@ -392,6 +393,8 @@ def run_stage(cfg: Config) -> None:
         train = train_sft if cfg.stage == 0 else train_rl
         train(cfg, run, policy, builder)
         run.finish(builder)
+        if run.rank == 0:
+            write_page([run.out], run.out / "run.html")
 
 
 def summarise(stages: list[Config]) -> None:

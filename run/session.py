@@ -45,6 +45,7 @@ from run.checkpoint import (
     set_random_states,
 )
 from run.logs import Log
+from run.machine import describe_machine
 from run.provenance import provenance
 from run.signals import SIGNALS, STOP
 from run.stream import load_data, owner
@@ -320,6 +321,8 @@ class Run:
         cfg = self.cfg
         if self.rank == 0:
             (self.out / "config.json").write_text(to_json(cfg))
+            machine = json.dumps(describe_machine(self.world), indent=2)
+            (self.out / "machine.json").write_text(machine + "\n")
             completions = f" x ({cfg.fresh} fresh + {cfg.replayed} replayed)" if cfg.stage else ""
             print(describe(cfg))
             print(
@@ -524,8 +527,8 @@ class Run:
             )
         minutes = (time.perf_counter() - self.started) / 60
         print(
-            f"{result} ({minutes:.1f} minutes); see {self.out}/curves.png, metrics.jsonl, "
-            "completions.jsonl, checkpoint/"
+            f"{result} ({minutes:.1f} minutes); see {self.out}/run.html, curves.png, "
+            "metrics.jsonl, completions.jsonl, checkpoint/"
         )
 
 

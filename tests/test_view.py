@@ -1,0 +1,318 @@
+"""view.py: the data of a page against the run's files; the page in a real browser."""
+
+import base64
+import gzip
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+import view
+from config import parse, to_json
+from formats.sample import DataError
+from run.rollouts import NAME, read_steps
+from tests.runs import REPO, rows_of, small
+from train import run_stage
+
+HOSTILE = "</script><img src=x onerror=window.hacked=1>"
+
+
+def data_of(page: Path) -> dict:
+    """What a page's script unpacks."""
+    packed = re.search(r'id="data">([^<]*)</script>', page.read_text())[1]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, shared_folder) -> Path:
+    """The folder of a run of 4 steps, replay from the second on, with its page."""
+    out = tmp_path_factory.mktemp("view") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(shared_folder)
+        run_stage(parse(small(out, "--replay_min=8", "--steps=4", "--eval_every=2")))
+    return out
+
+
+# ------------------------------------------------------------------ data
+def test_a_run_ends_with_its_page_and_every_number_is_the_logs(run):
+    data = data_of(run / "run.html")
+    steps, evaluations = rows_of(run)
+    (shown,) = data["runs"]
+    assert shown["steps"]["reward"] == pytest.approx([s["reward"] for s in steps], rel=1e-4)
+    assert shown["steps"]["generated"] == [s["generated"] for s in steps]
+    assert shown["evaluations"]["eval_accuracy"] == pytest.approx(
+        [e["eval_accuracy"] for e in evaluations], rel=1e-4
+    )
+    seconds = np.cumsum([s["time_cpu"] for s in steps])
+    assert shown["evaluations"]["cpu_seconds"] == pytest.approx([0, *seconds[1::2]], abs=0.1)
+    assert shown["result"].endswith("after 4 steps and 32 completions")
+    assert shown["machine"]["torch"]
+
+    flags = {flag["name"]: flag for group in shown["flags"] for flag in group["flags"]}
+    assert (flags["steps"]["value"], flags["steps"]["source"]) == ("4", "given")
+    assert flags["clip"]["source"] == "preset"
+    assert flags["tas_lambda"]["source"] == "default"
+
+
+def test_every_completion_is_on_the_page(run):
+    rollouts = data_of(run / "run.html")["rollouts"]
+    shown = rollouts["completions"]
+    completions = [c for step in read_steps(run / NAME) for c in step.completions]
+    assert len(shown["step"]) == len(completions)
+    for i, c in enumerate(completions):
+        tokens = [rollouts["vocabulary"][token] for token in shown["tokens"][i]]
+        assert tokens == c["tokens"]
+        assert rollouts["prompts"][shown["prompt"][i]]["id"] == c["id"]
+        assert shown["advantage"][i] == c["advantage"]
+        if c["logps_now"] is None:
+            assert shown["loss"][i] is None
+            continue
+
+        # PPO's clip written out
+        ratio = np.exp(np.array(c["logps_now"]) - c["logps"])
+        a = c["advantage"] * np.array(c["weights"])
+        loss = -np.minimum(ratio * a, np.clip(ratio, 0.8, 1.2) * a).mean()
+        assert shown["loss"][i] == pytest.approx(loss, abs=2e-3)
+        assert shown["entropy"][i] == [round(100 * e) for e in c["entropy"]]
+
+
+def test_the_buffer_on_the_page_is_that_of_each_step(run):
+    buffer = data_of(run / "run.html")["rollouts"]["buffer"]
+    for step, letters in zip(read_steps(run / NAME), buffer["tiers"], strict=True):
+        there = {n: t for n, t in zip(buffer["ids"], letters, strict=True) if t != " "}
+        assert there == {name: tier[0] for name, (tier, _, _) in step.buffer.items()}
+
+
+def test_small_clips_are_inside_and_others_are_links(run, in_shared_folder, monkeypatch):
+    """A link is relative to the page, and leads to the file whatever is in its name."""
+    inside = data_of(run / "run.html")["rollouts"]["prompts"]
+    assert all(p["media"][0][2].startswith("data:video/mp4;base64,") for p in inside)
+
+    monkeypatch.setattr(view, "CLIP_BYTES", 0)
+    page = view.write_page([run], run / "linked.html")
+    for prompt in data_of(page)["rollouts"]["prompts"]:
+        _, path, address = prompt["media"][0]
+        assert (run / unquote(address)).samefile(path)
+
+
+def test_long_runs_show_some_of_their_steps(run, in_shared_folder, monkeypatch):
+    monkeypatch.setattr(view, "MOST_TOKENS", 700)
+    rollouts = data_of(view.write_page([run], run / "short.html"))["rollouts"]
+    assert rollouts["every"] > 1
+    shown = sorted(set(rollouts["completions"]["step"]))
+    assert shown[-1] == 3
+    assert len(shown) < 4
+
+
+def test_several_runs_are_compared(run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other, symlinks=True)
+    view.main([str(run), str(other), "--out", str(tmp_path / "both.html")])
+    data = data_of(tmp_path / "both.html")
+    assert [r["name"] for r in data["runs"]] == ["run", "other"]
+    assert data["rollouts"] is None
+
+
+def test_what_is_no_run_is_refused(tmp_path, run):
+    with pytest.raises(DataError, match=r"not the folder of a run \(config\.json: FileNotFound"):
+        view.main([str(tmp_path)])
+    shutil.copy(run / "config.json", tmp_path)
+    with pytest.raises(DataError, match=r"metrics\.jsonl is missing"):
+        view.main([str(tmp_path)])
+
+
+# ------------------------------------------------------------------ in a browser
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium that notes its console and every address that it asks for."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no Chromium with its driver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+def open_page(browser, page: Path, width: int = 1280) -> None:
+    browser.set_window_size(width, 900)
+    browser.get_log("browser")
+    browser.get_log("performance")
+    browser.get(page.as_uri())
+    for _ in range(100):
+        if browser.execute_script("return document.getElementById('page').dataset.ready"):
+            return
+        time.sleep(0.1)
+    raise AssertionError(browser.get_log("browser"))
+
+
+def addresses(browser) -> list[str]:
+    """Everything that was asked for since the page was opened."""
+    asked = []
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            asked.append(message["params"]["request"]["url"])
+    return asked
+
+
+def find(browser, selector: str) -> list:
+    return browser.find_elements("css selector", selector)
+
+
+def column(browser, place: int) -> list[str]:
+    return [e.text for e in find(browser, f"#completions tbody td:nth-child({place})")]
+
+
+def test_the_page_works_in_a_browser(browser, run):
+    """Curves, sort, filter, colours, clip, buffer and one step; nothing leaves the page."""
+    open_page(browser, run / "run.html")
+    page = run / "run.html"
+    assert len(find(browser, ".chart polyline")) > 10
+
+    # sorted by reward, upward and downward
+    heading = find(browser, "#completions th button")[6]
+    assert heading.text.startswith("reward")
+    heading.click()
+    rewards = [float(text) for text in column(browser, 7)]
+    assert rewards == sorted(rewards, reverse=True)
+    find(browser, "#completions th button")[6].click()
+    rewards = [float(text) for text in column(browser, 7)]
+    assert rewards == sorted(rewards)
+
+    # filtered
+    find(browser, "label[data-filter=right] option")[2].click()
+    assert set(column(browser, 6)) == {"wrong"}
+    find(browser, "label[data-filter=kind] option")[2].click()
+    assert set(column(browser, 2)) <= {"replayed"}
+    find(browser, "label[data-filter=kind] option")[0].click()
+
+    # a completion, its clip, and the colours of its tokens
+    find(browser, "#completions tbody tr")[0].click()
+    assert find(browser, ".card.wrong.chosen")
+    (video,) = find(browser, ".media video")
+    for _ in range(50):
+        if browser.execute_script("return arguments[0].duration > 3", video):
+            break
+        time.sleep(0.1)
+    assert browser.execute_script("return arguments[0].duration", video) == pytest.approx(
+        4, abs=0.2
+    )
+
+    def colors():
+        return [e.value_of_css_property("background-color") for e in find(browser, ".tokens span")]
+
+    before = colors()
+    find(browser, "label[data-filter=color] option")[1].click()
+    assert colors() != before
+
+    # one step: the advantages from the numbers are the run's
+    rows = [row.text.split() for row in find(browser, "#step tbody tr:not(.group)")]
+    assert rows
+    for *_, recomputed, recorded, _ in rows:
+        if recomputed != "-":
+            assert float(recomputed) == pytest.approx(float(recorded), abs=2e-3)
+
+    # dark and light
+    back = find(browser, "body")[0].value_of_css_property("background-color")
+    find(browser, "#theme")[0].click()
+    assert find(browser, "body")[0].value_of_css_property("background-color") != back
+
+    assert browser.get_log("browser") == []
+    outside = [a for a in addresses(browser) if not a.startswith((page.as_uri(), "data:"))]
+    assert outside == []
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_is_wider_than_the_window(browser, run, width):
+    open_page(browser, run / "run.html", width)
+    page, window = browser.execute_script(
+        "return [document.documentElement.scrollWidth, window.innerWidth]"
+    )
+    assert page <= window
+
+
+def hostile_run(folder: Path, run: Path) -> Path:
+    """A copy of a run in whose every text stands what would run a script."""
+    folder.mkdir()
+    cfg = parse(["--out", str(folder)])
+    cfg.data = HOSTILE
+    cfg.given.add("data")
+    (folder / "config.json").write_text(to_json(cfg))
+    (folder / "machine.json").write_text(json.dumps({"command": HOSTILE, HOSTILE: HOSTILE}))
+    shutil.copy(run / "metrics.jsonl", folder)
+
+    lines = []
+    for step in read_steps(run / NAME):
+        prompts = {}
+        for name, prompt in step.prompts.items():
+            media = [["video", f"{HOSTILE}.mp4"], ["image", "javascript:window.hacked=1"]]
+            texts = dict.fromkeys(("question", "answer", "hint", "problem_type"), HOSTILE)
+            prompts[name + HOSTILE] = prompt | texts | {"options": [HOSTILE], "media": media}
+        buffer = {name + HOSTILE: state for name, state in step.buffer.items()}
+        lines.append(
+            {
+                "step": step.step,
+                "generated": step.generated,
+                "prompts": prompts,
+                "buffer": buffer,
+            }
+        )
+        for c in step.completions:
+            tokens = [HOSTILE] * len(c["tokens"])
+            lines.append(c | {"id": c["id"] + HOSTILE, "tokens": tokens})
+    text = "".join(json.dumps(line) + "\n" for line in lines if "tokens" in line or "step" in line)
+    members = re.split(r'(?=^\{"step": \d+, "generated")', text, flags=re.MULTILINE)
+    (folder / NAME).write_bytes(b"".join(gzip.compress(m.encode()) for m in members if m))
+    return folder
+
+
+def test_hostile_texts_are_shown_and_never_run(browser, run, tmp_path, monkeypatch):
+    """In completions, questions, ids, file names, a flag, the command and the run's own name."""
+    monkeypatch.chdir(tmp_path)
+    for name in (f"{HOSTILE}.mp4", "javascript:window.hacked=1"):
+        file = Path(name)
+        file.parent.mkdir(parents=True, exist_ok=True)  # the name holds a slash
+        file.write_bytes(b"no video")
+    monkeypatch.setattr(view, "CLIP_BYTES", 0)
+    folder = hostile_run(tmp_path / HOSTILE.replace("/", "_"), run)
+    page = view.write_page([folder], folder / "run.html")
+    open_page(browser, page)
+    find(browser, "#completions tbody tr")[0].click()
+
+    shown = find(browser, "body")[0].text
+    assert shown.count(HOSTILE) > 10
+    assert browser.execute_script("return window.hacked") is None
+    assert browser.execute_script("return document.querySelectorAll('img[onerror]').length") == 0
+    assert browser.execute_script("return document.scripts.length") == 2
+    asked = addresses(browser)
+    assert all(address.startswith(("file://", "data:")) for address in asked)
+    assert not any(address.rsplit("/", 1)[-1] == "x" for address in asked)
+
+
+def test_the_page_has_a_policy_that_runs_no_other_script(browser, run):
+    open_page(browser, run / "run.html")
+    browser.execute_script(
+        "const s = document.createElement('script'); s.textContent = 'window.hacked = 1';"
+        "document.body.append(s)"
+    )
+    assert browser.execute_script("return window.hacked") is None
+    assert "Content Security Policy" in browser.get_log("browser")[0]["message"]
+
+
+def test_assets_name_no_address():
+    """Nothing is fetched from anywhere."""
+    for name in ("view.js", "view.css"):
+        text = (REPO / "assets" / name).read_text()
+        assert set(re.findall(r"https?://[^\s\"']+", text)) <= {"http://www.w3.org/2000/svg"}
