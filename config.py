@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from formats.sample import DataError
 from media.prompt_format import MIN_PIXELS
 from run.flags import check_flags, fill, flag, groups_of, is_tiny, read_flags
+from run.track import check_tracker
 
 # ------------------------------------------------------------------------------ presets
 AVATAR = {  # the paper's own numbers
@@ -309,6 +310,11 @@ class Checks:
         "0 = off",
         0,
     )
+    track: str = flag(
+        "",
+        "also send the log to tensorboard, wandb or trackio, an optional package; empty: to none",
+        choices=("", "tensorboard", "wandb", "trackio"),
+    )
 
 
 @dataclass
@@ -338,6 +344,7 @@ def parse(argv: list[str]) -> Config:
         from tools.chat import check_endpoint
 
         check_endpoint(cfg.judge_endpoint)
+    check_tracker(cfg.track)
     return cfg
 
 

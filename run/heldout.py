@@ -105,6 +105,7 @@ def example(
         "id": prompt.sample.id,
         "hinted": prompt.hinted,
         "prompt": question_text(prompt.sample, prompt.hinted),
+        "media": [path for _, path in prompt.sample.media],
         "gold": prompt.sample.answer,
         "completion": completion.text,
         "tokens": len(completion.tokens),

@@ -24,7 +24,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,7 @@ from run.checkpoint import Saved, move_aside, sync
 from run.plots import plot_run
 from run.rollouts import NAME as ROLLOUTS
 from run.rollouts import RolloutLog, bytes_before
+from run.track import numbers_of, open_tracker
 
 FILES = ("metrics.jsonl", "completions.jsonl", "bad_media.jsonl", "dropped.jsonl")
 BINS = np.linspace(-2.5, 2.5, 42)  # of the advantages' histogram; the outermost hold what is beyond
@@ -153,7 +154,12 @@ class Log:
         every = cfg.log_rollouts if cfg.stage else 0
         self.rollouts = RolloutLog(self.out, every, self.is_main, tokenizer)
         self.files = (*FILES, ROLLOUTS) if every else FILES
+        self.tracker = None
+        if self.is_main:
+            start = saved.step if saved else 0
+            self.tracker = open_tracker(cfg.track, self.out, asdict(cfg), start)
         self.times: dict[str, float] = {}
+        self.last_evaluation: dict[str, float] = {}  # its numbers
         self.next_drawing = 0.0  # when curves.png may be drawn again
         self.started = time.perf_counter()
 
@@ -381,9 +387,12 @@ class Log:
 
     def examples(self, step: int, examples: list[dict]) -> None:
         """Append completions in full to completions.jsonl."""
-        if self.is_main:
-            for example in examples:
-                self.write("completions.jsonl", {"step": step, **example})
+        if not self.is_main:
+            return
+        for example in examples:
+            self.write("completions.jsonl", {"step": step, **example})
+        if self.tracker and examples:
+            self.tracker.completions(step, examples)
 
     def evaluation(self, step: int, generated: int, scores: dict, examples: list[dict]) -> None:
         """A line of its own for an evaluation after `step` steps, and a few full completions."""
@@ -407,7 +416,8 @@ class Log:
         by_kind = scores["correct_by_kind"]
         for kind, accuracy in by_kind.items():
             row[f"eval_accuracy_{kind}"] = accuracy
-        self.write("metrics.jsonl", row)
+        self.write_metrics(row)
+        self.last_evaluation = numbers_of(row)
         self.examples(step, examples)
         if time.perf_counter() >= self.next_drawing:
             self.draw()
@@ -421,7 +431,13 @@ class Log:
     def write_row(self, row: dict) -> None:
         self.rows.append(row)
         if self.is_main:
-            self.write("metrics.jsonl", row)
+            self.write_metrics(row)
+
+    def write_metrics(self, row: dict) -> None:
+        """A line of metrics.jsonl, to the tracker, too."""
+        self.write("metrics.jsonl", row)
+        if self.tracker:
+            self.tracker.numbers(row["step"], numbers_of(row))
 
     def write(self, name: str, row: dict) -> None:
         with (self.out / name).open("a") as file:
@@ -441,6 +457,8 @@ class Log:
         self.rollouts.wait()
         self.bar.close()
         self.draw()
+        if self.tracker:
+            self.tracker.finish(numbers_of(self.rows[-1]) | self.last_evaluation)
 
 
 # ------------------------------------------------------------------------------ files

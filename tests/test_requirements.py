@@ -10,7 +10,7 @@ import pytest
 
 REPO = Path(__file__).parent.parent
 FOLDERS = ("benchmarks", "engine", "formats", "media", "reading", "run", "tools")
-OPTIONAL = {"flash-attn"}  # used where it is installed
+OPTIONAL = {"flash-attn", "trackio"}  # used where they are installed
 
 
 def named(file: str) -> dict[str, str]:

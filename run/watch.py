@@ -1,0 +1,120 @@
+"""run/watch.py: a run that is going on, from another terminal.
+
+    python -m run.watch runs/stage2-avatar-seed0          # until Ctrl-C, or the run's end
+    python -m run.watch runs/stage2-avatar-seed0 --once
+
+Prints the newest line of metrics.jsonl and, for each metric, a sparkline of its last steps.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+from formats.sample import DataError
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 60  # steps in a sparkline
+METRICS = (
+    "reward",
+    "accuracy",
+    "eval_accuracy",
+    "loss",
+    "kl",
+    "entropy",
+    "ratio_max",
+    "clip_fraction",
+    "zero_advantage_groups",
+    "hints",
+    "grad_norm",
+    "speed_generated",
+    "speed_trained",
+    "time_tail_max",
+    "memory_gb",
+)
+CLEAR = "\033[2J\033[H"
+
+
+def sparkline(values: list[float | None]) -> str:
+    """One bar per value, from the lowest to the highest; a gap where there is none.
+
+    >>> sparkline([0, 1, None, 7])
+    '▁▂ █'
+    """
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    bars = []
+    for value in values:
+        if value is None or not math.isfinite(value):
+            bars.append(" ")
+            continue
+        share = (value - low) / (high - low) if high > low else 0.0
+        bars.append(BARS[round(share * (len(BARS) - 1))])
+    return "".join(bars)
+
+
+def read_lines(file: Path) -> list[dict]:
+    """The whole lines of metrics.jsonl. Raises DataError where there is no such file."""
+    if not file.is_file():
+        raise DataError(f"{file}: there is no such file; pass the folder of a run")
+    lines = []
+    for text in file.read_bytes().split(b"\n")[:-1]:  # the last one may still be written
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def report(lines: list[dict], total: int) -> str:
+    """What is printed. total: the steps of the run; 0: not known."""
+    steps = [line for line in lines if "loss" in line]
+    if not steps:
+        return "no step is done yet"
+    newest = steps[-1]
+    of = f" of {total}" if total else ""
+    rows = [f"step {newest['step'] + 1}{of}, {newest.get('generated', 0):,} completions"]
+    for name in METRICS:
+        # evaluations have lines of their own
+        source = lines if name.startswith("eval_") else steps
+        values = [line[name] for line in source if isinstance(line.get(name), int | float)]
+        if values:
+            rows.append(f"{name:>22} {values[-1]:>10.4g}  {sparkline(values[-WIDTH:])}")
+    return "\n".join(rows)
+
+
+def total_steps(folder: Path) -> int:
+    """--steps of the run; 0 where it goes once over the data, or is not known."""
+    file = folder / "config.json"
+    return json.loads(file.read_text(encoding="utf-8"))["steps"] if file.is_file() else 0
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--once", action="store_true", help="print once, and end")
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks")
+    args = parser.parse_args(argv)
+
+    total = total_steps(args.run)
+    while True:
+        lines = read_lines(args.run / "metrics.jsonl")
+        clear = CLEAR if sys.stdout.isatty() and not args.once else ""
+        print(f"{clear}{args.run}\n{report(lines, total)}", flush=True)
+        done = max((line["step"] for line in lines if "loss" in line), default=-1) + 1
+        if args.once or 0 < total <= done:
+            return
+        time.sleep(args.every)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

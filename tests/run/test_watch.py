@@ -1,0 +1,43 @@
+"""run/watch.py: what is printed of a run's log."""
+
+import json
+
+import pytest
+
+from formats.sample import DataError
+from run.watch import main, report, sparkline
+
+
+def test_bars_go_from_the_lowest_to_the_highest():
+    assert sparkline([0.0, 3.5, 7.0]) == "▁▅█"
+    assert sparkline([2.0, 2.0]) == "▁▁"
+    assert sparkline([None, 1.0, float("nan"), 0.0]) == " █ ▁"
+    assert sparkline([]) == ""
+
+
+def test_the_newest_values_stand_before_the_bars(tmp_path, capsys):
+    """A torn last line, and one that is no JSON, are left out."""
+    lines = [{"step": 0, "generated": 0, "eval_accuracy": 0.25}]
+    lines += [{"step": i, "generated": 8 * i + 8, "loss": 0.1, "reward": i / 4} for i in range(4)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text + "no json\n" + '{"step": 9, "los')
+    (tmp_path / "config.json").write_text('{"steps": 64}')
+    main([str(tmp_path), "--once"])
+    printed = capsys.readouterr().out
+    assert "step 4 of 64, 32 completions" in printed
+    assert "reward       0.75  ▁▃▆█" in printed
+    assert "eval_accuracy       0.25  ▁" in printed
+    assert "entropy" not in printed
+
+
+def test_a_run_that_is_done_ends_the_watch(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "generated": 8, "loss": 0.1}\n')
+    (tmp_path / "config.json").write_text('{"steps": 2}')
+    main([str(tmp_path), "--every", "1000"])
+    assert "step 2 of 2" in capsys.readouterr().out
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"metrics\.jsonl: there is no such file"):
+        main([str(tmp_path)])
+    assert report([], 0) == "no step is done yet"
