@@ -14,6 +14,7 @@ from pathlib import Path
 from formats.sample import DataError
 
 NAME = "checksums.json"
+CARD = "README.md"  # for people, who may change it
 
 READ = (".json", ".jinja", ".safetensors", ".bin", ".pt", ".model")  # what loaders look for
 
@@ -21,8 +22,9 @@ THREADS = 4  # files that are hashed at once: hashlib lets other threads run
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the checksums of all files that a folder holds."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    """Write the checksums of all files that a folder holds, but for the model card."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    files = sorted(path for path in paths if path not in (folder / NAME, folder / CARD))
     with ThreadPoolExecutor(THREADS) as pool:
         sums = list(pool.map(checksum, files))
     entries = {}

@@ -79,12 +79,15 @@ def set_random_states(states: dict, device: torch.device) -> None:
 
 
 # ------------------------------------------------------------------ writing
-def save(out: Path, step: int, policy, optimizer: Optimizer, shared: dict, own: dict) -> None:
+def save(
+    out: Path, step: int, policy, optimizer: Optimizer, shared: dict, own: dict, card: str
+) -> None:
     """Write checkpoints/<step>, all processes together; the newest KEEP are kept.
 
     policy: written in Hugging Face form. shared: what all processes have in common ("config" and
-    "made_with" for `resume`, "generated", "logs"). own: the state of this process. Raises DataError
-    on every process when one cannot write (a full disk); what was there before is whole.
+    "made_with" for `resume`, "generated", "logs"). own: the state of this process. card: the text
+    of README.md. Raises DataError on every process when one cannot write (a full disk); what was
+    there before is whole.
     """
     rank, world = rank_and_world()
     final = out / "checkpoints" / f"{step:06d}"
@@ -97,6 +100,7 @@ def save(out: Path, step: int, policy, optimizer: Optimizer, shared: dict, own: 
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "trainer").mkdir(parents=True)
         policy.save(partial)
+        (partial / "README.md").write_text(card, encoding="utf-8")
         torch.save(optimizer_state, partial / "trainer" / "optimizer.pt")
         torch.save(shared | {"step": step, "world": world}, partial / "trainer" / "shared.pt")
 

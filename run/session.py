@@ -36,6 +36,7 @@ from formats.load import count_left_out
 from formats.sample import Away, DataError, LeftOut
 from groups import Group
 from media.errors import MediaError
+from run.card import model_card
 from run.checkpoint import (
     clean_up,
     complete,
@@ -45,7 +46,7 @@ from run.checkpoint import (
     set_random_states,
 )
 from run.logs import Log
-from run.machine import describe_machine
+from run.machine import describe_machine, versions
 from run.provenance import provenance
 from run.signals import SIGNALS, STOP
 from run.stream import load_data, owner
@@ -405,7 +406,10 @@ class Run:
             "generated": self.generated,
             "logs": self.log.state(),
         }
-        save(self.out, done, policy, optimizer, shared, own)
+        evaluations = self.log.evaluations
+        evaluation = evaluations[-1] if evaluations else None
+        card = model_card(self.cfg, done, self.generated, evaluation, versions())
+        save(self.out, done, policy, optimizer, shared, own, card)
 
     def own_state(self, state: dict) -> dict:
         """What a checkpoint stores of this process: `state`, and the global random generators."""
