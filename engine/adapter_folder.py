@@ -21,24 +21,32 @@ def is_adapter_folder(path: str | Path) -> bool:
     return (folder / SETTINGS).is_file() and not (folder / "config.json").is_file()
 
 
+def read_settings(folder: str | Path) -> dict:
+    """The settings of adapters. Raises DataError where they cannot be read."""
+    file = Path(folder) / SETTINGS
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(settings, dict):
+            return settings
+        reason = "no JSON object"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = type(error).__name__
+    raise DataError(
+        f"{file}: not the settings of an adapter ({reason}); save the adapter again, or pass "
+        "--model with a whole model"
+    )
+
+
 def base_of(folder: str | Path) -> str:
     """The folder or hub name of the model that adapters belong to.
 
     A folder may be written relative to the working folder. Raises DataError where none is named.
     """
-    file = Path(folder) / SETTINGS
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        base = settings.get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"{file}: not the settings of an adapter ({type(error).__name__}); save the adapter "
-            "again, or pass --model with a whole model"
-        ) from None
+    base = read_settings(folder).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise DataError(
-            f"{file}: field 'base_model_name_or_path' is missing; write the folder or hub name of "
-            "the model that the adapters were trained on"
+            f"{Path(folder) / SETTINGS}: field 'base_model_name_or_path' is missing; write the "
+            "folder or hub name of the model that the adapters were trained on"
         )
     return base
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from engine.adapter_folder import SETTINGS, WEIGHTS
+from engine.adapter_folder import SETTINGS, WEIGHTS, read_settings
 from formats.sample import DataError
 
 LORA_ALPHA = 32  # the product of two adapters is scaled by alpha / rank
@@ -54,6 +54,12 @@ def merge_adapters(model: nn.Module, folder: str | Path) -> None:
     """
     import peft
 
+    settings = read_settings(folder)
+    if settings.get("peft_type") != "LORA":
+        raise DataError(
+            f"{folder}: its adapters are of the type {settings.get('peft_type')!r}, and only LORA "
+            "is read; merge them into their base by peft's merge_and_unload"
+        )
     if not (Path(folder) / WEIGHTS).is_file():
         raise DataError(f"{folder}: {WEIGHTS} is missing; save the adapter again as safetensors")
 
@@ -61,7 +67,7 @@ def merge_adapters(model: nn.Module, folder: str | Path) -> None:
     # Qwen2.5-Omni call its thinker by name; here the thinker is the model.
     names = {r"^thinker\.": "", **getattr(model, "_checkpoint_conversion_mapping", {})}
     try:
-        config = peft.PeftConfig.from_pretrained(str(folder))
+        config = peft.LoraConfig(**settings | {"init_lora_weights": False, "inference_mode": True})
         adapted = peft.PeftModel(model, config)
         loaded = adapted.load_adapter(str(folder), "default", key_mapping=names)
     except MemoryError:

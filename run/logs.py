@@ -47,6 +47,7 @@ from run.track import numbers_of, open_tracker
 
 FILES = ("metrics.jsonl", "completions.jsonl", "bad_media.jsonl", "dropped.jsonl")
 BINS = np.linspace(-2.5, 2.5, 42)  # of the advantages' histogram; the outermost hold what is beyond
+FIRST_DRAWING = 20.0  # seconds until curves.png may be drawn on the way
 DRAWING = 0.02  # of a run's time, at most, goes into drawing curves.png on the way
 NAMED = 20  # prompts with a hint that a line names; "hints" counts them all
 TAIL = 4096  # bytes before the end of a log by which it is known again
@@ -160,8 +161,8 @@ class Log:
             self.tracker = open_tracker(cfg.track, self.out, asdict(cfg), start)
         self.times: dict[str, float] = {}
         self.last_evaluation: dict[str, float] = {}  # its numbers
-        self.next_drawing = 0.0  # when curves.png may be drawn again
         self.started = time.perf_counter()
+        self.next_drawing = self.started + FIRST_DRAWING  # when curves.png may be drawn
 
         # the progress bar, and what a run that goes on has already written
         done = saved.step if saved else 0

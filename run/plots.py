@@ -63,7 +63,9 @@ def plot_run(cfg, rows: list[dict], evaluations: list, advantages: dict, bins: n
     evaluations: of run/logs.py. advantages: histograms over bins, by kind.
     """
     plt = pyplot()
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7))
+    # by hand: a layout that is computed draws everything several times
+    figure.subplots_adjust(0.07, 0.08, 0.92, 0.89, wspace=0.3, hspace=0.32)
     is_sft = cfg.stage == 0
     label = "step" if is_sft else "completions generated"
     x = [row["step" if is_sft else "generated"] for row in rows]

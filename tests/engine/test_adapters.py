@@ -199,6 +199,8 @@ def test_adapters_may_belong_to_adapters(by_hand_case, prompts, tmp_path):
         ({"base_model_name_or_path": ""}, None, "field 'base_model_name_or_path' is missing"),
         ({"base_model_name_or_path": "no/such"}, None, "no/such: not a model folder"),
         ({"r": 8}, None, "do not fit their model"),
+        ({"peft_type": "IA3"}, None, "its adapters are of the type 'IA3', and only LORA is read"),
+        ({"no_such_field": 1}, None, "do not fit their model"),
         ({"target_modules": "no_such_layer"}, None, "do not fit their model"),
         ({"target_modules": r".*\.(up|down)_proj"}, None, "weights of its adapters do not fit"),
         ({}, "down_proj", "weights of its adapters do not fit"),

@@ -40,6 +40,7 @@ from rollout import Sampling, generate
 from run.learner import make_optimizer, optimizer_step, prepare
 from run.session import ends_in_a_sentence
 from run.stream import owner
+from tests.runs import Recorder
 
 KINDS = ("lora", "full")
 
@@ -81,18 +82,6 @@ def global_batch(policy, data: str) -> list[Group]:
         group.advantages = rewards
         groups.append(group)
     return groups
-
-
-class Recorder:
-    """Keeps what is noted, in place of a Log."""
-
-    def __init__(self):
-        self.values: dict[str, list[float]] = {}
-
-    def note(self, **values) -> None:
-        for name, numbers in values.items():
-            numbers = torch.as_tensor(numbers).detach().flatten().tolist()
-            self.values.setdefault(name, []).extend(numbers)
 
 
 def accumulate_gradients(cfg, policy, learner, reference, groups, step: int) -> Recorder:

@@ -436,9 +436,10 @@ def test_a_damaged_file_is_named_and_nothing_of_the_run_is_lost(
 
 
 def test_every_flipped_bit_is_noticed(copied, tmp_path):
-    """One bit of any file of a checkpoint, at 60 places."""
+    """One bit of any file of a checkpoint, at 60 places. (Its card is for people.)"""
     folder = complete(copied)[-1]
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in paths if path.name != "README.md")
     rng = np.random.default_rng(0)
     for i in range(60):
         file = files[i % len(files)]

@@ -117,6 +117,7 @@ def test_an_example_says_what_was_asked_and_answered(builder, samples):
         "id": samples[0].id,
         "hinted": True,
         "prompt": question_text(samples[0], True),
+        "media": samples[0].videos,
         "gold": samples[0].answer,
         "completion": "<answer>3</answer>",
         "tokens": 3,
