@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 # a test that reaches for the hub is a test that fails
@@ -32,12 +33,19 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; runs with --slow only")
+    config.addinivalue_line("markers", "some(n): of its many cases n run, and all with --slow")
 
 
 def pytest_collection_modifyitems(config, items):
+    cases = Counter()
     for item in items if not config.getoption("--slow") else []:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="pass --slow"))
+        if some := item.get_closest_marker("some"):
+            test = item.nodeid.partition("[")[0]
+            cases[test] += 1
+            if cases[test] > some.args[0]:
+                item.add_marker(pytest.mark.skip(reason="one case of many: pass --slow"))
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,12 @@ SMALL = (
 )
 
 
+@pytest.mark.parametrize("recipe", [path.stem for path in PATCHES.glob("*.patch")])
+def test_every_recipe_applies_to_this_tree(recipe, tmp_path):
+    """Those that are not run here, too."""
+    apply(copy_tree(tmp_path / "tree"), recipe)
+
+
 def copy_tree(folder: Path) -> Path:
     """The programs without the tests; the bundled model is a link."""
     folder.mkdir()
@@ -171,6 +177,7 @@ def test_docs_show_lines_of_the_patches():
     assert [line for line in shown if line and line not in lines] == []
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_applies_runs_and_shows_its_method(recipe, plain, tmp_path, shared_folder):
     flags, check = RECIPES[recipe]
@@ -198,6 +205,7 @@ TOGETHER = (
 )
 
 
+@pytest.mark.some(1)
 @pytest.mark.parametrize(("recipes", "documented"), TOGETHER)
 def test_recipes_that_are_off_change_nothing(recipes, documented, plain, tmp_path, shared_folder):
     """Every column of the log is the same; the doctests of what was patched pass."""

@@ -79,6 +79,7 @@ def test_a_recording_without_a_length(tmp_path, name, form):
             video = box.add_stream("libvpx", rate=8)
             video.width = video.height = 64
             video.pix_fmt = "yuv420p"
+            video.codec_context.thread_count = 1  # on busy cores its threads spin for a minute
             for i in range(24):
                 pixels = np.full((64, 64, 3), 10 * i, np.uint8)
                 box.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))

@@ -380,6 +380,7 @@ train.ends_in_a_sentence(train.main, sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_the_judge_is_away_for_one_of_two_processes(tmp_path, toy_folder):
     (tmp_path / "away.py").write_text(AWAY_ON_ONE)
     command = torchrun(str(tmp_path / "away.py"), *flags(tmp_path / "run", "--save_every", "0"))
@@ -402,6 +403,7 @@ def test_a_half_written_checkpoint_is_not_picked_up(copied, finished, tmp_path):
     assert sorted(f.name for f in (copied / "checkpoints").iterdir()) == ["000002", "000004"]
 
 
+@pytest.mark.some(5)
 @pytest.mark.parametrize("name", ["shared.pt", "rank0.pt", "optimizer.pt"])
 @pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
 def test_a_damaged_file_is_named_and_nothing_of_the_run_is_lost(
@@ -538,6 +540,7 @@ def test_the_folder_of_a_model_is_no_place_for_a_run(tmp_path):
 
 
 # ------------------------------------------------------------------ damaged logs
+@pytest.mark.some(6)
 @pytest.mark.parametrize("damage", ["gone", "short", "torn", "longer", "broken", "headless"])
 @pytest.mark.parametrize("name", ["metrics.jsonl", "completions.jsonl"])
 def test_damaged_logs_do_not_stop_a_run(copied, tmp_path, name, damage):
@@ -639,6 +642,7 @@ def test_what_would_spoil_a_run_is_refused(copied, finished, tmp_path, more, mes
     assert_same_run(copied, finished)
 
 
+@pytest.mark.some(2)
 @pytest.mark.parametrize("field", ["question", "answer", "options", "hint", "problem_type"])
 def test_another_text_under_the_same_id_is_refused(tmp_path, toy_folder, field):
     """The fifth of twelve records: it is named."""

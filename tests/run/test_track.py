@@ -42,6 +42,7 @@ def test_tensorboard_has_every_column(in_shared_folder, tmp_path):
     assert f'"eval_accuracy": {evaluations[-1]["eval_accuracy"]}' in texts["result"]
 
 
+@pytest.mark.slow
 def test_wandb_keeps_everything_offline(in_shared_folder, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed")
     from wandb.proto import wandb_internal_pb2
