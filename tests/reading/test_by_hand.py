@@ -431,7 +431,7 @@ def seconds_for(reply: str) -> float:
     return time.process_time() - started
 
 
-@pytest.mark.some(16)
+@pytest.mark.some(8)
 @pytest.mark.parametrize("piece", PIECES)
 def test_time_is_linear_in_the_reply(piece):
     """Twice the reply takes about twice the time: four times would be quadratic."""

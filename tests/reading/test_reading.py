@@ -503,7 +503,7 @@ def test_yes_or_no(reply, expected):
 
 
 # --------------------------------------------------------------------------- hostile replies
-@pytest.mark.some(20)
+@pytest.mark.some(12)
 @pytest.mark.parametrize(
     "reply",
     [

@@ -764,7 +764,8 @@ def test_a_writer_that_finds_the_disk_full_is_told_apart_from_other_errors():
 
 
 # ------------------------------------------------------------------ several processes
-@pytest.mark.parametrize("kind", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
 def test_a_killed_torchrun_takes_its_processes_along_and_one_process_goes_on(
     tmp_path, kind, capsys
 ):
