@@ -308,6 +308,7 @@ def test_the_judge_is_away(finished, tmp_path, monkeypatch):
     assert equal(left["completions"], wanted["completions"])
 
 
+@pytest.mark.slow
 def test_the_judge_is_away_in_the_second_round_of_a_step(tmp_path, monkeypatch):
     """With --dynamic_sampling the first round's groups are undone, too."""
     more = ("--dynamic_sampling", "1", "--eval_every", "0", "--fresh", "2")
