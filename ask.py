@@ -29,16 +29,12 @@ from pathlib import Path
 
 # torch and transformers take seconds to import, and --help must answer at once. What needs them is
 # imported in `answer_all`, and at the end of this file.
+from config import ASKING
 from formats.options import LETTERS, read_options
 from formats.sample import DataError, Sample, check_placeholders, file_of
 from media.prompt_format import MIN_PIXELS
 from problems import PROBLEM_TYPES, problem_type
 from run.flags import fill, flag, is_tiny, read_flags
-
-DEFAULTS = {  # those of eval.py
-    "real": {"max_frames": 64, "max_pixels": 100_352, "max_completion_tokens": 2048},
-    "tiny": {"max_frames": 16, "max_pixels": 84 * 28, "max_completion_tokens": 112},
-}
 
 ENDINGS = {
     "video": ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .flv .wmv .3gp .ogv .gif",
@@ -114,7 +110,7 @@ class Config(WhatFlags, SamplingFlags, MediaFlags):
 def parse(argv: list[str]) -> Config:
     """Flags -> Config, every None filled in. Bad flags end the program with one sentence."""
     cfg, parser = read_flags(Config, __doc__.split("\n")[0], argv)
-    fill(cfg, DEFAULTS["tiny" if is_tiny(cfg.model) else "real"])
+    fill(cfg, ASKING["tiny" if is_tiny(cfg.model) else "real"])
     fill(cfg, {"temperature": 0.0 if cfg.samples == 1 else 1.0})
     cfg.problem_type = cfg.problem_type or ("multiple choice" if cfg.options else "free-form")
     if len(cfg.options) == 1 or len(cfg.options) > len(LETTERS):
@@ -179,8 +175,7 @@ def make_sample(cfg: Config, media: dict[str, list[str]], question: str) -> Samp
         where="question",
     )
     if cfg.prompt == "direct":
-        lines = [f"Hint: {cfg.hint}"] if cfg.hint else []
-        sample.instruction = "\n".join([*lines, problem_type(cfg.problem_type).direct])
+        sample.instruction = problem_type(cfg.problem_type).direct
     check_placeholders(sample)
     return sample
 

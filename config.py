@@ -89,6 +89,11 @@ DEFAULTS = {
     },
 }
 
+ASKING = {  # of eval.py and ask.py
+    "real": {"max_frames": 64, "max_pixels": 100_352, "max_completion_tokens": 2048},
+    "tiny": {"max_frames": 16, "max_pixels": 84 * 28, "max_completion_tokens": 112},
+}
+
 
 # ------------------------------------------------------------------------------ flags
 @dataclass

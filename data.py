@@ -86,16 +86,16 @@ def instructions(sample: Sample, hinted: bool = False, audio_caption: bool = Fal
     The sample's own instruction, or the one to think and answer in tags. A hint is added here, and
     nowhere else.
     """
-    if sample.instruction is not None:
-        return sample.instruction
-
-    # the caption of the sound, the hint, and how to answer a question of this type
+    # the caption of the sound, the hint, and how to answer
     lines = []
     if audio_caption and sample.audio_caption:
         lines.append(f"Sound: {sample.audio_caption}")
     if hinted and sample.hint:
         lines.append(f"Hint: {sample.hint}")
-    lines.append(f"{INSTRUCTION} {problem_type(sample.problem_type).instruction}")
+    if sample.instruction is None:
+        lines.append(f"{INSTRUCTION} {problem_type(sample.problem_type).instruction}")
+    elif sample.instruction:
+        lines.append(sample.instruction)
     return "\n".join(lines)
 
 

@@ -60,6 +60,7 @@ from benchmarks.results import (
 )
 from benchmarks.statistics import summarise
 from benchmarks.table import BENCHMARKS, choose_items, load_items
+from config import ASKING
 from formats.files import write_whole
 from formats.sample import DataError
 from media.decode import check_media
@@ -190,13 +191,8 @@ class ComparisonFlags:
 
 @dataclass
 class Config(WhatFlags, SamplingFlags, JudgingFlags, MediaFlags, MemoryFlags, ComparisonFlags):
-    """Every flag of eval.py. None is filled in from the benchmark, DEFAULTS or the device."""
+    """Every flag of eval.py. None is filled in from the benchmark, config.ASKING or the device."""
 
-
-DEFAULTS = {
-    "real": {"max_frames": 64, "max_pixels": 100_352, "max_completion_tokens": 2048},
-    "tiny": {"max_frames": 16, "max_pixels": 84 * 28, "max_completion_tokens": 112},
-}
 
 # A process that is done waits for the others, which may have long videos left: a day
 TIMEOUT_SECONDS = 86_400
@@ -227,7 +223,7 @@ def parse(argv: list[str]) -> Config:
 
     # what was not given, by the model's size, the benchmark and the wording
     benchmark = BENCHMARKS[cfg.benchmark]
-    defaults = dict(DEFAULTS["tiny" if is_tiny(cfg.model) else "real"])
+    defaults = dict(ASKING["tiny" if is_tiny(cfg.model) else "real"])
     defaults["use_audio"] = benchmark.sound
     if cfg.prompt == "paper":
         defaults["max_completion_tokens"] = benchmark.tokens

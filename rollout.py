@@ -119,9 +119,7 @@ def answer_more(
 ) -> list[Completion]:
     """n completions of a question that goes on, by these token ids, from a prompt that is
     prefilled."""
-    run = Decoding(policy, policy.prefill_more(prefix, ids), n, sampling)
-    decode(run)
-    return pack(policy, run.tokens, run.logps, n)[0]
+    return decode_prefill(policy, policy.prefill_more(prefix, ids), n, sampling)[0]
 
 
 def sample_answers(
@@ -226,6 +224,13 @@ def decode_batch(
         [row.features for row in rows],
         [row.questions for row in rows],
     )
+    return decode_prefill(policy, prefill, n, sampling)
+
+
+def decode_prefill(
+    policy: Policy, prefill: Prefill, n: int, sampling: Sampling
+) -> list[list[Completion]]:
+    """n completions of each question of a prefill: decode, cut."""
     run = Decoding(policy, prefill, n, sampling)
     decode(run)
     return pack(policy, run.tokens, run.logps, n)

@@ -12,11 +12,10 @@ beyond what Python and its libraries hold.
 
 import json
 import time
-from pathlib import Path
 
 import torch
 from common import arguments, device, in_own_process, make_policy, peak_extra, report
-from step import random_prompts
+from step import NoLog, random_prompts
 
 import train
 from config import parse
@@ -26,7 +25,6 @@ from model import Features
 from rollout import Sampling, generate
 from run.learner import make_optimizer, optimizer_step, prepare
 from run.memory import memory
-from run.rollouts import RolloutLog
 from tas import group_advantages
 
 TRAIN_TYPES = ("lora", "full")
@@ -58,7 +56,7 @@ def measure(args, train_type: str) -> dict:
         policy.model.train()
         learner, reference = prepare(cfg, policy)
         optimizer = make_optimizer(cfg, learner, weight_decay=0.0)
-        log = Notes()
+        log = NoLog()
 
         # the first step makes the optimiser's state; the second one's times count
         for step in range(2):
@@ -90,16 +88,6 @@ def measure(args, train_type: str) -> dict:
 
     results["peak_gb"] = peak_extra(work) / 1e3
     return results
-
-
-class Notes:
-    """Takes what the update notes for the log, and drops it."""
-
-    def __init__(self):
-        self.rollouts = RolloutLog(Path(), every=0, is_main=True)
-
-    def note(self, **values) -> None:
-        pass
 
 
 def now() -> float:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine.adapter_folder import SETTINGS, WEIGHTS, read_settings
-from formats.sample import DataError
+from formats.sample import DataError, first_line
 
 LORA_ALPHA = 32  # the product of two adapters is scaled by alpha / rank
 
@@ -74,9 +74,8 @@ def merge_adapters(model: nn.Module, folder: str | Path) -> None:
         raise
     # peft raises almost anything on settings or weights that do not fit
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise DataError(
-            f"{folder}: its adapters do not fit their model ({reason}); check "
+            f"{folder}: its adapters do not fit their model ({first_line(error)}); check "
             f"base_model_name_or_path in {SETTINGS}"
         ) from None
 

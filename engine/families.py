@@ -28,7 +28,7 @@ from transformers import CONFIG_MAPPING, AutoTokenizer
 from transformers.utils import cached_file, is_flash_attn_2_available
 
 from engine.adapter_folder import root_of
-from formats.sample import DataError
+from formats.sample import DataError, first_line
 from media.decode import MediaSettings
 from media.features import audio_tokens
 from media.prompt_format import MERGE, SAMPLE_RATE, TEMPORAL_PATCH, PromptFormat
@@ -74,12 +74,6 @@ FAMILIES = {
 def model_class(config) -> type:
     """transformers' class for models of this config."""
     return getattr(transformers, FAMILIES[config.model_type].class_name)
-
-
-def first_line(error: Exception) -> str:
-    """The beginning of an error's message, short enough to stand inside a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:160]
 
 
 def what_was_wrong(error: Exception) -> str:

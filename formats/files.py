@@ -71,6 +71,25 @@ def parse_line(line: str, where: str) -> object:
         )
 
 
+def whole_lines(path: Path) -> tuple[list[dict], int]:
+    """(the JSON objects of a log's whole lines, how many lines are damaged).
+
+    Its last line may still be written.
+    """
+    rows = []
+    n_bad = 0
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            n_bad += 1
+    return rows, n_bad
+
+
 def parse_json(text: str) -> object:
     """What a JSON text holds, without halves of surrogate pairs. Raises ValueError if it is none.
 

@@ -9,6 +9,12 @@ MEDIA_KINDS = ("video", "image", "audio")
 PLACEHOLDER = re.compile(r"<(video|image|audio)>")
 
 
+def first_line(error: Exception) -> str:
+    """The beginning of an error's message, short enough to stand inside a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160]
+
+
 class DataError(ValueError):
     """Bad input data. The message names the file, the record and the field, and says what to do."""
 

@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from data import TooLong
 from engine.distributed import gather, gather_lists
+from formats.files import whole_lines
 from formats.sample import DataError, LeftOut
 from groups import Group
 from media.errors import MediaError
@@ -459,7 +460,8 @@ class Log:
         self.bar.close()
         self.draw()
         if self.tracker:
-            self.tracker.finish(numbers_of(self.rows[-1]) | self.last_evaluation)
+            last_step = self.rows[-1] if self.rows else {}  # none where metrics.jsonl was lost
+            self.tracker.finish(numbers_of(last_step) | self.last_evaluation)
 
 
 # ------------------------------------------------------------------------------ files
@@ -526,17 +528,7 @@ def is_behind(line: bytes, step: int) -> bool:
 
 def read_rows(path: Path) -> list[dict]:
     """The lines of a log; those that are no JSON object are left out, and a warning counts them."""
-    rows = []
-    n_bad = 0
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            n_bad += 1
+    rows, n_bad = whole_lines(path)
     if n_bad:
         warnings.warn(
             f"{path}: {n_bad} lines are damaged; curves.png is drawn without them", stacklevel=2

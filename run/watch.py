@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from formats.files import whole_lines
 from formats.sample import DataError
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -59,15 +60,7 @@ def read_lines(file: Path) -> list[dict]:
     """The whole lines of metrics.jsonl. Raises DataError where there is no such file."""
     if not file.is_file():
         raise DataError(f"{file}: there is no such file; pass the folder of a run")
-    lines = []
-    for text in file.read_bytes().split(b"\n")[:-1]:  # the last one may still be written
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
+    return whole_lines(file)[0]
 
 
 def report(lines: list[dict], total: int) -> str:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from engine.adapter_folder import is_adapter_folder
 from engine.checksums import check_model_files
-from formats.sample import DataError
+from formats.sample import DataError, first_line
 
 LEFT_OUT = "trainer"  # subfolder: optimiser, buffer, random states
 
@@ -59,10 +59,9 @@ def push(checkpoint: Path, name: str, private: bool, upload: bool, api: HfApi | 
             commit_message=f"Checkpoint {checkpoint.name}",
         )
     except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
         raise DataError(
-            f"{name}: the hub refused the upload ({reason}); log in by `hf auth login`, and check "
-            "the name and your rights"
+            f"{name}: the hub refused the upload ({first_line(error)}); log in by `hf auth "
+            "login`, and check the name and your rights"
         ) from None
     return "\n".join([*lines, f"uploaded to https://huggingface.co/{name}"])
 
