@@ -30,16 +30,19 @@ from tools.tiny_model import token_fields
 
 
 def arguments(description: str, **defaults: int) -> argparse.Namespace:
-    """--size, --repeats, --json, and an integer flag for each of `defaults`. Also limits the CPU to
-    one thread."""
+    """--size, --ours_only, --repeats, --json, and an integer flag for each of `defaults`. Also
+    limits the CPU to one thread."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
         "--size",
-        choices=("tiny", "7b"),
+        choices=tuple(SHAPES),
         default="tiny",
-        help="tiny: hidden 256, 4 layers, fp32; 7b: Qwen2.5-Omni-7B, bf16, random weights",
+        help="tiny: hidden 256, 4 layers, fp32; 3b, 7b: Qwen2.5-Omni's, bf16; random weights",
+    )
+    parser.add_argument(
+        "--ours_only", action="store_true", help="without the other side, which may not fit"
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", default="", help="also write the figures to this file")
@@ -94,7 +97,22 @@ TINY = {
 
 # Qwen2.5-Omni's published shapes: transformers' defaults are the 7B's but for its vision tower
 VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
-SHAPES = {"tiny": TINY, "7b": {"vision_config": {**VISION, "out_hidden_size": 3584}}}
+SHAPES = {
+    "tiny": TINY,
+    "3b": {
+        "text_config": {
+            "vocab_size": 151_936,
+            "hidden_size": 2048,
+            "intermediate_size": 11_008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+        },
+        "vision_config": {**VISION, "out_hidden_size": 2048},
+        "audio_config": {"output_dim": 2048},
+    },
+    "7b": {"vision_config": {**VISION, "out_hidden_size": 3584}},
+}
 
 
 def make_policy(size: str, dtype: torch.dtype | None = None) -> Policy:
@@ -164,6 +182,22 @@ def peak_extra(work: Callable[[], object]) -> float:
     before = process_status("VmRSS")
     work()
     return (process_status("VmHWM") - before) / 1e3
+
+
+def copy_bandwidth() -> float:
+    """Bytes per second of copies within this GPU: 2 GiB, each byte read once and written once."""
+    source = torch.randn(2**30, dtype=torch.bfloat16, device="cuda")
+    target = torch.empty_like(source)
+    seconds = timed(lambda: target.copy_(source), 10)
+    return 2 * source.nbytes / seconds["median"]
+
+
+def matmul_rate() -> float:
+    """Operations per second of this GPU in a bf16 product of two 8192 x 8192 matrices."""
+    a = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
+    b = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
+    seconds = timed(lambda: a @ b, 10)
+    return 2 * 8192**3 / seconds["median"]
 
 
 def process_status(name: str) -> int:

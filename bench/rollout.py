@@ -13,7 +13,7 @@ suffixes) over the copy bandwidth measured in the same run.
 from functools import partial
 
 import torch
-from common import arguments, clock, device, make_policy, report, text_prompt, timed
+from common import arguments, copy_bandwidth, device, make_policy, report, text_prompt, timed
 
 import rollout
 from engine.cuda_graph import CUDA_GRAPH
@@ -32,8 +32,9 @@ def main() -> None:
         CUDA_GRAPH["cuda"] = False
         rows.append(measure("ours, no CUDA graph", ours, args))
         CUDA_GRAPH["cuda"] = True
-    rows.append(measure("generate, dynamic cache", partial(theirs, None), args))
-    rows.append(measure("generate, static cache", partial(theirs, "static"), args))
+    if not args.ours_only:
+        rows.append(measure("generate, dynamic cache", partial(theirs, None), args))
+        rows.append(measure("generate, static cache", partial(theirs, "static"), args))
     for row in rows:
         row["ours_is_faster_by"] = row["seconds"] / rows[0]["seconds"]
 
@@ -93,14 +94,7 @@ def roofline(policy, args, rows) -> dict[str, float]:
 
     Returns the copy bandwidth of this GPU, in TB / s.
     """
-    # The bandwidth: ten copies of 2 GiB, each byte read once and written once.
-    source = torch.empty(2**30, dtype=torch.bfloat16, device="cuda")
-    target = torch.empty_like(source)
-    target.copy_(source)
-    start = clock()
-    for _ in range(10):
-        target.copy_(source)
-    bandwidth = 10 * 2 * source.nbytes / (clock() - start)
+    bandwidth = copy_bandwidth()
 
     # What a step reads: all weights, every prefix once, suffixes that are half full on average.
     text = policy.text.config

@@ -1,9 +1,10 @@
 """A whole training step with its phases: ours against the loop of the trainers built on
 transformers' generate, on the same model, prompts and completions; EOS off.
 
-    # one CPU thread: the bundled model, 16 toy prompts, 8 completions of 64 tokens each
+    # one CPU thread: the bundled model, 16 toy prompts, 8 completions of 64 tokens, all weights
     python bench/step.py
 
+    # one GPU, LoRA
     python bench/step.py --size 7b --prompts 4 --frames 32 --tokens 512
 
 Their loop (EchoInk, Video-R1, R1-V) takes one prompt at a time: generate with the prompt repeated G
@@ -25,12 +26,13 @@ from unittest import mock
 
 import numpy as np
 import torch
-from common import arguments, clock, make_policy, report
+from common import arguments, clock, device, make_policy, report
 from torch import Tensor
 
 import train
 from config import Config, parse
 from data import Prompt, build_prompt, prompt_builder
+from engine.distributed import weight_dtype
 from engine.families import DEFAULT_MODEL
 from engine.optim import Optimizer
 from formats.sample import Sample
@@ -201,6 +203,8 @@ class TheirStep:
         self.policy = ours.policy
         self.model = ours.policy.model
         self.reference = copy.deepcopy(self.model).requires_grad_(False)
+        if device().type == "cuda":  # as those trainers do, or the activations do not fit
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def run(self, cfg: Config, groups: list[Group], our_logps: Tensor, phases: Phases) -> float:
         """One step on the completions of `groups`. Returns the largest difference of its log-probs
@@ -233,6 +237,7 @@ class TheirStep:
 
     @torch.no_grad()
     def sample(self, prompt: Prompt, cfg: Config) -> None:
+        self.model.eval()  # or transformers turns the cache off, where layers are checkpointed
         self.model.generate(
             **self.inputs(prompt, cfg.fresh),
             do_sample=True,
@@ -244,6 +249,7 @@ class TheirStep:
             eos_token_id=None,
             pad_token_id=0,
         )
+        self.model.train()
 
     def inputs(self, prompt: Prompt, g: int, completions: list[list[int]] | None = None) -> dict:
         """The thinker's arguments for G rows of the prompt, with or without its completions."""
@@ -333,7 +339,7 @@ def settings(args) -> Config:
         "--prompts_per_step": args.prompts,
         "--max_completion_tokens": args.tokens,
         "--media_cache": "",
-        "--train_type": "full",
+        "--train_type": "full" if args.size == "tiny" else "lora",
         "--beta": 0.02,
     }
     words = []
@@ -345,7 +351,10 @@ def settings(args) -> Config:
 def set_up(args) -> OurStep:
     """The model, its optimiser and the prompts of two steps: fresh ones and stored ones."""
     cfg = settings(args)
-    policy = load_policy(DEFAULT_MODEL) if args.size == "tiny" else make_policy("7b")
+    if args.size == "tiny":
+        policy = load_policy(DEFAULT_MODEL, device(), weight_dtype(device()))
+    else:
+        policy = make_policy(args.size)
     policy.eos_ids = []
     policy.max_tokens = cfg.max_tokens
     policy.model.train()
@@ -369,7 +378,7 @@ def phase_rows(columns: dict[str, list[dict[str, float]]], completions: int) -> 
         for name, repeats in columns.items():
             row[f"{name} s"] = statistics.median(seconds[phase] for seconds in repeats)
         row["theirs / ours"] = None
-        if min(row["ours s"], row["theirs s"]) > 1e-4:
+        if min(row["ours s"], row.get("theirs s", 0)) > 1e-4:
             row["theirs / ours"] = row["theirs s"] / row["ours s"]
         rows.append(row)
 
@@ -385,20 +394,22 @@ def main() -> None:
         __doc__.split("\n\n")[0], prompts=16, group=8, tokens=64, frames=32, seconds=60
     )
     ours = set_up(args)
-    theirs = TheirStep(ours)
+    theirs = None if args.ours_only else TheirStep(ours)
     cfg = ours.cfg
     half = args.group // 2
     avatar = replace(cfg, fresh=half, replayed=args.group - half, tas_shape="u")
     past = ours.past_step(avatar)
 
-    columns: dict[str, list[dict]] = {"ours": [], "theirs": [], "ours, avatar": []}
+    names = ["ours", "ours, avatar"] if theirs is None else ["ours", "theirs", "ours, avatar"]
+    columns: dict[str, list[dict]] = {name: [] for name in names}
     largest = 0.0
     for i in range(args.repeats + 1):
         phases = {name: Phases() for name in columns}
         ours.forget()
         empty = ReplayBuffer(cfg.capacity, 0, 0.0, seed=0)
         groups, logps = ours.run(cfg, empty, phases["ours"])
-        largest = max(largest, theirs.run(cfg, groups, logps, phases["theirs"]))
+        if theirs is not None:
+            largest = max(largest, theirs.run(cfg, groups, logps, phases["theirs"]))
         ours.forget()
         ours.run(avatar, copy.deepcopy(past), phases["ours, avatar"])
         if i:  # the first round warms up
@@ -409,15 +420,17 @@ def main() -> None:
     prompt_tokens = []
     for group in groups:
         prompt_tokens += [len(prompt.ids) for prompt in group.prompts.values()]
+    facts: dict = {"prompt_tokens": round(float(np.mean(prompt_tokens)))}
+    if theirs is not None:
+        facts["largest_difference_of_logps"] = f"{largest:.1e}"
+    if device().type == "cuda":
+        facts["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
     report(
         args,
         f"step: {args.prompts} prompts, {args.group} completions of {args.tokens} tokens each, "
         f"{args.size}",
         phase_rows(columns, args.prompts * args.group),
-        {
-            "prompt_tokens": round(float(np.mean(prompt_tokens))),
-            "largest_difference_of_logps": f"{largest:.1e}",
-        },
+        facts,
     )
 
 

@@ -1,0 +1,190 @@
+"""All that is measured on a GPU, in one command: parts in order of worth, each with a deadline.
+
+    python bench/gpu.py --minutes 25
+    python bench/gpu.py --minutes 6 --only kernels decode
+    python bench/gpu.py --dry              # all parts at tiny sizes, on whatever device is there
+
+A part is one of the other programs, in a process of its own. What it writes is there as soon as it
+ends, in bench/results/gpu/: PART.json the figures, PART.log what it printed, and summary.json how
+long each part took and how it ended. A part that fails or outlives its deadline does not stop the
+others; the exit status says whether all went well. When less time is left than a part's deadline,
+it gets what is left.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).parent.parent
+SHORT = 20  # seconds in which no part can do anything
+
+
+@dataclass
+class Part:
+    """One program. command: its words on a GPU; dry: its words in a dry run; minutes: its deadline.
+    writes_json: does it take --json FILE?"""
+
+    name: str
+    minutes: float
+    command: str
+    dry: str
+    writes_json: bool = True
+
+
+TINY = "--prompt 40 --group 2 --tokens 4 --repeats 1"
+SMALL_RUN = (
+    "--data toy:8,4 --prompts_per_step 4 --fresh 2 --max_completion_tokens 32 --eval_every 0"
+)
+OURS = "--repeats 2 --ours_only"
+
+# Shapes of the 7B: P 8,192 and 2,048 prompt tokens, G = 8 completions. `step-32` is the goal of
+# docs/speed.md: 256 completions of 256 tokens behind prompts of 4,500.
+PARTS = [
+    Part("kernels", 3, "bench/kernels.py --size 7b", "bench/kernels.py"),
+    Part(
+        "decode-1x8-P8192",
+        2,
+        f"bench/rollout.py --size 7b --prompt 8192 --tokens 256 {OURS}",
+        f"bench/rollout.py {TINY} --ours_only",
+    ),
+    Part(
+        "update-P8192",
+        2,
+        f"bench/update.py --size 7b --prompt 8192 --tokens 256 {OURS}",
+        f"bench/update.py {TINY} --ours_only",
+    ),
+    Part(
+        "step-32",
+        4,
+        "bench/step.py --size 7b --prompts 32 --frames 24 --seconds 60 --tokens 256 --repeats 1 "
+        "--ours_only",
+        "bench/step.py --prompts 2 --group 4 --tokens 4 --repeats 1 --ours_only",
+    ),
+    Part(
+        "quickstart",
+        3,
+        "train.py --method avatar --lr 2e-4 --steps 30 --eval_every 10 --out {folder}/quickstart",
+        f"train.py --method avatar --steps 2 {SMALL_RUN} --out {{folder}}/quickstart",
+        writes_json=False,
+    ),
+    Part(
+        "torchrun",
+        2,
+        "-m torch.distributed.run --nproc_per_node=1 train.py --steps 4 --eval_every 0 "
+        "--train_type full --out {folder}/torchrun",
+        f"-m torch.distributed.run --nproc_per_node=1 train.py --steps 2 {SMALL_RUN} "
+        "--train_type full --out {folder}/torchrun",
+        writes_json=False,
+    ),
+    Part(
+        "memory-7b",
+        2,
+        "bench/memory.py --size 7b --prompts 4 --group 8 --frames 50 --seconds 60 --tokens 512",
+        "bench/memory.py",
+    ),
+    Part(
+        "memory-3b",
+        3,
+        "bench/memory.py --size 3b --prompts 4 --group 8 --frames 50 --seconds 60 --tokens 512",
+        "bench/memory.py --group 2",
+    ),
+    Part(
+        "decode-4x8-P2048",
+        4,
+        "bench/rollout.py --size 7b --prompts 4 --prompt 2048 --tokens 128 --repeats 1",
+        f"bench/rollout.py {TINY} --prompts 2",
+    ),
+    Part(
+        "update-P2048",
+        2,
+        "bench/update.py --size 7b --prompt 2048 --tokens 256 --repeats 2",
+        f"bench/update.py {TINY}",
+    ),
+    Part(
+        "step-peers",
+        4,
+        "bench/step.py --size 7b --prompts 2 --frames 8 --seconds 15 --tokens 128 --repeats 1",
+        "bench/step.py --prompts 2 --group 4 --tokens 4 --repeats 1",
+    ),
+    Part(
+        "decode-1x8-P2048",
+        2,
+        f"bench/rollout.py --size 7b --prompt 2048 --tokens 256 {OURS}",
+        f"bench/rollout.py {TINY} --ours_only",
+    ),
+]
+
+
+def run_part(part: Part, folder: Path, dry: bool, seconds: float) -> dict:
+    """Run a part for at most so many seconds: its line of summary.json."""
+    words = (part.dry if dry else part.command).format(folder=folder).split()
+    if part.writes_json:
+        words += ["--json", str(folder / f"{part.name}.json")]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    log = folder / f"{part.name}.log"
+    started = time.monotonic()
+    with log.open("w") as file:
+        # a session of its own, so that its children end with it
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=REPO,
+            env=environment,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(seconds)
+            outcome = "done" if status == 0 else f"failed with {status}"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            outcome = f"stopped after {seconds:.0f} s"
+    return {
+        "part": part.name,
+        "command": " ".join(["python", *words]),
+        "outcome": outcome,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    names = [part.name for part in PARTS]
+    parser.add_argument("--minutes", type=float, default=25, help="for all parts together")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="PART")
+    parser.add_argument("--dry", action="store_true", help="tiny sizes, also without a GPU")
+    parser.add_argument("--out", type=Path, default=REPO / "bench" / "results" / "gpu")
+    args = parser.parse_args()
+    folder = args.out.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+
+    end = time.monotonic() + 60 * args.minutes
+    summary = []
+    for part in PARTS:
+        left = end - time.monotonic()
+        if part.name not in args.only:
+            continue
+        if left < SHORT:
+            summary.append({"part": part.name, "outcome": "no time was left"})
+        else:
+            summary.append(run_part(part, folder, args.dry, min(left, 60 * part.minutes)))
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        print(f"\n{'=' * 60}\n{summary[-1]}", flush=True)
+        log = folder / f"{part.name}.log"
+        if log.is_file():
+            print("\n".join(log.read_text(errors="replace").splitlines()[-25:]), flush=True)
+    if any(line["outcome"] != "done" for line in summary):
+        sys.exit("not all parts are done")
+
+
+if __name__ == "__main__":
+    main()
