@@ -48,6 +48,7 @@ from engine.packed_rows import (
     Layout,
     PackedAttention,
     PackedRows,
+    as_batch,
     one_row,
     packed_layouts,
     row_lengths,
@@ -321,7 +322,7 @@ class Policy:
             # Qwen3-VL: what lower layers of the tower saw is added after the first decoder layers.
             if i < len(rows.deepstack):
                 x = x.index_add(0, rows.vision_tokens, rows.deepstack[i].to(x.dtype))  # (T, D)
-        return self.text.norm(x)  # (n, D)
+        return families.rms_norm(self.text.norm, x)  # (n, D)
 
     def _run_layer(
         self,
@@ -393,15 +394,15 @@ class Policy:
         tokens = torch.tensor(ids, device=self.device)  # (Q,)
         positions = prefix.position + torch.arange(len(ids), device=self.device)  # (Q,)
         rotary = self.rotary(positions.expand(3, -1))  # text: three equal positions
-        keys: list[Tensor] = []  # (1, K, Q, d) of each layer
+        keys: list[Tensor] = []  # (1, Q, K, d) of each layer
         values: list[Tensor] = []
 
         def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             """q (Q, H, d) against all of the prompt, and causally against k and v (Q, K, d)."""
+            keys.append(k[None])
+            values.append(v[None])
             q, k, v = one_row(q), one_row(k), one_row(v)  # (1, heads, Q, d)
-            keys.append(k)
-            values.append(v)
-            of_prompt = attend(q, prefix.keys[layer], prefix.values[layer])
+            of_prompt = attend(q, as_batch(prefix.keys[layer]), as_batch(prefix.values[layer]))
             of_question = attend(q, k, v, causal=True)
             out, _ = join(*of_prompt, *of_question)  # (1, H, Q, d)
             return out[0].transpose(0, 1)
@@ -414,7 +415,7 @@ class Policy:
             question_lengths=prefix.question_lengths + len(ids),
             question_keys=keys,
             question_values=values,
-            hidden=self.text.norm(x[-1:]),  # (1, D)
+            hidden=families.rms_norm(self.text.norm, x[-1:]),  # (1, D)
             position=prefix.position + len(ids),
         )
 

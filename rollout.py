@@ -30,24 +30,28 @@ slots in use, V vocabulary, D width, H query heads, K key-value heads, d head wi
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data import Prompt, PromptBuilder, share_prefixes
 from engine.attention import join
 from engine.batching import split_by_tokens
 from engine.cuda_graph import CUDA_GRAPH, Replayed
-from engine.families import block
+from engine.families import block, rms_norm
 from engine.kv_cache import Prefill, PrefixKV, SuffixKV
+from engine.kv_pieces import KVPieces, reads_pieces
 from formats.sample import DataError, Sample
 from media.prompt_format import PromptFormat
 from model import Features, Policy
 
 MAX_CACHE_TOKENS = 2**18  # tokens whose keys and values are held at a time (7B: 57 kB each)
 TAIL = 0.1  # of the completions: when so many or fewer are left, the tail has begun
+DRAW_BLOCK = 512  # ids whose probabilities are cumulated one after the other
 COMPACT_EVERY = 8  # decode steps between two looks at which completions have ended
 
 # By the type of device: a suffix is read up to a multiple of this. A long window makes few shapes,
@@ -273,7 +277,12 @@ def draw(logp: Tensor, generator: torch.Generator | None) -> Tensor:
     is never drawn. Unlike torch.multinomial this reads nothing back to the CPU, so that a CUDA
     graph can hold it.
     """
-    mass = logp.exp().cumsum(-1, dtype=torch.float64)  # (N, V)
+    # Cumulated within blocks of ids, and then over the blocks: a GPU runs the blocks side by side.
+    probs = F.pad(logp.exp(), (0, -logp.shape[1] % DRAW_BLOCK))  # (N, V rounded up)
+    mass = probs.unflatten(-1, (-1, DRAW_BLOCK)).cumsum(-1, dtype=torch.float64)
+    before = F.pad(mass[..., -1].cumsum(-1), (1, -1))  # (N, blocks) the mass in front of each
+    mass = (mass + before[..., None]).flatten(1)  # (N, V rounded up)
+
     uniform = torch.rand(
         len(logp), 1, dtype=torch.float64, device=logp.device, generator=generator
     )  # (N, 1)
@@ -302,6 +311,8 @@ class Decoding:
         question_of = questions.repeat_interleave(n)  # (M * n,)
         self.prefix = PrefixKV(prefill, question_of)
         self.suffix = SuffixKV(prefill, question_of, r)
+        self.reads_pieces = reads_pieces(prefill.hidden)
+        self.lay_out()
 
         # State of the running completions: all of them, at first
         self.completion = torch.arange(len(question_of), device=device)  # (N,)
@@ -330,6 +341,15 @@ class Decoding:
         self.alive = self.alive[index]  # (n,)
         self.prefix.keep(index)
         self.suffix.keep(index)
+        self.lay_out()
+
+    def lay_out(self) -> None:
+        """Set what follows from which completions are left."""
+        self.pieces: KVPieces | None = None
+        if self.reads_pieces:
+            text = self.policy.text.config
+            group = text.num_attention_heads // text.num_key_value_heads
+            self.pieces = KVPieces(self.prefix, self.suffix, group)
 
     def sample(self) -> None:
         """Sample token t of every completion, ended ones included: `pack` cuts off what follows an
@@ -353,24 +373,38 @@ class Decoding:
         x = text.embed_tokens(self.token)  # (N, D)
         rotary = (self.cos[self.position], self.sin[self.position])  # (N, 1, d) each
         slot = self.t + self.suffix.question_tokens  # (1,)
-        bias = self.suffix.bias(slot, width, x.dtype)  # (N or 1, 1, 1, W)
+        if self.pieces:
+            attend = partial(self.pieces.attend, self.pieces.of_suffixes(slot))
+        else:
+            bias = self.suffix.bias(slot, width, x.dtype)  # (N or 1, 1, 1, W)
+            attend = partial(self._attend, bias)
 
         # All layers, once over all running completions
         for i, layer in enumerate(text.layers):
-            x = block(layer, x, rotary, partial(self._attention, i, slot, bias))  # (N, D)
+            x = block(layer, x, rotary, partial(self._attention, i, slot, attend))  # (N, D)
 
         # Output: in place, and the next token
-        self.hidden.copy_(text.norm(x))
+        self.hidden.copy_(rms_norm(text.norm, x))
         self.position += 1
         self.t += 1
         self.sample()
 
     def _attention(
-        self, layer: int, slot: Tensor, bias: Tensor, q: Tensor, k: Tensor, v: Tensor
+        self,
+        layer: int,
+        slot: Tensor,
+        attend: Callable[[int, Tensor], Tensor],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
     ) -> Tensor:
         """q (N, H, d) of the new tokens against prefix and suffix, to which their own k, v
         (N, K, d) are added first -> (N, H, d)."""
         self.suffix.append(layer, slot, k, v)
+        return attend(layer, q)
+
+    def _attend(self, bias: Tensor, layer: int, q: Tensor) -> Tensor:
+        """One softmax over prefix and suffix, (N, H, d)."""
         prefix_out, prefix_lse = self.prefix.attend(layer, q)  # (N, H, d), (N, H)
         suffix_out, suffix_lse = self.suffix.attend(layer, q, bias)  # (N, H, d), (N, H)
         return join(prefix_out, prefix_lse, suffix_out, suffix_lse)[0]

@@ -269,9 +269,20 @@ def report(
 ) -> None:
     """Print the rows as a table, and with --json write them with the command, versions and
     hardware."""
-    head = {"command": " ".join(["python", *sys.argv]), **versions(), **(extra or {})}
+    head = {**measured_with(), **(extra or {})}
     print(title)
     print(", ".join(f"{name} {value}" for name, value in head.items()))
     print(format_table(rows))
+    write_rows(args, rows, head)
+
+
+def measured_with() -> dict[str, str | int]:
+    """The command, versions and hardware."""
+    return {"command": " ".join(["python", *sys.argv]), **versions()}
+
+
+def write_rows(args: argparse.Namespace, rows: list[dict], head: dict | None = None) -> None:
+    """With --json, write the rows that there are; a program that is stopped leaves them behind."""
     if args.json:
+        head = head or measured_with()
         Path(args.json).write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")

@@ -13,7 +13,16 @@ suffixes) over the copy bandwidth measured in the same run.
 from functools import partial
 
 import torch
-from common import arguments, copy_bandwidth, device, make_policy, report, text_prompt, timed
+from common import (
+    arguments,
+    copy_bandwidth,
+    device,
+    make_policy,
+    report,
+    text_prompt,
+    timed,
+    write_rows,
+)
 
 import rollout
 from engine.cuda_graph import CUDA_GRAPH
@@ -27,14 +36,16 @@ def main() -> None:
 
     ours = partial(run_ours, policy, prompts, args)
     theirs = partial(run_transformers, policy, prompts, args)
-    rows = [measure("ours", ours, args)]
-    if device().type == "cuda":
-        CUDA_GRAPH["cuda"] = False
-        rows.append(measure("ours, no CUDA graph", ours, args))
-        CUDA_GRAPH["cuda"] = True
+    sides = {"ours": ours}
+    if device().type == "cuda" and not args.ours_only:
+        sides["ours, no CUDA graph"] = partial(without_graph, ours)
     if not args.ours_only:
-        rows.append(measure("generate, dynamic cache", partial(theirs, None), args))
-        rows.append(measure("generate, static cache", partial(theirs, "static"), args))
+        sides["generate, dynamic cache"] = partial(theirs, None)
+        sides["generate, static cache"] = partial(theirs, "static")
+    rows: list[dict] = []
+    for name, run in sides.items():
+        rows.append(measure(name, run, args))
+        write_rows(args, rows)
     for row in rows:
         row["ours_is_faster_by"] = row["seconds"] / rows[0]["seconds"]
 
@@ -52,6 +63,13 @@ def run_ours(policy, prompts, args, tokens):
     groups = rollout.generate(policy, prompts, [{}] * len(prompts), args.group, sampling)
     for completions in groups:
         assert all(len(completion.tokens) == tokens for completion in completions)
+
+
+def without_graph(run, tokens):
+    """On a GPU, with every decode step run as written."""
+    CUDA_GRAPH["cuda"] = False
+    run(tokens)
+    CUDA_GRAPH["cuda"] = True
 
 
 def run_transformers(policy, prompts, args, cache, tokens):

@@ -13,6 +13,8 @@ Dimensions: B batch, H query heads, K key-value heads (H is a multiple of K), S 
 head width.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -57,6 +59,51 @@ def attend_backward(
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_backward
         return kernel(grad, q, k, v, out, lse, None, None, *lengths, 0.0, causal, seed, offset)
     return attend_by_hand_backward(grad, q, k, v, out, lse, causal)
+
+
+def attend_pieces(q: Tensor, k: Tensor, v: Tensor, pieces: "Pieces") -> tuple[Tensor, Tensor]:
+    """`attend` for many pieces at once, each with queries and keys of its own.
+
+    q (m, K, d); k and v (T, K, d), a query head for each key-value head. Returns (m, K, d), and the
+    log-sum-exps (K, m) in fp32.
+    """
+    if has_gpu_kernel(q):
+        # The arguments behind the lengths: dropout, causal, and a mask to debug with.
+        return torch.ops.aten._flash_attention_forward(
+            q,
+            k,
+            v,
+            pieces.query_starts,
+            pieces.key_starts,
+            pieces.max_queries,
+            pieces.max_keys,
+            0.0,
+            False,
+            False,
+            seqused_k=pieces.key_counts,
+        )[:2]
+
+    # by hand: all scores, with those of other pieces' keys masked
+    query = torch.arange(len(q), device=q.device)  # (m,)
+    piece = torch.searchsorted(pieces.query_starts, query, right=True, out_int32=True) - 1  # (m,)
+    place = torch.arange(len(k), device=q.device) - pieces.key_starts[piece][:, None]  # (m, T)
+    seen = (place >= 0) & (place < pieces.key_counts[piece][:, None])  # (m, T)
+    bias = torch.zeros(seen.shape, device=q.device).masked_fill_(~seen, float("-inf"))  # (m, T)
+    batch = [x.transpose(0, 1)[None] for x in (q, k, v)]  # (1, K, tokens, d) each
+    out, lse = attend_by_hand(*batch, bias=bias)
+    return out[0].transpose(0, 1), lse[0]
+
+
+@dataclass
+class Pieces:
+    """Which queries read which keys, for `attend_pieces`. Piece i has the queries from
+    query_starts[i] up to query_starts[i + 1], and key_counts[i] keys from key_starts[i] on."""
+
+    query_starts: Tensor  # (pieces + 1,) int32
+    key_starts: Tensor  # (pieces + 1,) int32; the last one is not used
+    key_counts: Tensor  # (pieces,) int32
+    max_queries: int
+    max_keys: int
 
 
 def has_gpu_kernel(q: Tensor) -> bool:

@@ -3,7 +3,7 @@
 A prefix is stored once per prompt, a suffix once per completion (drawn here for two prompts, of
 which the first has two completions):
 
-    PrefixKV.keys[layer] (B, K, P, d)             SuffixKV.keys[layer] (N, K, Q + R, d)
+    PrefixKV.keys[layer] (B, P, K, d)             SuffixKV.keys[layer] (N, Q + R, K, d)
 
     prompt 0 | p p p p p p p . . |  <---- c0 read | . . q | s s s s s s _ _ _ _ |
                                     <---- c1 read | . . q | s s s s s s _ _ _ _ |
@@ -15,8 +15,9 @@ which the first has two completions):
        about one clip share its prefill
 
 One softmax runs over both sets of keys: each `attend` returns its log-sum-exps, and `join` of
-engine/attention.py puts the two together. A CUDA graph may hold `bias`, `append` and `attend`,
-which write in place and read no value back; `keep` changes shapes and stays outside.
+engine/attention.py puts the two together. `attend` masks padding by a bias, which GPU kernels do
+not take; there engine/kv_pieces.py reads these keys. A CUDA graph may hold `bias`, `append` and
+`attend`, which write in place and read no value back; `keep` changes shapes and stays outside.
 
 "Prompt" here is what is prefilled once: a question's prompt, or the beginning that the prompts of
 several questions about one clip share.
@@ -35,9 +36,6 @@ from torch import Tensor, nn
 
 from engine.attention import attend
 
-# GPU kernels take no bias, which masks padding, but split one long prefix over the whole GPU.
-ONE_PREFIX_AT_A_TIME = {"cpu": False, "cuda": True}
-
 
 @dataclass
 class Prefill:
@@ -46,14 +44,14 @@ class Prefill:
 
     # Of each prompt
     lengths: list[int]  # tokens
-    keys: list[Tensor]  # (B, K, P, d), right-padded
-    values: list[Tensor]  # (B, K, P, d)
+    keys: list[Tensor]  # (B, P, K, d), right-padded
+    values: list[Tensor]  # (B, P, K, d)
 
     # Of each question; its own tokens are those behind a shared prompt, none elsewhere
     prompt_of: Tensor  # (M,) its prompt
     question_lengths: Tensor  # (M,) its own tokens
-    question_keys: list[Tensor]  # (M, K, Q, d), left-padded
-    question_values: list[Tensor]  # (M, K, Q, d)
+    question_keys: list[Tensor]  # (M, Q, K, d), left-padded
+    question_values: list[Tensor]  # (M, Q, K, d)
     hidden: Tensor  # (M, D) the state of its last token, which the first sampled token follows from
     position: Tensor  # (M,) where its completions start
 
@@ -120,8 +118,8 @@ class PrefillPieces:
         # token has one slot for all completions.
         return Prefill(
             lengths=self.prompt_lengths,
-            keys=[pad_tokens(layer, "right").contiguous() for layer in self.prompt_keys],
-            values=[pad_tokens(layer, "right").contiguous() for layer in self.prompt_values],
+            keys=[pad_tokens(layer, "right") for layer in self.prompt_keys],
+            values=[pad_tokens(layer, "right") for layer in self.prompt_values],
             prompt_of=torch.tensor(prompt_of, device=device),
             question_lengths=torch.tensor(question_lengths, device=device),
             question_keys=[pad_tokens(layer, "left") for layer in self.question_keys],
@@ -132,17 +130,14 @@ class PrefillPieces:
 
 
 def pad_tokens(pieces: list[Tensor], side: str) -> Tensor:
-    """Pieces (tokens, K, d) of different lengths -> (pieces, K, tokens of the longest, d)."""
-    padded = nn.utils.rnn.pad_sequence(
-        pieces, batch_first=True, padding_side=side
-    )  # (pieces, tokens, K, d)
-    return padded.transpose(1, 2)  # (pieces, K, tokens, d)
+    """Pieces (tokens, K, d) of different lengths -> (pieces, tokens of the longest, K, d)."""
+    return nn.utils.rnn.pad_sequence(pieces, batch_first=True, padding_side=side)
 
 
 class PrefixKV:
     """Keys and values of the prompts: stored once per prompt, read by all of its completions.
 
-    lengths: tokens of each of the B prompts. keys, values: per layer (B, K, P, d), right-padded.
+    lengths: tokens of each of the B prompts. keys, values: per layer (B, P, K, d), right-padded.
     question_of: (N,) the question that each completion answers; prompt_of: (N,) its prompt.
 
     To read a prompt's keys once, its queries must stand side by side: a table of B rows, one per
@@ -159,7 +154,6 @@ class PrefixKV:
         self.keys = prefill.keys
         self.values = prefill.values
         self.prompt_of = prefill.prompt_of[question_of]  # (N,)
-        self.one_at_a_time = ONE_PREFIX_AT_A_TIME[question_of.device.type]
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -176,7 +170,7 @@ class PrefixKV:
 
         # the padding on the right of shorter prompts
         lengths = torch.tensor(self.lengths, device=device)  # (B,)
-        padding = torch.arange(self.keys[0].shape[2], device=device) >= lengths[:, None]  # (B, P)
+        padding = torch.arange(self.keys[0].shape[1], device=device) >= lengths[:, None]  # (B, P)
         self.bias = minus_inf_where(padding, self.keys[0].dtype)  # (B, 1, 1, P)
 
     def keep(self, index: Tensor) -> None:
@@ -192,26 +186,13 @@ class PrefixKV:
 
     def attend(self, layer: int, q: Tensor) -> tuple[Tensor, Tensor]:
         """q (N, H, d) against each completion's prompt -> output (N, H, d), log-sum-exp (N, H)."""
-        keys = self.keys[layer]  # (B, K, P, d)
-        values = self.values[layer]  # (B, K, P, d)
+        keys = self.keys[layer].transpose(1, 2)  # (B, K, P, d)
+        values = self.values[layer].transpose(1, 2)  # (B, K, P, d)
         heads = q.shape[1]
 
         # To the kernel, the query heads of all completions of a prompt are so many more queries.
         table = self._by_prompt(q, keys.shape[1])  # (B, K, C * H/K, d)
-        if self.one_at_a_time:
-            outs = []
-            lses = []
-            for b, length in enumerate(self.lengths):
-                prompt = slice(b, b + 1)
-                prompt_keys = keys[prompt, :, :length]  # (1, K, length, d)
-                prompt_values = values[prompt, :, :length]  # (1, K, length, d)
-                prompt_out, prompt_lse = attend(table[prompt], prompt_keys, prompt_values)
-                outs.append(prompt_out)
-                lses.append(prompt_lse)
-            out = torch.cat(outs)  # (B, K, C * H/K, d)
-            lse = torch.cat(lses)  # (B, K, C * H/K)
-        else:
-            out, lse = attend(table, keys, values, bias=self.bias)
+        out, lse = attend(table, keys, values, bias=self.bias)
 
         # back to one line per completion
         out = self._by_completion(out, heads)  # (N, H, d)
@@ -242,16 +223,16 @@ class PrefixKV:
 class SuffixKV:
     """Keys and values that a completion has for itself: of its question, and of what was sampled.
 
-    keys, values: per layer (N, K, Q + R, d). The question takes the first Q slots, left-padded:
+    keys, values: per layer (N, Q + R, K, d). The question takes the first Q slots, left-padded:
     from question_start (N,) on. Sampled token t is written to slot Q + t.
     question_of: (N,) the question that each completion answers.
     """
 
     def __init__(self, prefill: Prefill, question_of: Tensor, max_new_tokens: int):
-        space = (0, 0, 0, max_new_tokens)  # no padding of d, R slots at the end of the tokens
+        space = (0, 0, 0, 0, 0, max_new_tokens)  # none in d and heads, R slots behind the tokens
         self.keys = [F.pad(k[question_of], space) for k in prefill.question_keys]
         self.values = [F.pad(v[question_of], space) for v in prefill.question_values]
-        self.question_tokens = prefill.question_keys[0].shape[2]  # Q
+        self.question_tokens = prefill.question_keys[0].shape[1]  # Q
         question_lengths = prefill.question_lengths[question_of]  # (N,)
         self.question_start = self.question_tokens - question_lengths  # (N,)
 
@@ -272,14 +253,14 @@ class SuffixKV:
 
     def append(self, layer: int, slot: Tensor, k: Tensor, v: Tensor) -> None:
         """Write the new tokens' keys and values (N, K, d), in place."""
-        self.keys[layer].index_copy_(2, slot, k[:, :, None])
-        self.values[layer].index_copy_(2, slot, v[:, :, None])
+        self.keys[layer].index_copy_(1, slot, k[:, None])
+        self.values[layer].index_copy_(1, slot, v[:, None])
 
     def attend(self, layer: int, q: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """q (N, H, d) against its own suffix -> output (N, H, d), log-sum-exp (N, H)."""
         n, heads, d = q.shape
-        keys = self.keys[layer][:, :, : bias.shape[-1]]  # (N, K, W, d)
-        values = self.values[layer][:, :, : bias.shape[-1]]  # (N, K, W, d)
+        keys = self.keys[layer][:, : bias.shape[-1]].transpose(1, 2)  # (N, K, W, d)
+        values = self.values[layer][:, : bias.shape[-1]].transpose(1, 2)  # (N, K, W, d)
         q = q.view(n, keys.shape[1], -1, d)  # (N, K, H/K, d)
         out, lse = attend(q, keys, values, bias=bias)
         return out.reshape(n, heads, d), lse.reshape(n, heads)

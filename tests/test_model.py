@@ -209,7 +209,7 @@ def test_long_batches_are_split_by_tokens(fresh_policy, prompts):
     fresh_policy.cache = FeatureCache(0)
     alone = fresh_policy.prefill(prompts, Features(fresh_policy).of(prompts))
     assert passes == [sum(together.lengths), *together.lengths]
-    assert together.keys[0].shape == (4, 2, max(together.lengths), 32)
+    assert together.keys[0].shape == (4, max(together.lengths), 2, 32)
     for a, b in zip(
         (*together.keys, *together.values, together.hidden),
         (*alone.keys, *alone.values, alone.hidden),

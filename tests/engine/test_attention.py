@@ -5,7 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from engine.attention import attend, attend_backward, attend_by_hand, attend_by_hand_backward, join
+from engine.attention import (
+    Pieces,
+    attend,
+    attend_backward,
+    attend_by_hand,
+    attend_by_hand_backward,
+    attend_pieces,
+    join,
+)
 from engine.logprobs import fp32_logits
 
 KERNELS = ((attend, attend_backward), (attend_by_hand, attend_by_hand_backward))
@@ -59,6 +67,12 @@ def test_gpu_kernels_take_these_calls():
         assert out.dtype == torch.bfloat16
         assert lse.shape == q.shape[:3]
         assert lse.dtype == torch.float32
+        stream = empty(100, 4, 128)
+        lengths = empty(3, dtype=torch.int32)
+        pieces = Pieces(lengths, lengths, empty(2, dtype=torch.int32), 7, 60)
+        piece_out, piece_lse = attend_pieces(stream[:14], stream, stream, pieces)
+        assert piece_out.shape == (14, 4, 128)
+        assert piece_lse.shape == (4, 14)
         grads = attend_backward(out, q, k, k, out, lse)
         assert [grad.shape for grad in grads] == [q.shape, k.shape, k.shape]
 
