@@ -12,7 +12,8 @@ times, media included; log-probs of the policy and of the reference from G repea
 through both towers each time, full fp32 logits; backward; one optimiser step in the end. Both sides
 learn from the completions that ours sampled (the learning rate is 0, so that every repeat starts in
 the same way), and their log-probs are compared. A third column is the step of AVATAR as in the
-paper on our side: G/2 fresh completions of each prompt and G/2 replayed ones of as many others.
+paper on our side: G/2 fresh completions of each prompt and G/2 replayed ones of as many others. With
+--ours_only there is the first column alone.
 
 Dimensions: G completions of a prompt, P prompt tokens, R completion tokens, V vocabulary.
 """
@@ -118,8 +119,8 @@ class OurStep:
         self.policy.cache = type(self.policy.cache)(self.policy.cache.max_bytes)
         Features(self.policy).of(list(self.stored.values()))
 
-    def run(self, cfg: Config, buffer: ReplayBuffer, phases: Phases) -> tuple[list[Group], Tensor]:
-        """One step. Returns its fresh groups, and their log-probs, (N, R), which are not timed."""
+    def run(self, cfg: Config, buffer: ReplayBuffer, phases: Phases) -> list[Group]:
+        """One step. Returns its fresh groups."""
         phases.next("media")
         prompts = self.build(self.samples)
         phases.next("towers")
@@ -149,12 +150,14 @@ class OurStep:
         self.optimizer.step(0.0, MAX_GRAD_NORM)
         phases.next(None)
 
-        fresh = [group for group in groups if not group.replayed]
-        with torch.no_grad():
-            logps, _ = self.policy.completion_logps(
-                prompts, features.of(prompts), [token_ids(group) for group in fresh]
-            )
-        return fresh, logps
+        return [group for group in groups if not group.replayed]
+
+    @torch.no_grad()
+    def logps(self, groups: list[Group]) -> Tensor:
+        """Log-probs (N, R) of the completions of fresh groups."""
+        prompts = [prompt for group in groups for prompt in group.prompts.values()]
+        ids = [token_ids(group) for group in groups]
+        return self.policy.completion_logps(prompts, Features(self.policy).of(prompts), ids)[0]
 
     def stored_prompt(self, prompt_id: str, hinted: bool) -> Prompt:
         return self.stored[prompt_id]
@@ -365,7 +368,7 @@ def set_up(args) -> OurStep:
     else:
         samples, build = random_prompts(policy, args)
     fresh = samples[: args.prompts]
-    others = samples[args.prompts :]
+    others = [] if args.ours_only else samples[args.prompts :]
     stored = {prompt.sample.id: prompt for prompt in build(others)}
     return OurStep(cfg, policy, reference, optimizer, fresh, build, stored)
 
@@ -398,24 +401,27 @@ def main() -> None:
     cfg = ours.cfg
     half = args.group // 2
     avatar = replace(cfg, fresh=half, replayed=args.group - half, tas_shape="u")
-    past = ours.past_step(avatar)
+    past = None if args.ours_only else ours.past_step(avatar)
 
-    names = ["ours", "ours, avatar"] if theirs is None else ["ours", "theirs", "ours, avatar"]
+    names = ["ours"] if args.ours_only else ["ours", "theirs", "ours, avatar"]
     columns: dict[str, list[dict]] = {name: [] for name in names}
     largest = 0.0
     for i in range(args.repeats + 1):
         phases = {name: Phases() for name in columns}
         ours.forget()
         empty = ReplayBuffer(cfg.capacity, 0, 0.0, seed=0)
-        groups, logps = ours.run(cfg, empty, phases["ours"])
+        groups = ours.run(cfg, empty, phases["ours"])
         if theirs is not None:
+            logps = ours.logps(groups)
             largest = max(largest, theirs.run(cfg, groups, logps, phases["theirs"]))
-        ours.forget()
-        ours.run(avatar, copy.deepcopy(past), phases["ours, avatar"])
-        if i:  # the first round warms up
-            for name in columns:
-                whole = sum(phases[name].values())
-                columns[name].append(phases[name] | {"whole step": whole})
+            ours.forget()
+            ours.run(avatar, copy.deepcopy(past), phases["ours, avatar"])
+        if not i:
+            print(f"the first round, which warms up: {phases}", flush=True)
+            continue
+        for name in columns:
+            whole = sum(phases[name].values())
+            columns[name].append(phases[name] | {"whole step": whole})
 
     prompt_tokens = []
     for group in groups:
