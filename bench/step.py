@@ -12,8 +12,8 @@ times, media included; log-probs of the policy and of the reference from G repea
 through both towers each time, full fp32 logits; backward; one optimiser step in the end. Both sides
 learn from the completions that ours sampled (the learning rate is 0, so that every repeat starts in
 the same way), and their log-probs are compared. A third column is the step of AVATAR as in the
-paper on our side: G/2 fresh completions of each prompt and G/2 replayed ones of as many others. With
---ours_only there is the first column alone.
+paper on our side: G/2 fresh completions of each prompt and G/2 replayed ones of as many others.
+With --ours_only there is the first column alone.
 
 Dimensions: G completions of a prompt, P prompt tokens, R completion tokens, V vocabulary.
 """
