@@ -101,6 +101,7 @@ class Policy:
         self.source = source
         self.shown: MediaSettings | None = None
         self.visual, self.audio_tower, self.text, self.head = families.parts(model)
+        families.attend_windows_at_once([self.visual, self.audio_tower])
         self.form = families.prompt_format(model.config)
         self.device = self.head.weight.device
         self.eos_ids = families.eos_ids(tokenizer)

@@ -28,8 +28,9 @@ def has_adapters(model: nn.Module) -> bool:
 def add_adapters(model: nn.Module, layers: list[nn.Linear], rank: int, seed: int) -> None:
     """Put an adapter on each of these layers of a model, and freeze all else.
 
-    Adapters are fp32 whatever the weights are: at the learning rates in use a step of theirs would
-    be lost in bf16 (optim.py). All processes must pass the same seed.
+    Adapters have the type of the weights, since peft would compute in that of the adapters, and in
+    fp32 they cost a GPU as much time as the layers they adapt. (The optimiser steps fp32 masters of
+    bf16 adapters: optim.py.) All processes must pass the same seed.
     """
     import peft  # here: it takes seconds that only LoRA needs to wait
 
@@ -42,9 +43,6 @@ def add_adapters(model: nn.Module, layers: list[nn.Linear], rank: int, seed: int
     config = peft.LoraConfig(r=rank, lora_alpha=LORA_ALPHA, target_modules=names)
     torch.manual_seed(seed)
     peft.inject_adapter_in_model(config, model)
-    for p in model.parameters():
-        if p.requires_grad:
-            p.data = p.data.float()
 
 
 def merge_adapters(model: nn.Module, folder: str | Path) -> None:

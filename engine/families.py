@@ -25,10 +25,12 @@ import torch.nn.functional as F
 import transformers
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import CONFIG_MAPPING, AutoTokenizer
 from transformers.utils import cached_file, is_flash_attn_2_available
 
 from engine.adapter_folder import root_of
+from engine.attention import has_gpu_kernel
 from formats.sample import DataError, first_line
 from media.decode import MediaSettings
 from media.features import audio_tokens
@@ -319,6 +321,45 @@ def tower_attention(device: torch.device) -> str:
     if device.type == "cuda" and is_flash_attn_2_available():
         return "flash_attention_2"
     return "sdpa"
+
+
+def attend_windows_at_once(towers: list[nn.Module | None]) -> None:
+    """On a GPU without flash-attn: let torch's own flash kernel for sequences of different lengths
+    run the towers' attention.
+
+    With SDPA transformers calls a kernel for each window of each frame, thousands of times for one
+    step's clips.
+    """
+    for tower in towers:
+        if tower is None or not has_gpu_kernel(next(tower.parameters())):
+            continue
+        if tower.config._attn_implementation == "sdpa":
+            tower.config._attn_implementation = VARLEN
+
+
+def varlen_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    scaling: float,
+    cu_seq_lens_q: Tensor,
+    max_length_q: int,
+    **_,
+) -> tuple[Tensor, None]:
+    """An attention function as transformers calls it: query, key, value (1, H, T, d), and where the
+    sequences begin, (sequences + 1,). Returns (1, T, H, d)."""
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, H, d)
+    starts = cu_seq_lens_q.int()
+    longest = int(max_length_q)
+    out = varlen_attn(q, k, v, starts, starts, longest, longest, scale=scaling)  # (T, H, d)
+    return out[None], None
+
+
+# trap: transformers passes the sequences' lengths to functions with "flash" in their name only
+VARLEN = "torch_varlen_flash"
+transformers.AttentionInterface.register(VARLEN, varlen_attention)
 
 
 def parts(model: nn.Module) -> ModelParts:

@@ -137,8 +137,11 @@ class KVPieces:
         own_out = own_out.view(q.shape)  # (N, g, K, d)
         own_lse = own_lse.view(kv_heads, n, 1, self.group)  # (K, N, 1, g)
 
-        # one softmax over both, in fp32
-        weights = torch.cat([lse, own_lse], 2).softmax(2)  # (K, N, S + 1, g)
-        weights = weights.permute(1, 2, 3, 0)[..., None]  # (N, S + 1, g, K, 1)
-        joined = (out * weights[:, :-1]).sum(1) + own_out * weights[:, -1]  # (N, g, K, d)
+        # One softmax over both, in fp32. Over the last dimension, since a GPU's kernel for any
+        # other is several times slower.
+        lse = torch.cat([lse, own_lse], 2).permute(1, 3, 0, 2)  # (N, g, K, S + 1)
+        weights = lse.softmax(-1)[:, None]  # (N, 1, g, K, S + 1)
+        of_prompt = weights[..., :-1].transpose(1, -1)  # (N, S, g, K, 1)
+        of_suffix = weights[:, 0, ..., -1:]  # (N, g, K, 1)
+        joined = (out * of_prompt).sum(1) + own_out * of_suffix  # (N, g, K, d)
         return joined.to(q.dtype).transpose(1, 2).reshape(n, heads, d)

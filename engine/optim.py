@@ -8,8 +8,9 @@ the master is depends on the parameter:
 
     trained parameter        fp32 master             gradients are summed        bytes per weight
     -----------------------  ----------------------  --------------------------  ----------------
-    fp32 (LoRA; on a CPU)    the parameter itself    by step(), an all-reduce    4 + 4 + 8
-    bf16 (one GPU; towers)   a copy, kept here       by step(), an all-reduce    2 + 2 + 4 + 8
+    fp32 (on a CPU)          the parameter itself    by step(), an all-reduce    4 + 4 + 8
+    bf16 (LoRA; one GPU;     a copy, kept here       by step(), an all-reduce    2 + 2 + 4 + 8
+      towers)
     FSDP2 shard (DTensor)    the parameter itself    by FSDP2, in backward       4 + 4 + 8, split
 
 The bytes are those of the weight, its gradient, the copy if there is one, and AdamW's two fp32

@@ -10,7 +10,7 @@ Bytes per weight, in bf16 training (engine/optim.py says why):
 
                         every weight    a trained weight
                         (bf16)          itself in fp32    gradient    fp32 master    two moments
-    lora                2               4                 4                          8
+    lora (adapters)     2                                 2           4              8
     full, one GPU       2                                 2           4              8
     full, n GPUs        2               4 / n             4 / n                      8 / n
 
@@ -55,13 +55,13 @@ def held_bytes(cfg: Config, counts: dict[str, int], text, world: int) -> dict[st
     decoder = counts["decoder"] + counts["head"]
     weights = 2 * (decoder + counts["towers"])
 
-    # LoRA: adapters are fp32 and replicated, so they are their own masters
+    # LoRA: adapters are bf16 weights like others, replicated, and AdamW steps fp32 copies of them
     if cfg.train_type == "lora":
         adapters = counts["adapters"]
         return {
-            "weights": weights + 4 * adapters,
-            "gradients": 4 * adapters,
-            "optimiser": 8 * adapters,
+            "weights": weights + 2 * adapters,
+            "gradients": 2 * adapters,
+            "optimiser": (4 + 8) * adapters,
             "reference": 0,
         }
 
@@ -115,8 +115,6 @@ def update_bytes(cfg: Config, text) -> int:
 
     # inputs of the layer, attention and MLP and their norms; q, its output, k, v; gate, up, product
     layer = 2 * cfg.max_tokens * (4 * hidden + 3 * queries + 4 * keys + 3 * mlp)
-    if cfg.train_type == "lora":  # each adapter keeps its input in fp32: q, k, v, gate, up; o; down
-        layer += 4 * cfg.max_tokens * (5 * hidden + queries + mlp)
 
     # the inputs of all layers; of one layer its activations and as many gradients; the log-probs
     inputs = text.num_hidden_layers * 2 * cfg.max_tokens * hidden
@@ -130,7 +128,8 @@ def step_bytes(cfg: Config, counts: dict[str, int], world: int) -> int:
     decoder = counts["decoder"] + counts["head"]
     towers = counts["towers"] if cfg.train_towers else 0
     if cfg.train_type == "lora":
-        return 4 * min(BUCKET, counts["adapters"]) if world > 1 else 0
+        bucket = 4 * min(BUCKET, counts["adapters"]) if world > 1 else 0
+        return 2 * counts["adapters"] + bucket
     if world == 1:
         return 2 * (decoder + towers)
     return 2 * towers + 4 * min(BUCKET, towers)

@@ -1,5 +1,6 @@
 """engine/families.py: every supported class and form of checkpoint, against transformers itself."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -13,11 +14,13 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import engine.families
 from config import parse
 from data import build_prompt, prompt_builder
 from engine.families import (
     DEFAULT_MODEL,
     FAMILIES,
+    attend_windows_at_once,
     parameter_counts,
     parts,
     save_processor_files,
@@ -170,6 +173,48 @@ def test_parts_are_found_in_both_layouts(policy):
 def test_towers_run_on_sdpa_without_flash_attn(policy):
     assert policy.visual.config._attn_implementation == "sdpa"
     assert tower_attention(torch.device("cpu")) == "sdpa"
+
+
+def attend_one_after_the_other(q, k, v, starts_q, starts_k, longest_q, longest_k, *, scale):
+    """torch's varlen_attn, which runs on a GPU only, by its definition: (T, H, d) each."""
+    outs = []
+    bounds = starts_q.tolist()
+    assert starts_k.tolist() == bounds
+    lengths = [end - start for start, end in itertools.pairwise(bounds)]
+    assert max(lengths) == longest_q == longest_k
+    for start, length in zip(bounds, lengths, strict=False):
+        part = slice(start, start + length)
+        scores = torch.einsum("qhd,khd->hqk", q[part], k[part]) * scale
+        outs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[part]))
+    return torch.cat(outs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["omni", *VISION])
+def test_towers_attend_to_all_windows_in_one_call(all_families, policy, prompts, name, monkeypatch):
+    """As on a GPU without flash-attn: the features are those of SDPA, a call for each window."""
+    model = policy if name == "omni" else all_families[name]
+    asked = prompts if name == "omni" else prompts_of(model)
+    expected = model.run_towers(asked)
+    calls = []
+
+    def varlen_attn(q, *others, **options):
+        calls.append(len(q))
+        return attend_one_after_the_other(q, *others, **options)
+
+    monkeypatch.setattr(engine.families, "varlen_attn", varlen_attn)
+    monkeypatch.setattr(engine.families, "has_gpu_kernel", lambda x: True)
+    towers = [tower for tower in (model.visual, model.audio_tower) if tower is not None]
+    for tower in towers:
+        monkeypatch.setattr(tower.config, "_attn_implementation", "sdpa")  # put back at the end
+    attend_windows_at_once(towers)
+    features = model.run_towers(asked)
+    layers = [m for tower in towers for m in tower.modules() if hasattr(m, "num_heads")]
+    assert len(calls) == len(layers)
+    for ours, theirs in zip(features, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for medium, vectors in ours.items():
+            torch.testing.assert_close(vectors, theirs[medium], atol=1e-5, rtol=1e-5)
 
 
 # ------------------------------------------------------------------ every form of checkpoint

@@ -117,9 +117,9 @@ def test_bytes_of_the_7b_by_hand(seven_b):
     assert both["optimiser"] == pytest.approx(8 * n / 8 + 12 * towers)
 
     lora = bytes_of("lora", 8)
-    assert lora["weights"] == pytest.approx(held + 4 * 20_185_088)
-    assert lora["gradients"] == pytest.approx(4 * 20_185_088)
-    assert lora["optimiser"] == pytest.approx(8 * 20_185_088)
+    assert lora["weights"] == pytest.approx(held + 2 * 20_185_088)
+    assert lora["gradients"] == pytest.approx(2 * 20_185_088)
+    assert lora["optimiser"] == pytest.approx(12 * 20_185_088)
     assert lora["reference"] == 0
 
 
