@@ -1,7 +1,7 @@
 """All that is measured on a GPU, in one command: parts in order of worth, each with a deadline.
 
     python bench/gpu.py --minutes 25
-    python bench/gpu.py --minutes 6 --only kernels decode
+    python bench/gpu.py --minutes 6 --only agreement decode-1x8-P8192
     python bench/gpu.py --dry              # all parts at tiny sizes, on whatever device is there
 
 A part is one of the other programs, in a process of its own. What it writes is there as soon as it
@@ -46,7 +46,7 @@ OURS = "--repeats 2 --ours_only"
 # Shapes of the 7B: P 8,192 and 2,048 prompt tokens, G = 8 completions. `step-32` is the goal of
 # docs/speed.md: 256 completions of 256 tokens behind prompts of 4,500.
 PARTS = [
-    Part("kernels", 3, "bench/kernels.py --size 7b", "bench/kernels.py"),
+    Part("agreement", 3, "bench/agreement.py --size 7b", "bench/agreement.py"),
     Part(
         "decode-1x8-P8192",
         2,

@@ -39,6 +39,9 @@ from media.prompt_format import MERGE, SAMPLE_RATE, TEMPORAL_PATCH, PromptFormat
 DEFAULT_MODEL = Path(__file__).parent.parent / "assets" / "tiny-omni"
 OMNI = "qwen2_5_omni_thinker"
 
+# trap: transformers passes the lengths of sequences to functions with "flash" in their name only
+VARLEN = "torch_varlen_flash"
+
 
 class ModelParts(NamedTuple):
     """The modules that a policy computes with."""
@@ -330,6 +333,7 @@ def attend_windows_at_once(towers: list[nn.Module | None]) -> None:
     With SDPA transformers calls a kernel for each window of each frame, thousands of times for one
     step's clips.
     """
+    transformers.AttentionInterface.register(VARLEN, varlen_attention)
     for tower in towers:
         if tower is None or not has_gpu_kernel(next(tower.parameters())):
             continue
@@ -355,11 +359,6 @@ def varlen_attention(
     longest = int(max_length_q)
     out = varlen_attn(q, k, v, starts, starts, longest, longest, scale=scaling)  # (T, H, d)
     return out[None], None
-
-
-# trap: transformers passes the sequences' lengths to functions with "flash" in their name only
-VARLEN = "torch_varlen_flash"
-transformers.AttentionInterface.register(VARLEN, varlen_attention)
 
 
 def parts(model: nn.Module) -> ModelParts:

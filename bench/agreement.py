@@ -1,7 +1,7 @@
 """Are results on a GPU those of a CPU? Kernels, log-probs, CUDA graph and bf16, one row each.
 
-    python bench/kernels.py              # the bundled model
-    python bench/kernels.py --size 7b    # and the drift of bf16 at Qwen2.5-Omni-7B's shapes
+    python bench/agreement.py              # the bundled model
+    python bench/agreement.py --size 7b    # and the drift of bf16 at Qwen2.5-Omni-7B's shapes
 
 Attention and log-probs are compared with torch's own in fp64 on the CPU: relative errors
 ||ours - theirs|| / ||theirs||. The bundled model is compared with itself on the CPU in fp32, and a
