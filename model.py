@@ -42,6 +42,7 @@ from engine.batching import split_by_tokens
 from engine.checksums import check_model_files
 from engine.distributed import FSDPUnit
 from engine.feature_cache import FeatureCache
+from engine.flops import update_flops
 from engine.kv_cache import Prefill, PrefillPieces
 from engine.logprobs import TokenLogprobs, fp32_logits
 from engine.packed_rows import (
@@ -421,6 +422,12 @@ class Policy:
         )
 
     # ------------------------------------------------------------------ log-probs
+    def update_flops(self, prompts: list[Prompt], completions: list[list[list[int]]]) -> float:
+        """Floating-point operations of `completion_logps` and its backward pass."""
+        prompt_lengths = [len(prompt.ids) for prompt in prompts]
+        lengths = [[len(completion) for completion in group] for group in completions]
+        return update_flops(self.text, self.head, prompt_lengths, lengths)
+
     def log_distribution(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
         """States (n, D) -> fp32 log-probs (n, V) at `temperature`, over the ids not banned."""
         logits = fp32_logits(hidden, self.head.weight, self.banned, temperature)  # (n, V)

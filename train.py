@@ -264,6 +264,7 @@ def accumulate_gradients(
 
         # diagnostics; a new one is one more name
         log.note(loss_sum=loss / cfg.updates)  # the step's loss is the mean over its updates
+        log.note(update_flops_sum=[learner.update_flops(batch.prompts, batch.completions)])
         log_ratio = ((logp - batch.behaviour_logps) * mask).detach()  # (N, R)
         kl_behaviour = kl_to_behaviour(log_ratio, mask)  # (N,)
         note_ratios(log, batch, mask, ratio, clipped, step)

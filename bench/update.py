@@ -8,8 +8,7 @@ is that of forward and backward of an importance-sampled loss; peak memory is wh
 weights and gradients, each side in a process of its own.
 
 On a GPU both sides checkpoint each layer, and MFU is counted over 790 TFLOP/s: the floating-point
-operations of the packed form for ours, of the repeated form for theirs (6 per weight and token, 12
-per head width and visible key).
+operations of the packed form for ours, of the repeated form for theirs (engine/flops.py).
 """
 
 import json
@@ -26,6 +25,7 @@ from common import (
     timed,
 )
 
+from engine.flops import update_flops
 from model import Features
 
 SIDES = {"ours": "packed row, chunked logits", "theirs": "repeated rows, full fp32 logits"}
@@ -131,19 +131,10 @@ def repeated_logps(policy, prompt, completions: torch.Tensor) -> torch.Tensor:
 def operations(policy, args) -> float:
     """Floating-point operations of one forward and backward pass of this side."""
     p, g, r = args.prompt, args.group, args.tokens
-    layer_weights = sum(w.numel() for w in policy.text.layers.parameters())
-    head_weights = policy.head.weight.numel()
     if args.side == "ours":
-        tokens = p + g * r
-        head_tokens = g * r
-        visible_keys = p * p / 2 + g * (p * r + r * r / 2)
-    else:
-        tokens = g * (p + r)
-        head_tokens = g * (p + r)
-        visible_keys = g * (p + r) ** 2 / 2
-    text = policy.text.config
-    attention = 12 * text.num_hidden_layers * text.hidden_size * visible_keys
-    return 6 * layer_weights * tokens + 6 * head_weights * head_tokens + attention
+        return update_flops(policy.text, policy.head, [p], [[r] * g])
+    # theirs: every prompt token of every row, through the head too
+    return update_flops(policy.text, policy.head, [0] * g, [[p + r]] * g)
 
 
 if __name__ == "__main__":

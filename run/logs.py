@@ -33,7 +33,8 @@ import torch
 from tqdm import tqdm
 
 from data import TooLong
-from engine.distributed import gather, gather_lists
+from engine.distributed import gather, gather_lists, rank_and_world
+from engine.flops import peak_flops
 from formats.files import whole_lines
 from formats.sample import DataError, LeftOut
 from groups import Group
@@ -160,6 +161,10 @@ class Log:
         if self.is_main:
             start = saved.step if saved else 0
             self.tracker = open_tracker(cfg.track, self.out, asdict(cfg), start)
+        _, self.world = rank_and_world()
+        self.peak_flops: float | None = None  # of one GPU
+        if torch.cuda.is_available():
+            self.peak_flops = peak_flops(torch.cuda.get_device_name())
         self.times: dict[str, float] = {}
         self.last_evaluation: dict[str, float] = {}  # its numbers
         self.started = time.perf_counter()
@@ -270,17 +275,23 @@ class Log:
 
     def speeds(self, columns: dict) -> dict:
         """Tokens of completions per second, of all processes: speed_generated, those sampled, and
-        speed_trained, those trained on.
+        speed_trained, those trained on; and speed_mfu, the fraction of the GPUs' peak that the
+        updates reach (None without a GPU that engine/flops.py knows).
 
-        trained_tokens is that of all updates of the step; a prompt's tokens are not counted.
+        trained_tokens is that of all updates of the step; a prompt's tokens are not counted. The
+        time of an update holds that of the reference and of the optimiser, too.
         """
-        speeds = {}
+        speeds: dict[str, float | None] = {"speed_mfu": None}
         for name, tokens, phase in (
             ("speed_generated", "completion_tokens", "time_rollout"),
             ("speed_trained", "trained_tokens", "time_update"),
         ):
             seconds = self.times.get(phase)
             speeds[name] = round(columns[tokens] / seconds, 1) if seconds else None
+        seconds = self.times.get("time_update")
+        if self.peak_flops and seconds:
+            possible = seconds * self.peak_flops * self.world
+            speeds["speed_mfu"] = round(columns.get("update_flops", 0) / possible, 4)
         return speeds
 
     def note_rewards(self, groups: list[Group]) -> None:

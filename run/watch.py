@@ -32,6 +32,7 @@ METRICS = (
     "grad_norm",
     "speed_generated",
     "speed_trained",
+    "speed_mfu",
     "time_tail_max",
     "memory_gb",
 )

@@ -57,6 +57,8 @@ METRICS = {
     "time_tail_max",
     "speed_generated",
     "speed_trained",
+    "speed_mfu",
+    "update_flops",
     "trained_tokens",
     "memory_gb",
     "entropy",
