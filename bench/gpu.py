@@ -2,7 +2,7 @@
 
     python bench/gpu.py --minutes 25
     python bench/gpu.py --minutes 6 --only agreement decode-1x8-P8192
-    python bench/gpu.py --dry              # all parts at tiny sizes, on whatever device is there
+    python bench/gpu.py --dry              # every program at a tiny size, with or without a GPU
 
 A part is one of the other programs, in a process of its own. What it writes is there as soon as it
 ends, in bench/results/gpu/: PART.json the figures, PART.log what it printed, and summary.json how
@@ -27,72 +27,62 @@ SHORT = 20  # seconds in which no part can do anything
 
 @dataclass
 class Part:
-    """One program. command: its words on a GPU; dry: its words in a dry run; minutes: its deadline.
-    writes_json: does it take --json FILE?"""
+    """One program. minutes: its deadline; command: its words on a GPU; dry: its words in a dry run,
+    "" where another part tries the same program there. writes_json: does it take --json FILE?"""
 
     name: str
     minutes: float
     command: str
-    dry: str
+    dry: str = ""
     writes_json: bool = True
 
 
+OURS = "--repeats 2 --ours_only"
 TINY = "--prompt 40 --group 2 --tokens 4 --repeats 1"
 SMALL_RUN = (
     "--data toy:8,4 --prompts_per_step 4 --fresh 2 --max_completion_tokens 32 --eval_every 0"
 )
-OURS = "--repeats 2 --ours_only"
+TORCHRUN = "-m torch.distributed.run --nproc_per_node=1 train.py --train_type full"
+MEDIA = "--frames 50 --seconds 60 --tokens 512"  # prompts of 8,000 tokens
 
-# Shapes of the 7B: P 8,192 and 2,048 prompt tokens, G = 8 completions. `step-32` is the goal of
-# docs/speed.md: 256 completions of 256 tokens behind prompts of 4,500.
+# Shapes of the 7B: P = 8,192 or 2,048 prompt tokens and 8 completions. `step-32` is the goal of
+# docs/speed.md: 256 completions of 256 tokens behind prompts of 4,600.
 PARTS = [
-    Part("agreement", 3, "bench/agreement.py --size 7b", "bench/agreement.py"),
-    Part(
-        "decode-1x8-P8192",
-        2,
-        f"bench/rollout.py --size 7b --prompt 8192 --tokens 256 {OURS}",
-        f"bench/rollout.py {TINY} --ours_only",
-    ),
-    Part(
-        "update-P8192",
-        2,
-        f"bench/update.py --size 7b --prompt 8192 --tokens 256 {OURS}",
-        f"bench/update.py {TINY} --ours_only",
-    ),
+    Part("agreement", 2, "bench/agreement.py --size 7b", "bench/agreement.py"),
+    Part("decode-1x8-P8192", 1, f"bench/rollout.py --size 7b --prompt 8192 --tokens 256 {OURS}"),
+    Part("update-P8192", 1.5, f"bench/update.py --size 7b --prompt 8192 --tokens 256 {OURS}"),
     Part(
         "step-32",
         4,
         "bench/step.py --size 7b --prompts 32 --frames 24 --seconds 60 --tokens 256 --repeats 1 "
         "--ours_only",
-        "bench/step.py --prompts 2 --group 4 --tokens 4 --repeats 1 --ours_only",
     ),
     Part(
         "quickstart",
         3,
-        "train.py --method avatar --lr 2e-4 --steps 30 --eval_every 10 --out {folder}/quickstart",
-        f"train.py --method avatar --steps 2 {SMALL_RUN} --out {{folder}}/quickstart",
+        "train.py --lr 2e-4 --steps 30 --eval_every 0 --out {folder}/runs/quickstart",
+        f"train.py --steps 2 {SMALL_RUN} --out {{folder}}/runs/quickstart",
         writes_json=False,
     ),
+    Part("memory-7b", 2, f"bench/memory.py --size 7b --prompts 4 --group 8 {MEDIA}"),
     Part(
         "torchrun",
         2,
-        "-m torch.distributed.run --nproc_per_node=1 train.py --steps 4 --eval_every 0 "
-        "--train_type full --out {folder}/torchrun",
-        f"-m torch.distributed.run --nproc_per_node=1 train.py --steps 2 {SMALL_RUN} "
-        "--train_type full --out {folder}/torchrun",
+        f"{TORCHRUN} --steps 4 --eval_every 0 --out {{folder}}/runs/torchrun",
+        f"{TORCHRUN} --steps 2 {SMALL_RUN} --out {{folder}}/runs/torchrun",
         writes_json=False,
-    ),
-    Part(
-        "memory-7b",
-        2,
-        "bench/memory.py --size 7b --prompts 4 --group 8 --frames 50 --seconds 60 --tokens 512",
-        "bench/memory.py",
     ),
     Part(
         "memory-3b",
         3,
-        "bench/memory.py --size 3b --prompts 4 --group 8 --frames 50 --seconds 60 --tokens 512",
+        f"bench/memory.py --size 3b --prompts 4 --group 8 {MEDIA}",
         "bench/memory.py --group 2",
+    ),
+    Part(
+        "step-peers",
+        4,
+        "bench/step.py --size 7b --prompts 2 --frames 8 --seconds 15 --tokens 128 --repeats 1",
+        "bench/step.py --prompts 2 --group 4 --tokens 4 --repeats 1",
     ),
     Part(
         "decode-4x8-P2048",
@@ -105,18 +95,6 @@ PARTS = [
         2,
         "bench/update.py --size 7b --prompt 2048 --tokens 256 --repeats 2",
         f"bench/update.py {TINY}",
-    ),
-    Part(
-        "step-peers",
-        4,
-        "bench/step.py --size 7b --prompts 2 --frames 8 --seconds 15 --tokens 128 --repeats 1",
-        "bench/step.py --prompts 2 --group 4 --tokens 4 --repeats 1",
-    ),
-    Part(
-        "decode-1x8-P2048",
-        2,
-        f"bench/rollout.py --size 7b --prompt 2048 --tokens 256 {OURS}",
-        f"bench/rollout.py {TINY} --ours_only",
     ),
 ]
 
@@ -161,7 +139,7 @@ def main() -> None:
     names = [part.name for part in PARTS]
     parser.add_argument("--minutes", type=float, default=25, help="for all parts together")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="PART")
-    parser.add_argument("--dry", action="store_true", help="tiny sizes, also without a GPU")
+    parser.add_argument("--dry", action="store_true", help="every program at a tiny size")
     parser.add_argument("--out", type=Path, default=REPO / "bench" / "results" / "gpu")
     args = parser.parse_args()
     folder = args.out.resolve()
@@ -171,7 +149,7 @@ def main() -> None:
     summary = []
     for part in PARTS:
         left = end - time.monotonic()
-        if part.name not in args.only:
+        if part.name not in args.only or (args.dry and not part.dry):
             continue
         if left < SHORT:
             summary.append({"part": part.name, "outcome": "no time was left"})

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import gpu
+
 BENCH = Path(__file__).parent.parent / "bench"
 
 
@@ -75,3 +77,37 @@ def test_evaluation(tmp_path):
 def test_decode(tmp_path):
     rows = ["frames, resized"] * 2 + ["sound"] * 2 + ["both"] * 3
     run_bench(tmp_path, "decode", rows)
+
+
+def test_all_that_a_gpu_session_runs(tmp_path):
+    """bench/gpu.py at tiny sizes: every program runs, and its figures are there."""
+    done = subprocess.run(
+        [sys.executable, BENCH / "gpu.py", "--dry", "--out", tmp_path / "gpu"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    summary = json.loads((tmp_path / "gpu" / "summary.json").read_text())
+    assert {line["outcome"] for line in summary} == {"done"}
+    programs = {line["command"].split()[1] for line in summary}
+    named = {part.command.split()[0] for part in gpu.PARTS}
+    assert programs == named
+    for name in ("agreement", "step-peers", "memory-3b", "decode-4x8-P2048", "update-P2048"):
+        assert json.loads((tmp_path / "gpu" / f"{name}.json").read_text())["rows"]
+
+
+def test_a_part_that_fails_or_hangs_does_not_stop_the_others(tmp_path, monkeypatch):
+    parts = [
+        gpu.Part("hangs", 0.01, "", "-m http.server --bind 127.0.0.1 0", writes_json=False),
+        gpu.Part("fails", 1, "", "-c raise(SystemExit(3))", writes_json=False),
+        gpu.Part("works", 1, "", "-c print('figures')", writes_json=False),
+    ]
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--dry", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="not all parts are done"):
+        gpu.main()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    outcomes = [line["outcome"] for line in summary]
+    assert outcomes == ["stopped after 1 s", "failed with 3", "done"]
+    assert (tmp_path / "works.log").read_text() == "figures\n"
