@@ -30,8 +30,12 @@ from tools.tiny_model import token_fields
 
 
 def arguments(description: str, **defaults: int) -> argparse.Namespace:
-    """--size, --ours_only, --repeats, --json, and an integer flag for each of `defaults`. Also
-    limits the CPU to one thread."""
+    """The arguments of a benchmark: those of `argument_parser`, read by `read_arguments`."""
+    return read_arguments(argument_parser(description, **defaults))
+
+
+def argument_parser(description: str, **defaults: int) -> argparse.ArgumentParser:
+    """--size, --ours_only, --repeats, --json, and an integer flag for each of `defaults`."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -49,6 +53,11 @@ def arguments(description: str, **defaults: int) -> argparse.Namespace:
     parser.add_argument("--side", default="", help=argparse.SUPPRESS)
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    return parser
+
+
+def read_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command's words. Also limits the CPU to one thread."""
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

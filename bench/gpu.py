@@ -28,7 +28,7 @@ SHORT = 20  # seconds in which no part can do anything
 @dataclass
 class Part:
     """One program. minutes: its deadline; command: its words on a GPU; dry: its words in a dry run,
-    "" where another part tries the same program there. writes_json: does it take --json FILE?"""
+    "" where another part tries the program there. writes_json: does it take --json FILE?"""
 
     name: str
     minutes: float
@@ -43,7 +43,7 @@ SMALL_RUN = (
     "--data toy:8,4 --prompts_per_step 4 --fresh 2 --max_completion_tokens 32 --eval_every 0"
 )
 TORCHRUN = "-m torch.distributed.run --nproc_per_node=1 train.py --train_type full"
-MEDIA = "--frames 50 --seconds 60 --tokens 512"  # prompts of 8,000 tokens
+MEMORY = "--prompts 4 --group 8 --frames 50 --seconds 60 --tokens 512"  # prompts of 8,000 tokens
 
 # Shapes of the 7B: P = 8,192 or 2,048 prompt tokens and 8 completions. `step-32` is the goal of
 # docs/speed.md: 256 completions of 256 tokens behind prompts of 4,600.
@@ -61,10 +61,9 @@ PARTS = [
         "quickstart",
         3,
         "train.py --lr 2e-4 --steps 30 --eval_every 0 --out {folder}/runs/quickstart",
-        f"train.py --steps 2 {SMALL_RUN} --out {{folder}}/runs/quickstart",
         writes_json=False,
     ),
-    Part("memory-7b", 2, f"bench/memory.py --size 7b --prompts 4 --group 8 {MEDIA}"),
+    Part("memory-7b", 2, f"bench/memory.py --size 7b --train_types lora {MEMORY}"),
     Part(
         "torchrun",
         2,
@@ -75,8 +74,8 @@ PARTS = [
     Part(
         "memory-3b",
         3,
-        f"bench/memory.py --size 3b --prompts 4 --group 8 {MEDIA}",
-        "bench/memory.py --group 2",
+        f"bench/memory.py --size 3b {MEMORY}",
+        "bench/memory.py --group 2 --train_types full",
     ),
     Part(
         "step-peers",
@@ -94,7 +93,7 @@ PARTS = [
         "update-P2048",
         2,
         "bench/update.py --size 7b --prompt 2048 --tokens 256 --repeats 2",
-        f"bench/update.py {TINY}",
+        f"bench/update.py {TINY} --ours_only",
     ),
 ]
 

@@ -1,21 +1,29 @@
 """One step of stage 2 for each --train_type: measured peak memory, the computed one, and time.
 
     python bench/memory.py                                # CPU: a decoder of width 256, bf16
-    python bench/memory.py --size 7b --prompts 4 --group 8 --frames 50 --seconds 60 --tokens 512
+    python bench/memory.py --size 7b --prompts 4 --group 8 --frames 50 --seconds 60 --tokens 512 \
+        --train_types lora
 
 The second is for one GPU: Qwen2.5-Omni-7B's shapes with random weights, 50 frames and 60 s of
-sound, prompts of 8,000 tokens. `full` is measured with --size 3b, since of the 7B it does not fit.
-The step is made of train.py's own functions, the computed side is `run.memory`. A prompt's row
-fills --max_tokens exactly, so that both sides hold the same number of tokens. Each --train_type
-runs in a process of its own. On a CPU the peak is that of resident memory beyond what Python and
-its libraries hold.
+sound, prompts of 8,000 tokens. (`full` fits with --size 3b.) The step is made of train.py's own
+functions, the computed side is `run.memory`. A prompt's row fills --max_tokens exactly, so that
+both sides hold the same number of tokens. Each --train_type runs in a process of its own. On a CPU
+the peak is that of resident memory beyond what Python and its libraries hold.
 """
 
 import json
 import time
 
 import torch
-from common import arguments, device, in_own_process, make_policy, peak_extra, report
+from common import (
+    argument_parser,
+    device,
+    in_own_process,
+    make_policy,
+    peak_extra,
+    read_arguments,
+    report,
+)
 from step import NoLog, random_prompts
 
 import train
@@ -28,7 +36,7 @@ from run.learner import make_optimizer, optimizer_step, prepare
 from run.memory import memory
 from tas import group_advantages
 
-TRAIN_TYPES = {"tiny": ("lora", "full"), "3b": ("lora", "full"), "7b": ("lora",)}
+TRAIN_TYPES = ("lora", "full")
 
 
 def measure(args, train_type: str) -> dict:
@@ -98,13 +106,17 @@ def now() -> float:
 
 
 def main() -> None:
-    args = arguments(__doc__.split("\n")[0], prompts=1, group=4, tokens=16, frames=2, seconds=10)
+    parser = argument_parser(
+        __doc__.split("\n")[0], prompts=1, group=4, tokens=16, frames=2, seconds=10
+    )
+    parser.add_argument("--train_types", nargs="+", choices=TRAIN_TYPES, default=TRAIN_TYPES)
+    args = read_arguments(parser)
     if args.side:
         print(json.dumps(measure(args, args.side)))
         return
 
     rows = []
-    for train_type in TRAIN_TYPES[args.size]:
+    for train_type in args.train_types:
         results = in_own_process(train_type)
         computed = results["computed"]
         held = sum(computed.values()) - computed["rollout, update or step"]
