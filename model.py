@@ -1,5 +1,5 @@
-"""model.py: the policy. A Qwen2.5-Omni thinker (or Qwen3-Omni, Qwen2.5-VL, Qwen3-VL) in Hugging Face
-form, and the log-probs that it gives to completions.
+"""model.py: the policy. A Qwen2.5-Omni or Qwen3-Omni thinker (or a Qwen2.5-VL, Qwen3-VL) in Hugging
+Face form, and the log-probs that it gives to completions.
 
     media --towers, once per step--> features --+
     text  --embedding--------------> vectors  --+--> packed rows --decoder--> states --> log-probs

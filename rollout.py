@@ -379,7 +379,7 @@ class Decoding:
 
 def decode(run: Decoding) -> None:
     """Run all completions to their end: fills run.tokens and run.logps."""
-    graphs = CUDA_GRAPH[run.t.device.type] and not has_experts(run.policy.config)
+    graphs = CUDA_GRAPH[run.t.device.type] and not has_experts(run.policy.text.config)
     replayed = Replayed(run.step, run.sampling.generator)
     few = len(run.tokens) * TAIL
     tail_start = math.inf

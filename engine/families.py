@@ -362,10 +362,10 @@ def named_parts(config, modules: ModelParts) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in pairs if module is not None]
 
 
-def has_experts(config) -> bool:
-    """Is the decoder a mixture of experts? Then its decode step is no CUDA graph: on some cards the
-    kernel of the experts reads back how many tokens each of them has."""
-    return hasattr(config.text_config, "num_experts")
+def has_experts(text) -> bool:
+    """Is the decoder with this config a mixture of experts? Then its decode step is no CUDA graph:
+    where a card has no kernel for experts, how many tokens each of them has is read back."""
+    return hasattr(text, "num_experts")
 
 
 def linear_layers(modules: list[nn.Module | None]) -> list[nn.Linear]:

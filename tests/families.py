@@ -14,6 +14,17 @@ QWEN3_OMNI = "qwen3_omni_moe_thinker"
 VISION_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 AUDIO_TOKENS = ["<|audio_start|>", "<|audio_end|>", "<|audio_pad|>"]
 
+# Qwen3-Omni's tokenizer names them, and its processor looks there.
+NAMED_TOKENS = {
+    "image_token": "<|image_pad|>",
+    "audio_token": "<|audio_pad|>",
+    "video_token": "<|video_pad|>",
+    "vision_bos_token": "<|vision_start|>",
+    "vision_eos_token": "<|vision_end|>",
+    "audio_bos_token": "<|audio_start|>",
+    "audio_eos_token": "<|audio_end|>",
+}
+
 # Qwen3 has no system turn of its own.
 SYSTEM = (
     "{% if loop.first and m.role != 'system' %}"
@@ -101,14 +112,19 @@ def tiny_family(model_type: str, folder: str | Path, tied: bool = False, seed: i
         "image_std": std,
         "size": {"shortest_edge": 784, "longest_edge": 50_176},
     }
+    if model_type == QWEN3_OMNI:
+        settings["feature_extractor_type"] = "WhisperFeatureExtractor"
+        settings["feature_size"] = config.audio_config.num_mel_bins
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return folder
 
 
 def vision_tokenizer(model_type: str):
     """The bundled tokenizer with the family's vision tokens and chat form."""
-    tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL)
-    tokenizer.add_special_tokens({"additional_special_tokens": VISION_TOKENS + AUDIO_TOKENS})
+    names = {"extra_special_tokens": NAMED_TOKENS} if model_type == QWEN3_OMNI else {}
+    tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL, **names)
+    if not names:
+        tokenizer.add_special_tokens({"additional_special_tokens": VISION_TOKENS})
     system = SYSTEM if model_type == "qwen2_5_vl" else ""
     tokenizer.chat_template = TEMPLATE.replace("SYSTEM", system)
     return tokenizer
