@@ -38,11 +38,11 @@ def policy(families):
 
 @pytest.fixture(scope="module")
 def clip_prompts(policy):
-    """Two questions about one clip with sound, whose frame groups do not stand at whole
-    positions."""
-    clip = media_of("video+sound", seconds_per_group=SECONDS, size=(32, 96))
+    """Two questions about one clip. Its picture ends after its sound, at 4.81 positions, and so the
+    text behind it stands at fractions, too. It is so long that their last digits are rounded."""
+    clip = media_of("video+sound", 4, 0.1, SECONDS, size=(32, 32))
     prompts = []
-    for question in ("How many?", "What is it?"):
+    for question in ("Which disc? " * 12, "What square? " * 12):
         sample = Sample("a", question, "free-form", "1", videos=["v"])
         prompts.append(build_prompt(sample, clip, policy.tokenizer, policy.form))
     return prompts
@@ -50,13 +50,8 @@ def clip_prompts(policy):
 
 # ------------------------------------------------------------------ between whole positions
 def test_a_rollout_behind_fractions_has_transformers_log_probs(policy, clip_prompts):
-    """Sampled behind one shared prefill, recorded while sampling; the picture ends after the sound,
-    so that the text behind it stands at fractions, too."""
-    long_clip = media_of("video+sound", seconds_per_group=1.13, seconds=2.0, size=(32, 96))
-    samples = [prompt.sample for prompt in clip_prompts]
-    prompts = []
-    for sample in samples:
-        prompts.append(build_prompt(sample, long_clip, policy.tokenizer, policy.form))
+    """Sampled behind one shared prefill, recorded while sampling."""
+    prompts = clip_prompts
     assert prompts[0].next_position % 1 != 0
     assert len(share_prefixes(prompts, policy.form)) == 1
 
@@ -67,7 +62,7 @@ def test_a_rollout_behind_fractions_has_transformers_log_probs(policy, clip_prom
         for prompt, group in zip(prompts, completions, strict=True):
             for completion in group:
                 inputs = hf_inputs(policy, prompt, completion.tokens)
-                inputs["video_second_per_grid"] = torch.tensor([1.13])
+                inputs["video_second_per_grid"] = torch.tensor([SECONDS])
                 logits = policy.model(**inputs).logits[0, len(prompt.ids) - 1 : -1]  # (R, V)
                 logits = logits.masked_fill(policy.banned, float("-inf"))
                 tokens = torch.tensor(completion.tokens)[:, None]
