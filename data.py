@@ -62,7 +62,7 @@ class Prompt:
     hinted: bool
 
     ids: torch.Tensor  # (P,) int64
-    positions: torch.Tensor  # (3, P) int64: temporal, height and width
+    positions: torch.Tensor  # (3, P) int64 (Qwen3-Omni: float32): temporal, height and width
 
     # the patches of all pictures and videos, one after the other; None without any
     patches: torch.Tensor | None = None  # (N, 3 * 2 * 14 * 14)
@@ -74,9 +74,9 @@ class Prompt:
     sound: str = "off"
 
     @property
-    def next_position(self) -> int:
+    def next_position(self) -> float:
         """Of the first completion token, on all three axes: one past the largest in the prompt."""
-        return int(self.positions.max()) + 1
+        return self.positions.max().item() + 1
 
 
 # ------------------------------------------------------------------ text
@@ -148,7 +148,7 @@ def build_prompt(
     if form.n_mels is None and any(medium.kind == "audio" for medium in media):
         raise MediaError(
             record_name(sample),
-            "field 'audio': this model hears nothing; use a Qwen2.5-Omni, or remove the record",
+            "field 'audio': this model hears nothing; use an Omni model, or remove the record",
         )
     if vision is None:  # a batch computes the patches of a clip once for all its questions
         vision = vision_input(media, form)
@@ -170,7 +170,7 @@ def build_prompt(
         sample=sample,
         hinted=hinted,
         ids=torch.from_numpy(ids).long(),  # (P,)
-        positions=torch.from_numpy(positions).long(),  # (3, P)
+        positions=torch.from_numpy(positions).to(torch.float if form.by_token else torch.long),
         patches=vision.patches,  # (N, 3 * 2 * 14 * 14)
         grids=vision.grids,
         mels=[torch.as_tensor(medium.mel) for medium in media if medium.mel is not None],
@@ -278,7 +278,7 @@ def share_prefixes(prompts: list[Prompt], form: PromptFormat) -> list[SharedPref
     return shared
 
 
-def tokens_with_positions(prompt: Prompt) -> list[tuple[int, int, int, int]]:
+def tokens_with_positions(prompt: Prompt) -> list[tuple[int, float, float, float]]:
     """(id, temporal, height, width) of each token: equal media may differ in their times."""
     return list(zip(prompt.ids.tolist(), *prompt.positions.tolist(), strict=True))
 
@@ -303,9 +303,10 @@ def only_text_follows(prompt: Prompt, n: int, form: PromptFormat) -> bool:
     if form.placeholders.intersection(prompt.ids[n:].tolist()):
         return False
 
-    # so does `Policy.pack` number the tokens of a suffix
-    start = int(prompt.positions[:, :n].max()) + 1
-    return bool((prompt.positions[:, n:] == start + torch.arange(len(prompt.ids) - n)).all())
+    # So does `Policy.pack` number the tokens of a suffix. Not ==: Qwen3-Omni's are rounded floats.
+    start = prompt.positions[:, :n].max() + 1
+    counted = start + torch.arange(len(prompt.ids) - n)  # (P - n,)
+    return bool(((prompt.positions[:, n:] - counted).abs() < 0.01).all())
 
 
 def split_behind_media(prompt: Prompt, form: PromptFormat) -> tuple[Prompt, list[int]]:

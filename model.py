@@ -1,5 +1,5 @@
-"""model.py: the policy. A Qwen2.5-Omni thinker (or a Qwen2.5-VL, Qwen3-VL) in Hugging Face form,
-and the log-probs that it gives to completions.
+"""model.py: the policy. A Qwen2.5-Omni or Qwen3-Omni thinker (or a Qwen2.5-VL, Qwen3-VL) in Hugging
+Face form, and the log-probs that it gives to completions.
 
     media --towers, once per step--> features --+
     text  --embedding--------------> vectors  --+--> packed rows --decoder--> states --> log-probs
@@ -207,8 +207,8 @@ class Policy:
     def save(self, folder: str | Path) -> None:
         """Write the policy in the form of the hub's checkpoints, which transformers and vLLM load.
 
-        Adapters are merged into the weights, and also written alone to folder/adapter. A
-        Qwen2.5-Omni is written in its full form (`thinker.` in names and config), without talker.
+        Adapters are merged into the weights, and also written alone to folder/adapter. A thinker
+        is written in the full form of an Omni (`thinker.` in names and config), without talker.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,7 @@ class Policy:
     # ------------------------------------------------------------------ packed rows
     def run_towers(self, prompts: list[Prompt]) -> list[dict[str, Tensor]]:
         """Features of each prompt, always computed. (`Features` computes them once per step.)"""
-        return families.run_towers(self.visual, self.audio_tower, prompts)
+        return families.run_towers(self.visual, self.audio_tower, prompts, self.form)
 
     def embed(self, prompt: Prompt, features: dict[str, Tensor]) -> Tensor:
         """(P, D): word embeddings, with the towers' features in place of the media tokens."""

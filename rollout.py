@@ -42,7 +42,7 @@ from data import Prompt, PromptBuilder, share_prefixes
 from engine.attention import join
 from engine.batching import split_by_tokens
 from engine.cuda_graph import CUDA_GRAPH, Replayed
-from engine.families import block, rms_norm
+from engine.families import block, has_experts, rms_norm
 from engine.kv_cache import Prefill, PrefixKV, SuffixKV
 from engine.kv_pieces import KVPieces, reads_pieces
 from formats.sample import DataError, Sample
@@ -295,8 +295,9 @@ class Decoding:
     """The running completions. `step` reads and writes these buffers in place.
 
     tokens, logps: (M * n, R) the result, of running and of ended completions.
-    Of the N running ones: completion (N,) its row of the result; token, position (N,): the next
-    input; hidden (N, D): what the next token is sampled from; alive (N,): has not ended.
+    Of the N running ones: completion (N,) its row of the result; token (N,): the next input; angle
+    (N,): its row of cos and sin; hidden (N, D): what the next token is sampled from; alive (N,):
+    has not ended.
     t: (1,) which token was sampled last; a tensor, since a CUDA graph cannot count in Python.
     """
 
@@ -317,7 +318,7 @@ class Decoding:
         # State of the running completions: all of them, at first
         self.completion = torch.arange(len(question_of), device=device)  # (N,)
         self.token = torch.zeros_like(self.completion)  # (N,)
-        self.position = prefill.position[question_of]  # (N,)
+        self.angle = question_of * r  # (N,)
         self.hidden = prefill.hidden[question_of]  # (N, D)
         self.alive = torch.ones_like(self.completion, dtype=torch.bool)  # (N,)
         self.t = torch.zeros(1, dtype=torch.long, device=device)  # (1,)
@@ -327,16 +328,16 @@ class Decoding:
         self.logps = torch.zeros(len(question_of), r, device=device)  # (M * n, R)
         self.eos = torch.tensor(policy.eos_ids, device=device)  # (EOS ids,)
 
-        # Rotary angles by position. Sampled tokens are text, whose three positions (time, height,
-        # width) are equal.
-        positions = torch.arange(int(self.position.max()) + r, device=device)  # (P + Q + R,)
-        self.cos, self.sin = policy.rotary(positions.expand(3, -1))  # (P + Q + R, 1, d)
+        # Rotary angles of each question's sampled tokens. These are text, whose three positions
+        # (time, height, width) are equal.
+        positions = prefill.position[:, None] + torch.arange(r, device=device)  # (M, R)
+        self.cos, self.sin = policy.rotary(positions.flatten().expand(3, -1))  # (M * R, 1, d)
 
     def keep(self, index: Tensor) -> None:
         """Go on with these completions (n,) alone."""
         self.completion = self.completion[index]  # (n,)
         self.token = self.token[index]  # (n,)
-        self.position = self.position[index]  # (n,)
+        self.angle = self.angle[index]  # (n,)
         self.hidden = self.hidden[index]  # (n, D)
         self.alive = self.alive[index]  # (n,)
         self.prefix.keep(index)
@@ -371,7 +372,7 @@ class Decoding:
         # Input: token t, and where it stands
         text = self.policy.text
         x = text.embed_tokens(self.token)  # (N, D)
-        rotary = (self.cos[self.position], self.sin[self.position])  # (N, 1, d) each
+        rotary = (self.cos[self.angle], self.sin[self.angle])  # (N, 1, d) each
         slot = self.t + self.suffix.question_tokens  # (1,)
         if self.pieces:
             attend = partial(self.pieces.attend, self.pieces.of_suffixes(slot))
@@ -385,7 +386,7 @@ class Decoding:
 
         # Output: in place, and the next token
         self.hidden.copy_(rms_norm(text.norm, x))
-        self.position += 1
+        self.angle += 1
         self.t += 1
         self.sample()
 
@@ -412,7 +413,7 @@ class Decoding:
 
 def decode(run: Decoding) -> None:
     """Run all completions to their end: fills run.tokens and run.logps."""
-    graphs = CUDA_GRAPH[run.t.device.type]
+    graphs = CUDA_GRAPH[run.t.device.type] and not has_experts(run.policy.text.config)
     replayed = Replayed(run.step, run.sampling.generator)
     few = len(run.tokens) * TAIL
     tail_start = math.inf

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine.adapter_folder import SETTINGS, WEIGHTS, read_settings
+from engine.families import has_experts
 from formats.sample import DataError, first_line
 
 LORA_ALPHA = 32  # the product of two adapters is scaled by alpha / rank
@@ -113,6 +114,9 @@ def save_adapters(model: nn.Module, folder: Path, base: str) -> None:
     transformers keeps the decoder of a thinker in thinker.model.language_model (5.23) or in
     thinker.model (5.17), and published checkpoints have the shorter names. So have the adapters,
     and their layers are named by a pattern that fits both.
+
+    trap: of a model with experts peft takes a pattern for the last words of the names that it fits,
+    and so for layers of the towers, too. There the layers are listed, by both names.
     """
     import peft
 
@@ -126,7 +130,12 @@ def save_adapters(model: nn.Module, folder: Path, base: str) -> None:
     # "default" is what peft calls the only set of adapters
     config = copy.copy(model.peft_config["default"])
     config.base_model_name_or_path = base
-    config.target_modules = pattern_of(adapted_layers(model))
+    layers = adapted_layers(model)
+    config.target_modules = pattern_of(layers)
+    if has_experts(model.config.text_config):
+        short = [name.replace("model.language_model.", "model.", 1) for name in layers]
+        long = [name.replace("model.layers.", "model.language_model.layers.", 1) for name in short]
+        config.target_modules = sorted({*short, *long})
     config.save_pretrained(folder)
 
 

@@ -4,10 +4,16 @@
     Qwen2.5-Omni    vision and audio      Qwen2.5                  a talker in its checkpoints
     Qwen2.5-VL      vision                Qwen2.5                  the rate of time positions
     Qwen3-VL        vision, deepstack     Qwen3: q and k norms     times in words (data.py)
+    Qwen3-Omni      both, deepstack       Qwen3, with experts      sound and picture token by token
 
 A talker speaks answers; here it is neither loaded nor saved. transformers moved its modules between
 5.17 and 5.23, and both layouts work. A new family needs an entry in FAMILIES, a case in
 `prompt_format`, and what it computes differently in `run_vision_tower` and `block`.
+
+Experts: each layer of Qwen3-Omni's decoder has E MLPs, and a router that sends each token to some
+of them. Router and experts are transformers' own, and are trained with --train_type full. LoRA does
+not adapt them: they are no linear layers, but parameters with the weights of all E. The loss that
+is to keep the load of experts even is left out.
 
 Dimensions: T tokens, n tokens with a query, D width, H query heads, K key-value heads, d head
 width, N patches, M mel bins, L mel frames.
@@ -38,6 +44,7 @@ from media.prompt_format import MERGE, SAMPLE_RATE, TEMPORAL_PATCH, PromptFormat
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "assets" / "tiny-omni"
 OMNI = "qwen2_5_omni_thinker"
+QWEN3_OMNI = "qwen3_omni_moe_thinker"
 
 # trap: transformers passes the lengths of sequences to functions with "flash" in their name only
 VARLEN = "torch_varlen_flash"
@@ -57,6 +64,7 @@ class Family(NamedTuple):
 
     class_name: str  # in transformers
     part_names: tuple[str, str, str, str]  # prefixes of weights, by ModelParts; "": no such part
+    full_form: tuple[str, str] | None = None  # of a thinker: model_type and class of the whole Omni
 
 
 # By the model_type of config.json. The prefixes are those of the hub's checkpoints, so that what is
@@ -65,6 +73,12 @@ FAMILIES = {
     OMNI: Family(
         "Qwen2_5OmniThinkerForConditionalGeneration",
         ("thinker.visual", "thinker.audio_tower", "thinker.model", "thinker.lm_head"),
+        ("qwen2_5_omni", "Qwen2_5OmniForConditionalGeneration"),
+    ),
+    QWEN3_OMNI: Family(
+        "Qwen3OmniMoeThinkerForConditionalGeneration",
+        ("thinker.visual", "thinker.audio_tower", "thinker.model", "thinker.lm_head"),
+        ("qwen3_omni_moe", "Qwen3OmniMoeForConditionalGeneration"),
     ),
     "qwen2_5_vl": Family(
         "Qwen2_5_VLForConditionalGeneration",
@@ -93,7 +107,7 @@ def what_was_wrong(error: Exception) -> str:
 
 # ------------------------------------------------------------------ config and tokenizer
 def load_config(path: str | Path):
-    """The config of a model folder or hub name; of a full Qwen2.5-Omni, that of its thinker.
+    """The config of a model folder or hub name; of a full Omni, that of its thinker.
 
     Raises DataError where there is none, or none that can run here.
     """
@@ -124,7 +138,7 @@ def load_config(path: str | Path):
     if config is None:
         raise DataError(
             f"{path}: config.json says model_type '{model_type}'; this code runs "
-            f"qwen2_5_omni, {', '.join(FAMILIES)}"
+            f"qwen2_5_omni, qwen3_omni_moe, {', '.join(FAMILIES)}"
         )
 
     # `block` computes neither, so log-probs would silently be those of another model.
@@ -157,19 +171,26 @@ def prompt_format(config) -> PromptFormat:
         "video": config.video_token_id,
         "patch": vision.patch_size,
     }
+    if config.model_type in (OMNI, QWEN3_OMNI):
+        shared |= {
+            "audio": config.audio_token_id,
+            "audio_start": config.audio_start_token_id,
+            "audio_end": config.audio_end_token_id,
+            "per_second": config.position_id_per_seconds,
+            "n_mels": config.audio_config.num_mel_bins,
+        }
     if config.model_type == OMNI:
-        return PromptFormat(
-            **shared,
-            audio=config.audio_token_id,
-            audio_start=config.audio_start_token_id,
-            audio_end=config.audio_end_token_id,
-            per_second=config.position_id_per_seconds,
-            chunk=int(config.position_id_per_seconds * config.seconds_per_chunk),
-            n_mels=config.audio_config.num_mel_bins,
-        )
+        chunk = int(config.position_id_per_seconds * config.seconds_per_chunk)
+        return PromptFormat(**shared, chunk=chunk)
     if config.model_type == "qwen2_5_vl":
         return PromptFormat(**shared, per_second=vision.tokens_per_second)
-    return PromptFormat(**shared, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), timestamps=True)
+
+    # Qwen3
+    shared |= {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    if config.model_type == QWEN3_OMNI:
+        mel_chunk = 2 * config.audio_config.n_window
+        return PromptFormat(**shared, by_token=True, mel_chunk=mel_chunk)
+    return PromptFormat(**shared, timestamps=True)
 
 
 def load_tokenizer_and_config(path: str | Path):
@@ -382,6 +403,12 @@ def named_parts(config, modules: ModelParts) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in pairs if module is not None]
 
 
+def has_experts(text) -> bool:
+    """Is the decoder with this config a mixture of experts? Then its decode step is no CUDA graph:
+    where a card has no kernel for experts, how many tokens each of them has is read back."""
+    return hasattr(text, "num_experts")
+
+
 def linear_layers(modules: list[nn.Module | None]) -> list[nn.Linear]:
     """All linear layers inside these modules: what LoRA adapts."""
     layers = []
@@ -420,12 +447,12 @@ def parameter_counts(config, lora_rank: int, towers: bool) -> dict[str, int]:
 
 # ------------------------------------------------------------------ towers
 def run_towers(
-    visual: nn.Module, audio_tower: nn.Module | None, prompts: list
+    visual: nn.Module, audio_tower: nn.Module | None, prompts: list, form: PromptFormat
 ) -> list[dict[str, Tensor]]:
     """Features of each prompt (`data.Prompt`), by one call of each tower.
 
-    vision (n, D): of its merged patches; audio (m, D): of its sounds; of Qwen3-VL also deepstack0,
-    deepstack1, .. (n, D). A prompt without a medium lacks its entry.
+    vision (n, D): of its merged patches; audio (m, D): of its sounds; of Qwen3's families also
+    deepstack0, deepstack1, .. (n, D). A prompt without a medium lacks its entry.
     """
     features: list[dict[str, Tensor]] = [{} for _ in prompts]
     shown = [i for i, prompt in enumerate(prompts) if prompt.grids]
@@ -435,7 +462,7 @@ def run_towers(
         for i, output in zip(shown, outputs, strict=True):
             features[i] |= output
     if heard:
-        sounds = run_audio_tower(audio_tower, [prompts[i] for i in heard])
+        sounds = run_audio_tower(audio_tower, [prompts[i] for i in heard], form)
         for i, sound in zip(heard, sounds, strict=True):
             features[i]["audio"] = sound
     return features
@@ -452,7 +479,7 @@ def run_vision_tower(visual: nn.Module, prompts: list) -> list[dict[str, Tensor]
     grid_thw = torch.tensor(grids, device=visual.device)  # (pictures and videos, 3)
     output = visual(patches.to(visual.device, visual.dtype), grid_thw=grid_thw)
 
-    # Qwen3-VL's tower also returns features of its lower layers.
+    # Qwen3's towers also return features of their lower layers.
     by_name = {"vision": output.pooler_output}  # (N / 4, D)
     for i, features in enumerate(getattr(output, "deepstack_features", [])):
         by_name[f"deepstack{i}"] = features  # (N / 4, D)
@@ -467,7 +494,7 @@ def run_vision_tower(visual: nn.Module, prompts: list) -> list[dict[str, Tensor]
     return features_of
 
 
-def run_audio_tower(audio_tower: nn.Module, prompts: list) -> list[Tensor]:
+def run_audio_tower(audio_tower: nn.Module, prompts: list, form: PromptFormat) -> list[Tensor]:
     """Features (m, D) of each prompt's sounds. All have some."""
     # All sounds in one stream. The tower cuts it by feature_lens, so sounds do not hear each other.
     mels: list[Tensor] = []  # (M, L) each
@@ -480,12 +507,12 @@ def run_audio_tower(audio_tower: nn.Module, prompts: list) -> list[Tensor]:
     # back to the prompts
     tokens = []
     for prompt in prompts:
-        tokens.append(sum(audio_tokens(mel.shape[1]) for mel in prompt.mels))
+        tokens.append(sum(audio_tokens(mel.shape[1], form.mel_chunk) for mel in prompt.mels))
     return list(output.split(tokens))
 
 
 def deepstack(features: list[dict[str, Tensor]]) -> list[Tensor]:
-    """Qwen3-VL: what is added to the states of all vision tokens after the first decoder layers.
+    """Qwen3: what is added to the states of all vision tokens after the first decoder layers.
 
     One tensor (n, D) for each of these layers; of other families, none.
     """
@@ -563,7 +590,10 @@ def block(
 
     # attention and MLP, each added to the residual stream
     x = x + attn.o_proj(attention(q, k, v).flatten(1))  # (n, D)
-    return x + layer.mlp(rms_norm(layer.post_attention_layernorm, x))  # (n, D)
+    h = rms_norm(layer.post_attention_layernorm, x)  # (n, D)
+    if hasattr(layer.mlp, "experts"):  # they want a batch, here of one row
+        return x + layer.mlp(h[None])[0]  # (n, D)
+    return x + layer.mlp(h)  # (n, D)
 
 
 def rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
@@ -588,7 +618,32 @@ COPIED_FILES = (
 
 def save_weights(weights: dict[str, Tensor], folder: Path) -> None:
     """Write safetensors files of at most 5 GB."""
-    save_torch_state_dict(weights, folder, max_shard_size="5GB", metadata={"format": "pt"})
+    by_expert = {}
+    for name, weight in weights.items():
+        by_expert |= split_experts(name, weight)
+    save_torch_state_dict(by_expert, folder, max_shard_size="5GB", metadata={"format": "pt"})
+
+
+def split_experts(name: str, weight: Tensor) -> dict[str, Tensor]:
+    """The matrices of each expert, as checkpoints name them; of any other weight, itself.
+
+    transformers keeps those of a layer's E experts, of width m, in two parameters: gate_up_proj
+    (E, 2 m, D), the gate's rows first, and down_proj (E, D, m).
+    """
+    layer, is_expert, leaf = name.rpartition(".experts.")
+    if not is_expert:
+        return {name: weight}
+    projections = {leaf: weight}
+    if leaf == "gate_up_proj":
+        gate, up = weight.chunk(2, dim=1)  # (E, m, D) each
+        projections = {"gate_proj": gate, "up_proj": up}
+
+    # Copies, since views of one tensor would count as one where files are cut to their size.
+    matrices = {}
+    for projection, of_experts in projections.items():
+        for i, matrix in enumerate(of_experts):
+            matrices[f"{layer}.experts.{i}.{projection}.weight"] = matrix.to("cpu", copy=True)
+    return matrices
 
 
 def make_readable(folder: Path) -> None:
@@ -601,14 +656,15 @@ def make_readable(folder: Path) -> None:
 
 
 def save_config(config, folder: Path) -> None:
-    """Write config.json; of a Qwen2.5-Omni in its full form, without the talker."""
+    """Write config.json; of a thinker in the full form of its Omni, without the talker."""
     # Other programs expect a thinker's config inside of that of the full model. Where
     # enable_audio_output is off they build no talker.
     settings = config.to_dict()
-    if config.model_type == OMNI:
+    if full_form := FAMILIES[config.model_type].full_form:
+        model_type, class_name = full_form
         settings = {
-            "architectures": ["Qwen2_5OmniForConditionalGeneration"],
-            "model_type": "qwen2_5_omni",
+            "architectures": [class_name],
+            "model_type": model_type,
             "enable_audio_output": False,
             "transformers_version": transformers.__version__,
             "thinker_config": settings,

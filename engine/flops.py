@@ -12,6 +12,8 @@ import re
 
 from torch import nn
 
+from engine.families import has_experts
+
 # Dense bf16 operations per second by the makers' data sheets, by words of the device's name. The
 # first that fits counts.
 PEAKS = {
@@ -73,13 +75,18 @@ def update_flops(
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     queries = config.num_attention_heads * width
     attention = 12 * config.num_hidden_layers * queries * visible
-    per_token = operations_per_token(text.layers)
+    share = 1.0
+    if has_experts(config):
+        share = config.num_experts_per_tok / config.num_experts
+    per_token = operations_per_token(text.layers, share)
     return per_token * tokens + operations_per_token(head) * asked + attention
 
 
-def operations_per_token(module: nn.Module) -> float:
-    """Of one forward and backward pass through its weights."""
-    operations = 0
+def operations_per_token(module: nn.Module, experts_share: float = 1.0) -> float:
+    """Of one forward and backward pass through its weights. experts_share: the fraction of a
+    layer's experts that a token passes; the weights of all are one tensor with three dimensions."""
+    operations = 0.0
     for weight in module.parameters():
-        operations += (6 if weight.requires_grad else 4) * weight.numel()
+        share = experts_share if weight.dim() == 3 else 1.0
+        operations += share * (6 if weight.requires_grad else 4) * weight.numel()
     return operations

@@ -95,12 +95,18 @@ def log_mel(sound: np.ndarray, n_mels: int) -> torch.Tensor:
     return ((mel + 4.0) / 4.0)[:, :length].contiguous()  # (M, L)
 
 
-def audio_tokens(mel_frames: int) -> int:
+def audio_tokens(mel_frames: int, chunk: int | None = None) -> int:
     """Tokens that the audio tower makes of L mel frames, by two steps of stride 2: 25 per second.
 
-    >>> audio_tokens(400)
-    100
+    chunk: mel frames that the tower takes at a time. Qwen3-Omni's makes one token of 8 of them, or
+    of what is left at the end of a chunk: of 100 frames, which are a second, 13.
+
+    >>> audio_tokens(400), audio_tokens(400, chunk=100), audio_tokens(401, chunk=100)
+    (100, 52, 53)
     """
+    if chunk is not None:
+        chunks, rest = divmod(mel_frames, chunk)
+        return chunks * -(-chunk // 8) + -(-rest // 8)
     after_convolution = (mel_frames - 1) // 2 + 1
     return (after_convolution - 2) // 2 + 1
 

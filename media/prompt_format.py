@@ -33,8 +33,13 @@ class PromptFormat:
     per_second: float = 25
     chunk: int = 50
 
-    # features: mel bins (None: the model hears nothing), pixels per patch, pixel statistics
+    # Qwen3-Omni: they are interleaved token by token, and times are not rounded to whole positions
+    by_token: bool = False
+
+    # features: mel bins (None: the model hears nothing), mel frames that the audio tower takes at a
+    # time (None: all), pixels per patch, pixel statistics
     n_mels: int | None = None
+    mel_chunk: int | None = None
     patch: int = PATCH
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD

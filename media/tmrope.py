@@ -11,6 +11,7 @@ embedding is made:
 
 The positions of a medium count from the token before it. Those of a video's picture and of its
 sound count from the same token, so that what happens at one time has one temporal position.
+(Qwen3-Omni: 13 a second, and the time of a video is not rounded to a whole position.)
 """
 
 import itertools
@@ -23,26 +24,29 @@ from media.prompt_format import MERGE, PromptFormat
 
 
 def vision_positions(
-    grid: tuple[int, int, int], seconds_per_group: float, per_second: float
+    grid: tuple[int, int, int], seconds_per_group: float, form: PromptFormat
 ) -> np.ndarray:
-    """(3, V) int positions of a picture or video, from 0 on, with V = t * h/2 * w/2 tokens.
+    """(3, V) positions of a picture or video, from 0 on, with V = t * h/2 * w/2 tokens.
 
     A token is a merged patch, 2 x 2 patches of one frame group. Its temporal position is
-    floor(group * seconds_per_group * per_second), its height its row and its width its column.
+    floor(group * seconds_per_group * per_second), of Qwen3-Omni without the floor, its height its
+    row and its width its column.
     """
     t = grid[0]
     h = grid[1] // MERGE
     w = grid[2] // MERGE
     # float32, in which transformers computes it: the floor of a product may depend on it
     seconds = np.arange(t, dtype=np.float32) * np.float32(seconds_per_group)  # (t,)
-    temporal = np.floor(seconds * per_second).astype(np.int64)  # (t,)
+    temporal = seconds * form.per_second  # (t,)
+    if not form.by_token:
+        temporal = np.floor(temporal).astype(np.int64)  # (t,)
     axes = np.meshgrid(temporal, np.arange(h), np.arange(w), indexing="ij")  # 3 x (t, h, w)
     return np.stack([axis.reshape(-1) for axis in axes])  # (3, V)
 
 
-def equal_positions(start: int, n: int) -> np.ndarray:
+def equal_positions(start: float, n: int) -> np.ndarray:
     """(3, n): start, start + 1, .. on every axis, for text and sound, which have a time only."""
-    return np.tile(np.arange(start, start + n), (3, 1))
+    return np.tile(start + np.arange(n), (3, 1))
 
 
 def chunks_by_time(temporal: np.ndarray, per_chunk: int) -> list[np.ndarray]:
@@ -80,13 +84,13 @@ class TokenLayout:
         self.positions.append(positions)
 
     @property
-    def last_position(self) -> int:
+    def last_position(self) -> float:
         """The largest position, on any axis, of the last piece; -1 before the first one.
 
         trap: of the last piece only, as in transformers. Behind a chunk of sound it does not count
         that a frame before it may have reached a larger height or width position.
         """
-        return int(self.positions[-1].max()) if self.positions else -1
+        return self.positions[-1].max().item() if self.positions else -1
 
 
 def lay_out(
@@ -95,7 +99,7 @@ def lay_out(
     """Expand the placeholders of a tokenised prompt and give every token its TMRoPE position.
 
     media, grids: in the order of the placeholders; a grid for each picture and video.
-    Returns ids (P,) and positions (3, P).
+    Returns ids (P,) and positions (3, P), whole numbers except of Qwen3-Omni.
 
     A worked example, with 2 temporal positions per second and chunks of 2 positions (1 s). A clip
     of 2 frame groups 1 s apart, of 1 token each, has a sound of 3 tokens. In ids, 8 and 9 stand
@@ -133,21 +137,26 @@ def lay_out(
 
         # a sound
         medium = next(next_media)
-        n_sound = 0 if medium.mel is None else audio_tokens(medium.mel.shape[1])
+        n_sound = 0
+        if medium.mel is not None:
+            n_sound = audio_tokens(medium.mel.shape[1], form.mel_chunk)
         if token == form.audio:
             layout.add(token, equal_positions(start, n_sound))
             continue
 
         # a picture or a silent video
         grid = next(next_grids)
-        picture = vision_positions(grid, medium.seconds_per_group, form.per_second)  # (3, V)
+        picture = vision_positions(grid, medium.seconds_per_group, form)  # (3, V)
         if n_sound == 0:
             layout.add(token, start + picture)
             continue
 
         # a video with sound; <|vision_eos|>, which closes it, shares the position of <|audio_eos|>
-        add_video_with_sound(layout, form, picture, n_sound)
-        layout.add(next(tokens), equal_positions(layout.last_position, 1))
+        if form.by_token:  # or, of Qwen3-Omni, stands behind it like text
+            add_token_by_token(layout, form, picture, n_sound)
+        else:
+            add_video_with_sound(layout, form, picture, n_sound)
+            layout.add(next(tokens), equal_positions(layout.last_position, 1))
     return np.concatenate(layout.ids), np.concatenate(layout.positions, axis=1)
 
 
@@ -173,4 +182,27 @@ def add_video_with_sound(
             layout.add(form.video, start + picture[:, in_picture])
         if in_sound is not None:
             layout.add(form.audio, start + sound[:, in_sound])
+    layout.add(form.audio_end, equal_positions(layout.last_position + 1, 1))
+
+
+def add_token_by_token(
+    layout: TokenLayout, form: PromptFormat, picture: np.ndarray, n_sound: int
+) -> None:
+    """What stands between <|vision_start|> and <|vision_end|> of Qwen3-Omni: the tokens of picture
+    and sound by their time, at one time the picture first.
+
+    Each of the markers around them has a position of its own. Arguments: see add_video_with_sound.
+    """
+    layout.add(form.audio_start, equal_positions(layout.last_position + 1, 1))
+    start = layout.last_position + 1
+    n_picture = picture.shape[1]
+    both = np.concatenate([picture, equal_positions(0, n_sound)], axis=1)  # (3, V + n_sound)
+    order = np.argsort(both[0], kind="stable")  # (V + n_sound,)
+
+    # In runs of one kind: what follows counts on from the last run alone (TokenLayout).
+    is_sound = order >= n_picture  # (V + n_sound,)
+    run_starts = np.flatnonzero(np.diff(is_sound)) + 1
+    for run in np.split(order, run_starts):
+        token = form.audio if run[0] >= n_picture else form.video
+        layout.add(token, start + both[:, run])
     layout.add(form.audio_end, equal_positions(layout.last_position + 1, 1))

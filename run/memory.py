@@ -24,7 +24,7 @@ import sys
 from dataclasses import replace
 
 from config import Config, parse
-from engine.families import DEFAULT_MODEL, load_config, parameter_counts
+from engine.families import DEFAULT_MODEL, has_experts, load_config, parameter_counts
 from engine.logprobs import LOGIT_CHUNK
 from engine.optim import BUCKET
 from rollout import MAX_CACHE_TOKENS
@@ -111,10 +111,15 @@ def update_bytes(cfg: Config, text) -> int:
     queries = heads * width
     keys = kv_heads * width
     hidden = text.hidden_size
-    mlp = text.intermediate_size
 
-    # inputs of the layer, attention and MLP and their norms; q, its output, k, v; gate, up, product
-    layer = 2 * cfg.max_tokens * (4 * hidden + 3 * queries + 4 * keys + 3 * mlp)
+    # MLP: gate, up, product
+    mlp = 3 * text.intermediate_size
+    if has_experts(text):
+        # of each expert of a token, with copies of its input and, in three steps, of its output
+        mlp = text.num_experts_per_tok * (3 * text.moe_intermediate_size + 4 * hidden)
+
+    # inputs of the layer, attention and MLP and their norms; q, its output, k, v; the MLP
+    layer = 2 * cfg.max_tokens * (4 * hidden + 3 * queries + 4 * keys + mlp)
 
     # the inputs of all layers; of one layer its activations and as many gradients; the log-probs
     inputs = text.num_hidden_layers * 2 * cfg.max_tokens * hidden

@@ -1,4 +1,4 @@
-"""Shared fixtures: a few clips of the toy world, and small models of all three families."""
+"""Shared fixtures: a few clips of the toy world, and small models of all families."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ from engine.families import DEFAULT_MODEL
 from formats.load import load_samples
 from media.decode import MediaSettings
 from model import load_policy
-from tests.families import tiny_family
+from tests.families import QWEN3_OMNI, tiny_family
 
 torch.manual_seed(0)
 
@@ -96,9 +96,9 @@ def fresh_policy():
 
 @pytest.fixture(scope="session")
 def families(tmp_path_factory):
-    """Tiny models of the families that see and do not hear, by name. Tests must not change them."""
+    """Tiny models of all families but the bundled one's, by name. Tests must not change them."""
     root = tmp_path_factory.mktemp("families")
-    names = ("qwen2_5_vl", "qwen3_vl")
+    names = ("qwen2_5_vl", "qwen3_vl", QWEN3_OMNI)
     return {name: load_policy(tiny_family(name, root / name)) for name in names}
 
 

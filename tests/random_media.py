@@ -97,10 +97,14 @@ def mixture(letters, factor=28) -> tuple[Sample, list[Media]]:
     return Sample("a", question, "free-form", "1", **paths), media
 
 
-def every_layout() -> list[tuple[Sample, list[Media]]]:
-    """(sample, its media) of all LAYOUTS and MIXTURES."""
-    pairs = [(sample_of(kind), media_of(kind, **shape)) for kind, shape in LAYOUTS]
-    return pairs + [mixture(letters) for letters in MIXTURES]
+def every_layout(factor=28) -> list[tuple[Sample, list[Media]]]:
+    """(sample, its media) of all LAYOUTS and MIXTURES, with tokens of `factor` pixels."""
+    pairs = []
+    for kind, shape in LAYOUTS:
+        height, width = shape.get("size", (28, 84))
+        size = (height * factor // 28, width * factor // 28)
+        pairs.append((sample_of(kind), media_of(kind, **shape | {"size": size})))
+    return pairs + [mixture(letters, factor) for letters in MIXTURES]
 
 
 def grids_of(prompt, media, kind) -> list[tuple[int, int, int]]:

@@ -11,7 +11,12 @@ import soundfile
 import torch
 from PIL import Image
 from transformers import WhisperFeatureExtractor
+from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import (
+    Qwen3OmniMoeProcessor,
+    _get_feat_extract_output_lengths,
+)
 
 from data import (
     Prompt,
@@ -27,6 +32,7 @@ from media.decode import MediaSettings
 from media.errors import MediaError
 from media.features import with_mel
 from media.prompt_format import MEAN, STD
+from tests.families import QWEN3_OMNI
 from tests.media_files import (
     SETTINGS,
     sample_of_file,
@@ -44,6 +50,13 @@ from tests.transformers_rules import (
 
 
 # ------------------------------------------------------------------ against transformers
+def hf_token_ids(omni, policy, sample, media, grids, lengths) -> list[int]:
+    """The ids of transformers' own expansion of the prompt."""
+    text = template_text(sample, media, policy.tokenizer)
+    expanded = hf_omni_text(omni, policy.tokenizer, text, media, grids, lengths)
+    return policy.tokenizer(expanded, add_special_tokens=False)["input_ids"]
+
+
 @pytest.mark.parametrize(("sample", "media"), every_layout())
 def test_token_ids_equal_transformers_processor(policy, sample, media):
     """The whole prompt, with sound and picture of videos interleaved."""
@@ -54,9 +67,18 @@ def test_token_ids_equal_transformers_processor(policy, sample, media):
             mel_frames = torch.tensor(m.mel.shape[1])
             _, n = policy.audio_tower._get_feat_extract_output_lengths(mel_frames)
             lengths.append(int(n))
-    text = template_text(sample, media, policy.tokenizer)
-    expanded = hf_omni_text(policy.tokenizer, text, media, prompt.grids, lengths)
-    expected = policy.tokenizer(expanded, add_special_tokens=False)["input_ids"]
+    expected = hf_token_ids(Qwen2_5OmniProcessor, policy, sample, media, prompt.grids, lengths)
+    assert prompt.ids.tolist() == expected
+
+
+@pytest.mark.parametrize(("sample", "media"), every_layout(32))
+def test_token_ids_of_qwen3_omni_equal_transformers_processor(families, sample, media):
+    """Likewise, token by token."""
+    policy = families[QWEN3_OMNI]
+    prompt = build_prompt(sample, media, policy.tokenizer, policy.form)
+    heard = [m for m in media if m.mel is not None]
+    lengths = [_get_feat_extract_output_lengths(m.mel.shape[1]) for m in heard]
+    expected = hf_token_ids(Qwen3OmniMoeProcessor, policy, sample, media, prompt.grids, lengths)
     assert prompt.ids.tolist() == expected
 
 

@@ -28,6 +28,7 @@ from engine.families import DEFAULT_MODEL
 from formats.sample import DataError
 from model import load_policy
 from tests import layouts_sound, layouts_video
+from tests.families import QWEN3_OMNI
 from tests.results import read_lines, save_results
 
 REPO = Path(__file__).parent.parent
@@ -129,6 +130,16 @@ def test_a_run_lists_every_item_once_and_counts_failures_as_wrong(undisturbed):
     assert summary["settings"]["prompt"] == "think"
     assert summary["versions"]["torch"]
     assert summary["splits"]["Type"]["Inference"]["accuracy"]["n"] == N_ITEMS
+
+
+def test_a_qwen3_omni_is_evaluated_like_any_model(dataset, families, tmp_path):
+    model = str(families[QWEN3_OMNI].source)
+    out = tmp_path / "run"
+    evaluation.main(run_flags(dataset, out, "--model", model, "--limit", "3", length=6))
+    results = read_lines(out)
+    assert len(results) == 3
+    assert all(result["sound"] == "heard" for result in results)
+    assert all(result["failure"] in (None, "", NO_ANSWER) for result in results)
 
 
 def test_the_table_of_a_run(undisturbed):

@@ -85,7 +85,7 @@ def traced(step, run):
     value, an operation whose shape depends on one) is an error or stays as it was."""
     buffers = [
         run.token,
-        run.position,
+        run.angle,
         run.hidden,
         run.alive,
         run.t,

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
+from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import Qwen3OmniMoeProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 from data import question_text
@@ -59,8 +60,9 @@ def template_text(sample, media, tokenizer) -> str:
     return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
-def hf_omni_text(tokenizer, text, media, grids, lengths) -> str:
-    """Qwen2.5-Omni's own expansion of the placeholders. lengths: audio tokens of each sound."""
+def hf_omni_text(omni, tokenizer, text, media, grids, lengths) -> str:
+    """An Omni's own expansion of the placeholders. omni: its class of processors; lengths: audio
+    tokens of each sound."""
     processor = SimpleNamespace(
         image_processor=SimpleNamespace(merge_size=2),
         video_processor=SimpleNamespace(merge_size=2),
@@ -74,25 +76,28 @@ def hf_omni_text(tokenizer, text, media, grids, lengths) -> str:
     )
 
     def get_chunked_index(indices, per_chunk):
-        return Qwen2_5OmniProcessor.get_chunked_index(processor, indices, per_chunk)
+        return omni.get_chunked_index(processor, indices, per_chunk)
 
     processor.get_chunked_index = get_chunked_index
     prompt = SimpleNamespace(grids=grids)
     image_grids = [np.array(grid) for grid in grids_of(prompt, media, "image")]
     video_grids = [np.array(grid) for grid in grids_of(prompt, media, "video")]
-    if hasattr(Qwen2_5OmniProcessor, "replace_multimodal_special_tokens"):  # transformers 5.17
-        return hf_omni_text_5_17(processor, text, media, image_grids, video_grids, lengths)
-    return hf_omni_text_5_23(processor, text, media, image_grids, video_grids, lengths)
+    if hasattr(omni, "replace_multimodal_special_tokens"):  # transformers 5.17
+        return hf_omni_text_5_17(omni, processor, text, media, image_grids, video_grids, lengths)
+    return hf_omni_text_5_23(omni, processor, text, media, image_grids, video_grids, lengths)
 
 
-TIMING = {"position_id_per_seconds": 25, "seconds_per_chunk": 2.0}
+TIMING = {
+    Qwen2_5OmniProcessor: {"position_id_per_seconds": 25, "seconds_per_chunk": 2.0},
+    Qwen3OmniMoeProcessor: {"position_id_per_seconds": 13, "seconds_per_chunk": 2.0},
+}
 
 
-def hf_omni_text_5_17(processor, text, media, image_grids, video_grids, lengths) -> str:
+def hf_omni_text_5_17(omni, processor, text, media, image_grids, video_grids, lengths) -> str:
     videos = [m for m in media if m.kind == "video"]
     if len({m.mel is None for m in videos}) > 1:
         pytest.skip("transformers 5.17 has one flag for the sound of all videos")
-    (expanded,) = Qwen2_5OmniProcessor.replace_multimodal_special_tokens(
+    (expanded,) = omni.replace_multimodal_special_tokens(
         processor,
         [text],
         iter(lengths),
@@ -100,13 +105,12 @@ def hf_omni_text_5_17(processor, text, media, image_grids, video_grids, lengths)
         iter(video_grids),
         video_second_per_grid=iter([m.seconds_per_group for m in videos]),
         use_audio_in_video=any(m.mel is not None for m in videos),
-        **TIMING,
+        **TIMING[omni],
     )
     return expanded
 
 
-def hf_omni_text_5_23(processor, text, media, image_grids, video_grids, lengths) -> str:
-    omni = Qwen2_5OmniProcessor
+def hf_omni_text_5_23(omni, processor, text, media, image_grids, video_grids, lengths) -> str:
     sounds = {"num_audio_tokens": lengths}
     with_sound = [m for m in media if m.mel is not None]
     videos = [m for m in media if m.kind == "video"]
@@ -139,7 +143,7 @@ def hf_omni_text_5_23(processor, text, media, image_grids, video_grids, lengths)
                 processed_audio=sounds,
                 load_audio_from_video=True,
                 video_to_audio_indices=sound_of_video,
-                **TIMING,
+                **TIMING[omni],
             )
         )
     expansions = {
@@ -174,7 +178,7 @@ def hf_qwen3_vl_video_text(video_fps, index) -> str:
 
 # ------------------------------------------------------------------ positions
 def hf_omni_positions(policy, ids, media, images, videos) -> torch.Tensor:
-    """get_rope_index of Qwen2.5-Omni, (3, P). images, videos: their grids, in the order of the
+    """get_rope_index of an Omni, (3, P). images, videos: their grids, in the order of the
     placeholders of each kind."""
     positions, delta = policy.model.get_rope_index(
         ids[None],
@@ -185,7 +189,7 @@ def hf_omni_positions(policy, ids, media, images, videos) -> torch.Tensor:
         audio_seqlens=torch.tensor([m.mel.shape[1] for m in media if m.mel is not None]),
         second_per_grids=torch.tensor([m.seconds_per_group for m in media if m.kind == "video"]),
     )
-    assert int(positions.max()) + 1 == len(ids) + int(delta)
+    assert positions.max().item() + 1 == pytest.approx(len(ids) + delta.item())
     return positions[:, 0]
 
 

@@ -130,7 +130,7 @@ def show(samples: list[Sample], builder: PromptBuilder) -> None:
         mel_frames = [mel.shape[1] for mel in prompt.mels]
         print(
             f"--- {sample.id}: {len(prompt.ids)} tokens, grids {prompt.grids}, "
-            f"mel frames {mel_frames}, last position {prompt.next_position - 1}, "
+            f"mel frames {mel_frames}, last position {prompt.next_position - 1:g}, "
             f"gold {sample.answer!r}"
         )
         print(question_text(sample))

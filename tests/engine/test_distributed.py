@@ -29,6 +29,7 @@ from run import stream
 from run.session import ends_in_a_sentence
 from run.stream import load_data, owner
 from tests.engine.workers import KINDS, half_precision, one_step
+from tests.families import QWEN3_OMNI
 
 REPO = Path(__file__).parent.parent.parent
 WORKERS = str(REPO / "tests" / "engine" / "workers.py")
@@ -64,18 +65,19 @@ def alone(data) -> dict:
 @pytest.fixture(
     scope="module", params=[(2, True), pytest.param((4, False), marks=pytest.mark.slow)]
 )
-def several(request, alone, data, tmp_path_factory) -> dict:
+def several(request, alone, data, families, tmp_path_factory) -> dict:
     """What 2 (4) processes find: {"world", "towers", "bf16": of rank 0, kind: [of each rank]}."""
     world, towers = request.param
     folder = tmp_path_factory.mktemp(f"of{world}")
     for kind in KINDS:
         torch.save(alone[kind, towers]["state"], folder / f"state-{kind}.pt")
-    done = torchrun(world, "equal", str(folder), data, str(towers), cwd=folder)
+    with_experts = str(families[QWEN3_OMNI].source)
+    done = torchrun(world, "equal", str(folder), data, str(towers), with_experts, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
 
     found = {"world": world, "towers": towers}
     found["bf16"] = torch.load(folder / "bf16-0.pt", weights_only=True)
-    for kind in KINDS:
+    for kind in (*KINDS, "experts"):
         files = [folder / f"{kind}-{rank}of{world}.pt" for rank in range(world)]
         found[kind] = [torch.load(file, weights_only=True) for file in files]
     return found
@@ -106,6 +108,28 @@ def test_loss_and_gradients_are_those_of_one_process(kind, several, alone):
         assert difference.norm() <= 1e-6 * max(1, flat(one["grads"]).norm())
     if kind == "full":  # each process holds its part of the decoder
         assert all(r["learner"] < 1.1 * one["learner"] / world for r in ranks)
+
+
+def test_experts_are_sharded_like_any_weight(several, data, families):
+    """Loss, gradients and stepped weights of a Qwen3-Omni, within 1e-6 of one process's, those of
+    experts and routers included."""
+    ranks, world = several["experts"], several["world"]
+    one = one_step("full", data, False, model=families[QWEN3_OMNI].source)
+    assert sum(rank["groups"] for rank in ranks) == one["groups"] == 6
+    for rank in ranks:
+        assert rank["loss"] == pytest.approx(one["loss"], abs=1e-6)
+        assert rank["learner"] < 1.1 * one["learner"] / world
+        assert rank["grads"].keys() == one["grads"].keys()
+        for name, grad in one["grads"].items():
+            torch.testing.assert_close(rank["grads"][name], grad, atol=1e-6, rtol=1e-5)
+        difference = flat(rank["weights"]) - flat(one["weights"])
+        assert (difference.abs() < 1e-5).float().mean() > 0.999
+
+    start = families[QWEN3_OMNI].merged_weights()
+    for leaf in ("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"):
+        name = f"thinker.model.layers.0.{leaf}"
+        assert one["grads"][name].norm() > 0
+        assert (ranks[0]["weights"][name] - start[name]).norm() > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

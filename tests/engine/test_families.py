@@ -32,11 +32,13 @@ from media.features import vision_input
 from media.frames import Resize
 from model import Features, load_policy
 from rollout import Sampling, generate
-from tests.families import tiny_family
+from tests.families import QWEN3_OMNI, tiny_family
+from tests.random_media import media_of
 from tests.reference import hf_inputs, hf_logps, random_completions
 from train import run_stage
 
 VISION = ("qwen2_5_vl", "qwen3_vl")
+ALL = (*VISION, QWEN3_OMNI)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,8 @@ def all_families(families, tied):
 
 
 def prompts_of(policy) -> list:
-    """A video, two pictures of different sizes around text, and text alone.
+    """A video, two pictures of different sizes around text, and text alone; of a model that hears,
+    the video has sound, and a sound stands behind the pictures.
 
     The video is so wide that transformers, too, starts the text behind Qwen2.5-VL's video after its
     last position (see tests/media/test_tmrope.py).
@@ -65,19 +68,24 @@ def prompts_of(policy) -> list:
 
     video = Media("video", pixels(4, 2, 5), None, 1.0)
     pictures = [Media("image", pixels(1, 2, 2)), Media("image", pixels(1, 1, 4))]
+    compare = Sample("i", "Is <image> like <image>?", "yes/no", "no", images=["a", "b"])
+    if policy.form.audio is not None:
+        video.mel = media_of("sound", seconds=2.5)[0].mel
+        pictures += media_of("sound", seconds=1.3)
+        compare = replace(compare, question=compare.question + "<audio>", audios=["s"])
     cases = [
         (Sample("v", "What moves?", "free-form", "a", videos=["v"]), [video]),
-        (Sample("i", "Is <image> like <image>?", "yes/no", "no", images=["a", "b"]), pictures),
+        (compare, pictures),
         (Sample("t", "What is 1 + 1?", "numeric", "2"), []),
     ]
     return [build_prompt(s, media, policy.tokenizer, policy.form) for s, media in cases]
 
 
 # ------------------------------------------------------------------ every class
-@pytest.mark.parametrize("name", [*VISION, "tied"])
+@pytest.mark.parametrize("name", [*ALL, "tied"])
 def test_log_probs_and_gradients_equal_transformers(all_families, name):
-    """Packed rows against repeated ones, decoder and vision tower, deepstack and the norms of
-    queries and keys included."""
+    """Packed rows against repeated ones, decoder and towers, deepstack, the norms of queries and
+    keys, experts and their router included."""
     policy = all_families[name]
     policy.model.zero_grad()
     prompts = prompts_of(policy)
@@ -102,12 +110,15 @@ def test_log_probs_and_gradients_equal_transformers(all_families, name):
     theirs = {n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None}
     assert theirs.keys() == ours.keys()
     assert any("visual.blocks" in n for n in theirs)
+    if name == QWEN3_OMNI:
+        assert all(policy.text.layers[i].mlp.gate.weight.grad.norm() > 0 for i in range(4))
+        assert any("audio_tower.conv2d1" in n for n in theirs)
     for n, grad in theirs.items():
         assert (ours[n] - grad).norm() <= 1e-4 * grad.norm() + 1e-5, n
     policy.model.zero_grad()
 
 
-@pytest.mark.parametrize("name", VISION)
+@pytest.mark.parametrize("name", ALL)
 def test_greedy_rollout_equals_transformers_generate(families, name, monkeypatch):
     policy = families[name]
     monkeypatch.setattr(policy, "eos_ids", [])
@@ -324,7 +335,7 @@ def test_an_error_without_words_is_still_a_sentence(monkeypatch):
         load_policy(DEFAULT_MODEL)
 
 
-@pytest.mark.parametrize("name", VISION)
+@pytest.mark.parametrize("name", ALL)
 def test_settings_of_a_folder_without_preprocessor_config(all_families, name, tmp_path):
     """They are written anew, and transformers then reads pictures as the model here does."""
     policy = all_families[name]
@@ -335,7 +346,7 @@ def test_settings_of_a_folder_without_preprocessor_config(all_families, name, tm
     assert tuple(processor.image_std) == policy.form.std
 
 
-@pytest.mark.parametrize("name", [*VISION, "omni"])
+@pytest.mark.parametrize("name", [*ALL, "omni"])
 @pytest.mark.parametrize("size", [(180, 320), (56, 168), (1080, 1920), (97, 133)])
 def test_a_checkpoint_says_how_the_model_saw(all_families, policy, name, size, tmp_path):
     """transformers' own processor, with what is saved, cuts pictures of any size into as many

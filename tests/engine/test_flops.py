@@ -1,7 +1,7 @@
 """engine/flops.py against numbers worked by hand."""
 
 import pytest
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from engine.flops import peak_flops, update_flops
 
@@ -59,3 +59,25 @@ def test_peaks_by_the_names_of_devices(name, teraflops):
 
 def test_a_device_that_is_not_known_has_no_peak():
     assert peak_flops("x86_64") is None
+
+
+def test_a_token_passes_some_of_the_experts():
+    """One layer of width 8: q, k, v, o of 8, 4, 4, 8 rows of 8, norms of 4 for q and k and of 8 for
+    the layer, a router of 4 x 8, and of 4 experts of 3 x 8 x 6 one."""
+    config = Qwen3MoeConfig(
+        vocab_size=10,
+        hidden_size=8,
+        moe_intermediate_size=6,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        num_experts=4,
+        num_experts_per_tok=1,
+        tie_word_embeddings=False,
+    )
+    model = Qwen3MoeForCausalLM(config)
+    attention = 8 * (8 + 4 + 4 + 8) + 2 * 4
+    layer = attention + 2 * 8 + 4 * 8 + 3 * 8 * 6
+    expected = 6 * layer * 10 + 6 * HEAD * 5 + 12 * 8 * 44
+    assert update_flops(model.model, model.lm_head, [5], [[2, 3]]) == expected

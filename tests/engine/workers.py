@@ -1,7 +1,8 @@
 """What the processes of test_distributed.py run, under torchrun. Not a test module itself.
 
 workers.py equal OUT ..     loss and summed gradients of one global batch, the weights after a step,
-                            and the optimiser's state, for every --train_type
+                            and the optimiser's state, for every --train_type, and of a model that
+                            has experts
 workers.py train OUT ..     the real command for every --train_type, with trouble on some ranks, and
                             a sharded stage 0
 workers.py stop OUT N ..    the real command, of which rank 1 is asked to stop in its N-th step
@@ -120,7 +121,9 @@ def record_gradients(optimizer: Optimizer) -> dict[str, torch.Tensor]:
     return gradients
 
 
-def one_step(kind: str, data: str, towers: bool, saved_state: dict | None = None) -> dict:
+def one_step(
+    kind: str, data: str, towers: bool, saved_state: dict | None = None, model=DEFAULT_MODEL
+) -> dict:
     """Loss, gradients and stepped weights of the global batch, then a step that is spoilt, then the
     optimiser's state before and after it was restored.
 
@@ -138,7 +141,7 @@ def one_step(kind: str, data: str, towers: bool, saved_state: dict | None = None
         "0.7",
     ]
     cfg = config_of(kind, *flags)
-    policy = load_policy(DEFAULT_MODEL)
+    policy = load_policy(model)
     groups = own_groups(global_batch(policy, data))
     learner, reference = prepare(cfg, policy)
     if kind == "lora":  # B of a new adapter is zero, and A's gradient with it
@@ -212,13 +215,15 @@ def half_precision(data: str) -> dict:
     }
 
 
-def equal(out: str, data: str, towers: str) -> None:
-    """OUT/state-KIND.pt: the optimiser's state of one process."""
+def equal(out: str, data: str, towers: str, with_experts: str) -> None:
+    """OUT/state-KIND.pt: the optimiser's state of one process. with_experts: a model's folder."""
     rank, world, _ = start_processes()
     for kind in KINDS:
         saved_state = torch.load(f"{out}/state-{kind}.pt", weights_only=True)
         found = one_step(kind, data, towers == "True", saved_state)
         torch.save(found, f"{out}/{kind}-{rank}of{world}.pt")
+    found = one_step("full", data, False, model=with_experts)
+    torch.save(found, f"{out}/experts-{rank}of{world}.pt")
     torch.save(half_precision(data), f"{out}/bf16-{rank}.pt")
     dist.destroy_process_group()
 

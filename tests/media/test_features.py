@@ -10,6 +10,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from media.features import audio_tokens, log_mel, patchify
 from media.frames import Resize
 from media.prompt_format import MEAN, STD
+from tests.families import QWEN3_OMNI
 
 
 # ------------------------------------------------------------------ patches
@@ -79,6 +80,15 @@ def test_long_sound_is_not_cut():
         theirs = extractor(sound, sampling_rate=16_000, return_tensors="pt")["input_features"][0]
         assert theirs.shape[1] == 100 * seconds
     torch.testing.assert_close(ours, theirs[:, :31_000], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 30, 97, 99, 100, 101, 109, 200, 1234, 30_001])
+def test_audio_token_count_of_qwen3_omni_is_what_its_tower_gives(families, length):
+    policy = families[QWEN3_OMNI]
+    mel = torch.randn(64, length)
+    with torch.no_grad():
+        output = policy.audio_tower(mel, feature_lens=torch.tensor([length])).last_hidden_state
+    assert audio_tokens(length, policy.form.mel_chunk) == len(output)
 
 
 def test_audio_token_count_equals_the_towers(policy):
