@@ -467,7 +467,7 @@ class Log:
 
     def finish(self) -> None:
         """End the logs of a run."""
-        self.rollouts.wait()
+        self.rollouts.close()
         self.bar.close()
         self.draw()
         if self.tracker:
