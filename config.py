@@ -125,7 +125,9 @@ class Common:
     lr: float | None = flag(None, "peak learning rate of AdamW", 0, 1)
     seed: int = flag(0, "seed of data order, sampling and replay draws", 0)
     resume: bool = flag(False, "go on with the run in --out, or begin it where there is none yet")
-    config: str = flag("", "a run's config.json; flags given beside it win")
+    config: str = flag(
+        "", "a run's config.json, or a file such as those in configs/; flags given beside it win"
+    )
 
 
 @dataclass

@@ -161,12 +161,13 @@ def from_file(path: str, words: dict, parser: argparse.ArgumentParser) -> tuple[
 
     All values, also those that came from presets, so that another version of the presets changes
     nothing. But where the command line names another preset (--method, --stage, --model), only
-    what that run's user had set: the rest is the new preset's.
+    what that run's user had set: the rest is the new preset's. A file without "given" was written
+    by hand, as those in configs/: all that it names was set by its user.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-        given = set(values.pop("given"))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        given = set(values.pop("given", values))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         parser.error(f"--config {path}: not a run's config.json ({type(error).__name__}: {error})")
 
     options = {action.dest: action for action in parser._actions if action.dest != "help"}
