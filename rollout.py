@@ -444,7 +444,10 @@ def decode(run: Decoding) -> None:
 def suffix_width(run: Decoding, t: int) -> int:
     """W: how many suffix slots a step reads that writes token t - 1. Rounded up to the window, so
     that few shapes occur and one CUDA graph serves many steps."""
+    slots = run.suffix.question_tokens + run.sampling.max_new_tokens
+    if run.pieces:
+        return slots  # what is not used yet is not read, so one graph serves all steps
     used = run.suffix.question_tokens + t
     window = WINDOW[run.t.device.type]
     rounded = -(-used // window) * window
-    return min(rounded, run.suffix.question_tokens + run.sampling.max_new_tokens)
+    return min(rounded, slots)

@@ -59,16 +59,21 @@ TOKEN_FIELDS = ("logps", "logps_now", "entropy", "weights")
 
 
 # ------------------------------------------------------------------------------ a run
-def read_run(folder: Path) -> dict:
-    """Everything about a run but its completions. Raises DataError where there is no run."""
+def read_config(folder: Path) -> dict:
+    """The flags of a run, and in `given` the names of those that were given. Raises DataError where
+    there is no run."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        given = config.pop("given")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        return config | {"given": list(config["given"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder}: not the folder of a run (config.json: {type(error).__name__}); pass one "
             "that train.py has written"
         ) from None
+
+
+def read_run(folder: Path, config: dict) -> dict:
+    """Everything about a run but its completions. Raises DataError where its log is missing."""
     if not (folder / "metrics.jsonl").is_file():
         raise DataError(f"{folder}: metrics.jsonl is missing; nothing can be shown")
     rows = read_rows(folder / "metrics.jsonl")
@@ -85,7 +90,7 @@ def read_run(folder: Path) -> dict:
         "name": folder.name,
         "result": result_of(evaluations, steps),
         "machine": read_json(folder / "machine.json"),
-        "flags": flags_of(config, given),
+        "flags": flags_of(config),
         "steps": columns_of(steps),
         "evaluations": columns_of(evaluations),
     }
@@ -107,7 +112,7 @@ def result_of(evaluations: list[dict], steps: list[dict]) -> str:
     return f"held-out accuracy {first:.3f} to {last:.3f} {done}"
 
 
-def flags_of(config: dict, given: list[str]) -> list[dict]:
+def flags_of(config: dict) -> list[dict]:
     """The flags by their groups in --help; source: where each value comes from."""
     groups = []
     for heading, fields in groups_of(Config).items():
@@ -120,7 +125,7 @@ def flags_of(config: dict, given: list[str]) -> list[dict]:
                 {
                     "name": f.name,
                     "value": str(config[f.name]),
-                    "source": "given" if f.name in given else source,
+                    "source": "given" if f.name in config["given"] else source,
                     "help": f.metadata["help"],
                 }
             )
@@ -298,11 +303,11 @@ def digest(text: str) -> str:
 
 def write_page(folders: list[Path], out: Path) -> Path:
     """Write the page of one run, or of the curves of several, to `out`."""
-    runs = [read_run(folder) for folder in folders]
+    configs = [read_config(folder) for folder in folders]
+    runs = [read_run(*pair) for pair in zip(folders, configs, strict=True)]
     data = {"runs": runs, "rollouts": None}
     if len(runs) == 1:
-        config = json.loads((folders[0] / "config.json").read_text(encoding="utf-8"))
-        data["rollouts"] = read_rollouts(folders[0], config)
+        data["rollouts"] = read_rollouts(folders[0], configs[0])
     write_whole(out, page(data, " / ".join(run["name"] for run in runs)))
     return out
 

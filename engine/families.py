@@ -148,6 +148,13 @@ def load_config(path: str | Path):
                 f"{path}: config.json sets {name} of the text model, which packed rows do not "
                 "have; set it to 0 if the weights allow it"
             )
+
+    # trap: peft would put the adapters of a layer without experts on the experts of the others
+    if getattr(config.text_config, "mlp_only_layers", None):
+        raise DataError(
+            f"{path}: config.json names layers without experts (mlp_only_layers), which cannot run "
+            "here beside others with experts; use a model whose layers are all alike"
+        )
     return config
 
 

@@ -9,16 +9,23 @@ from huggingface_hub import EvalResult, ModelCardData
 from config import Config
 
 PAPER = "2508.03100"
-OMNI = "Qwen2_5OmniThinkerForConditionalGeneration"
 NOT_SHOWN = {"out", "resume", "config", "media_cache", "workers"}  # flags that say nothing of it
 Z95 = 1.96  # standard errors of a 95 % interval
 
 
-def model_card(cfg: Config, step: int, generated: int, evaluation, machine: dict[str, str]) -> str:
+def model_card(
+    cfg: Config,
+    class_name: str,
+    step: int,
+    generated: int,
+    evaluation,
+    machine: dict[str, str],
+) -> str:
     """The card after `step` steps: metadata for the hub, then what was trained, how, the result.
 
-    evaluation: the last Evaluation of run/logs.py, or None. machine: versions and device. The
-    licence is left to the user: it depends on the base model's.
+    class_name: transformers' class of the model. evaluation: the last Evaluation of run/logs.py, or
+    None. machine: versions and device. The licence is left to the user: it depends on the base
+    model's.
     """
     name = f"{Path(cfg.model or 'tiny-omni').name}-stage{cfg.stage}-{cfg.method}"
     base = named(cfg.model) or "the bundled tiny Qwen2.5-Omni"
@@ -46,7 +53,7 @@ def model_card(cfg: Config, step: int, generated: int, evaluation, machine: dict
         "",
         *(flags or ["    none"]),
         "",
-        f"A Qwen2.5-Omni loads in transformers as it is: `{OMNI}.from_pretrained(FOLDER)`.",
+        f"It loads in transformers as it is: `{class_name}.from_pretrained(FOLDER)`.",
         "",
     ]
     return f"---\n{metadata(cfg, name, data, evaluation)}\n---\n" + "\n".join(lines)

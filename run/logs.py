@@ -467,7 +467,7 @@ class Log:
 
     def finish(self) -> None:
         """End the logs of a run."""
-        self.rollouts.wait()
+        self.rollouts.close()
         self.bar.close()
         self.draw()
         if self.tracker:
@@ -626,4 +626,5 @@ def sampler_correlation(row: dict) -> dict[str, float | None]:
     variances = (xx - x * x) * (yy - y * y)
     if variances <= 0:
         return {"sampler_correlation": None}
-    return {"sampler_correlation": round((xy - x * y) / math.sqrt(variances), 6)}
+    correlation = (xy - x * y) / math.sqrt(variances)
+    return {"sampler_correlation": round(min(1.0, correlation), 6)}  # the means are rounded

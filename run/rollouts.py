@@ -165,6 +165,11 @@ class RolloutLog:
             future.result()
         self.pending = []
 
+    def close(self) -> None:
+        """`wait`, and end the thread."""
+        self.wait()
+        self.thread.shutdown()
+
 
 def ratios(entry: Entry, logps_now: np.ndarray | None) -> dict[str, float | None]:
     """Mean and largest importance ratio of a completion's tokens; None where they are not known."""

@@ -32,6 +32,7 @@ from engine.distributed import (
     name_rank,
     start_processes,
 )
+from engine.families import model_class
 from formats.load import count_left_out
 from formats.sample import Away, DataError, LeftOut
 from groups import Group
@@ -408,7 +409,8 @@ class Run:
         }
         evaluations = self.log.evaluations
         evaluation = evaluations[-1] if evaluations else None
-        card = model_card(self.cfg, done, self.generated, evaluation, versions())
+        class_name = model_class(policy.config).__name__
+        card = model_card(self.cfg, class_name, done, self.generated, evaluation, versions())
         save(self.out, done, policy, optimizer, shared, own, card)
 
     def own_state(self, state: dict) -> dict:

@@ -62,6 +62,7 @@ def test_step(tmp_path):
     assert float(result["largest_difference_of_logps"]) < 1e-4
 
 
+@pytest.mark.slow
 def test_evaluation(tmp_path):
     rows = [
         "ours, shared prefill",
@@ -74,6 +75,7 @@ def test_evaluation(tmp_path):
     assert all(row["same_tokens"] == 1 for row in result["rows"])
 
 
+@pytest.mark.slow
 def test_decode(tmp_path):
     rows = ["frames, resized"] * 2 + ["sound"] * 2 + ["both"] * 3
     run_bench(tmp_path, "decode", rows)

@@ -255,6 +255,7 @@ def test_a_killed_run_goes_on_to_the_same_summary(dataset, undisturbed, tmp_path
         assert after[name] == result  # seconds, too: nothing was asked twice
 
 
+@pytest.mark.slow
 def test_two_processes_lose_and_double_nothing(dataset, undisturbed, tmp_path):
     """Started as torchrun starts them, but without torchrun, which takes seconds to start."""
     out = tmp_path / "run"

@@ -177,7 +177,7 @@ def test_docs_show_lines_of_the_patches():
     assert [line for line in shown if line and line not in lines] == []
 
 
-@pytest.mark.some(4)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_applies_runs_and_shows_its_method(recipe, plain, tmp_path, shared_folder):
     flags, check = RECIPES[recipe]

@@ -307,6 +307,11 @@ CONFIGS = [
         '{"model_type": "qwen2_5_omni_thinker", "text_config": {"use_sliding_window": true}}',
         "use_sliding_window",
     ),
+    (
+        '{"model_type": "qwen3_omni_moe_thinker", "audio_end_token_id": 1, '
+        '"text_config": {"mlp_only_layers": [0]}}',
+        "mlp_only_layers",
+    ),
 ]
 
 

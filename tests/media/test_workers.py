@@ -114,6 +114,7 @@ def check_error(error, sample: Sample, path: str) -> None:
 
 
 # ------------------------------------------------------------------ processes that are stuck or die
+@pytest.mark.slow
 def test_stuck_and_crashed_processes_are_replaced_while_others_go_on(tmp_path):
     """One process in native code that never returns and holds the GIL, one that segfaults, one that
     eats memory: each is one sentence, the stuck one after the deadline, and the 30 good tasks

@@ -10,6 +10,7 @@ from tests.runs import small
 from train import run_stage
 
 MACHINE = {"torch": "2.13.0", "device": "x86_64"}
+CLASS = "Qwen3OmniMoeThinkerForConditionalGeneration"
 
 
 def test_a_checkpoint_has_its_card_which_may_be_edited(in_shared_folder, tmp_path):
@@ -23,6 +24,7 @@ def test_a_checkpoint_has_its_card_which_may_be_edited(in_shared_folder, tmp_pat
     assert result.metric_type == "accuracy"
     assert "--prompts_per_step 2" in card.text
     assert str(out) not in card.text
+    assert "`Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(FOLDER)`" in card.text
 
     # the licence is the user's to set: the model still counts as whole
     file.write_text(file.read_text().replace("license: other", "license: apache-2.0"))
@@ -33,9 +35,10 @@ def test_a_checkpoint_has_its_card_which_may_be_edited(in_shared_folder, tmp_pat
 
 def test_a_card_names_base_data_method_and_result_with_its_interval():
     cfg = parse(["--model=Qwen/Qwen2.5-Omni-7B", "--data=/home/me/sets/av/train.jsonl"])
-    text = model_card(cfg, 43, 11_008, Evaluation(43, 11_008, 0.59, 1197), MACHINE)
+    text = model_card(cfg, CLASS, 43, 11_008, Evaluation(43, 11_008, 0.59, 1197), MACHINE)
     card = ModelCard(text)
     assert card.data.base_model == "Qwen/Qwen2.5-Omni-7B"
+    assert f"`{CLASS}.from_pretrained(FOLDER)`" in card.text
     # 1.96 sqrt(0.59 x 0.41 / 1197) = 0.0279
     assert "held-out accuracy 0.590 ± 0.028 (95 %, 1,197 questions, one sample each)" in card.text
     assert "`sets/av/train.jsonl`, stage 2" in card.text
@@ -45,7 +48,7 @@ def test_a_card_names_base_data_method_and_result_with_its_interval():
 
 
 def test_a_run_without_held_out_questions_has_no_result():
-    card = ModelCard(model_card(parse([]), 1, 8, None, MACHINE))
+    card = ModelCard(model_card(parse([]), CLASS, 1, 8, None, MACHINE))
     assert card.data.eval_results is None
     assert "no held-out questions were asked" in card.text
 
@@ -55,7 +58,7 @@ def test_hostile_names_stay_values(name):
     cfg = parse([])
     cfg.data = name
     cfg.given.add("data")
-    card = ModelCard(model_card(cfg, 1, 8, Evaluation(1, 8, 0.5, 10), MACHINE))
+    card = ModelCard(model_card(cfg, CLASS, 1, 8, Evaluation(1, 8, 0.5, 10), MACHINE))
     assert card.data.license == "other"
     assert card.data.eval_results[0].dataset_name == name
 

@@ -404,7 +404,7 @@ def test_a_half_written_checkpoint_is_not_picked_up(copied, finished, tmp_path):
     assert sorted(f.name for f in (copied / "checkpoints").iterdir()) == ["000002", "000004"]
 
 
-@pytest.mark.some(5)
+@pytest.mark.some(2)
 @pytest.mark.parametrize("name", ["shared.pt", "rank0.pt", "optimizer.pt"])
 @pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
 def test_a_damaged_file_is_named_and_nothing_of_the_run_is_lost(
@@ -541,7 +541,7 @@ def test_the_folder_of_a_model_is_no_place_for_a_run(tmp_path):
 
 
 # ------------------------------------------------------------------ damaged logs
-@pytest.mark.some(6)
+@pytest.mark.some(3)
 @pytest.mark.parametrize("damage", ["gone", "short", "torn", "longer", "broken", "headless"])
 @pytest.mark.parametrize("name", ["metrics.jsonl", "completions.jsonl"])
 def test_damaged_logs_do_not_stop_a_run(copied, tmp_path, name, damage):
@@ -643,7 +643,7 @@ def test_what_would_spoil_a_run_is_refused(copied, finished, tmp_path, more, mes
     assert_same_run(copied, finished)
 
 
-@pytest.mark.some(2)
+@pytest.mark.some(1)
 @pytest.mark.parametrize("field", ["question", "answer", "options", "hint", "problem_type"])
 def test_another_text_under_the_same_id_is_refused(tmp_path, toy_folder, field):
     """The fifth of twelve records: it is named."""
