@@ -51,6 +51,8 @@ def memory(cfg: Config, counts: dict[str, int], text, world: int) -> dict[str, f
 
 def held_bytes(cfg: Config, counts: dict[str, int], text, world: int) -> dict[str, float]:
     """Weights, gradients, optimiser state and reference, in bytes."""
+    has_reference = bool(cfg.beta and cfg.stage)  # stage 0 has no KL term
+
     # bf16 weights are always there: they sample
     decoder = counts["decoder"] + counts["head"]
     weights = 2 * (decoder + counts["towers"])
@@ -72,7 +74,7 @@ def held_bytes(cfg: Config, counts: dict[str, int], text, world: int) -> dict[st
             "weights": weights,
             "gradients": 2 * (decoder + towers),
             "optimiser": (4 + 8) * (decoder + towers),
-            "reference": 2 * decoder if cfg.beta else 0,
+            "reference": 2 * decoder if has_reference else 0,
         }
 
     # Full on several: the learner's fp32 shards are their own masters; trained towers are bf16 on
@@ -82,7 +84,7 @@ def held_bytes(cfg: Config, counts: dict[str, int], text, world: int) -> dict[st
         "weights": weights + 4 * decoder / world + gathered,
         "gradients": 4 * decoder / world + 2 * towers,
         "optimiser": 8 * decoder / world + (4 + 8) * towers,
-        "reference": 2 * decoder / world if cfg.beta else 0,
+        "reference": 2 * decoder / world if has_reference else 0,
     }
 
 

@@ -111,6 +111,9 @@ def test_bytes_of_the_7b_by_hand(seven_b):
     assert eight["optimiser"] == pytest.approx(8 * n / 8)
     assert eight["reference"] == pytest.approx(2 * n / 8)
 
+    cold_start = bytes_of("full", 8, "--stage", "0")
+    assert cold_start["reference"] == 0
+
     # towers are not sharded
     both = bytes_of("full", 8, "--train_towers", "true")
     assert both["gradients"] == pytest.approx(4 * n / 8 + 2 * towers)
