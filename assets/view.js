@@ -152,6 +152,7 @@ const CURVES = [
   ["prompts whose hint is on", ["hints"]],
   ["age of replayed completions (steps)", ["replay_age"]],
   ["tokens per second", ["speed_generated", "speed_trained"]],
+  ["share of the GPUs' bf16 peak (MFU)", ["speed_mfu"]],
   ["seconds per step", ["time_rollout", "time_update", "time_tail_max"]],
   ["largest memory so far (GB)", ["memory_gb"]],
   ["largest |sampler - trainer| log-prob", ["sampler_difference_max"]],
