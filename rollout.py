@@ -2,13 +2,13 @@
 
     prefill       every prompt once: keys, values, the state of its last token    Policy.prefill
     decode step   embed the last token of every running completion (N, D)
-                  layer 1 .. : attend to prefix and suffix, join the two          engine/kv_cache.py
+                  layer 1 .. : attend to prefix and suffix, join the two          engine/kv_*.py
                   sample the next token, record its log-prob                      sample_tokens
     compaction    every COMPACT_EVERY steps: take out what has ended
 
 A layer runs once over all running completions. The keys of a prompt, the prefix, are stored and
 read once for all of its completions; only the tokens sampled so far, the suffix, are each one's
-own. engine/kv_cache.py draws this memory.
+own. engine/kv_cache.py draws this memory, which a GPU reads by engine/kv_pieces.py.
 
 The step works on fixed buffers, counts in a tensor and reads no value back to the CPU, so on a GPU
 it runs as a CUDA graph (engine/cuda_graph.py). The weights are the trainer's own tensors: there is
@@ -54,8 +54,8 @@ TAIL = 0.1  # of the completions: when so many or fewer are left, the tail has b
 DRAW_BLOCK = 512  # ids whose probabilities are cumulated one after the other
 COMPACT_EVERY = 8  # decode steps between two looks at which completions have ended
 
-# By the type of device: a suffix is read up to a multiple of this. A long window makes few shapes,
-# and so few CUDA graphs; a short one reads little that is not needed.
+# By the type of device, where keys are not read in pieces: a suffix is read up to a multiple of
+# this. A long window makes few shapes, and so few CUDA graphs; a short one reads little in vain.
 WINDOW = {"cpu": 32, "cuda": 256}
 
 
@@ -223,12 +223,11 @@ def decode_batch(
     policy: Policy, rows: list[PrefillRow], n: int, sampling: Sampling
 ) -> list[list[Completion]]:
     """n completions of each question of these rows: prefill, decode, cut."""
-    prefill = policy.prefill(
-        [row.prompt for row in rows],
-        [row.features for row in rows],
-        [row.questions for row in rows],
-    )
-    return decode_prefill(policy, prefill, n, sampling)
+    prompts = [row.prompt for row in rows]
+    features = [row.features for row in rows]
+    questions = [row.questions for row in rows]
+    # without a name here, so that keys of prompts that have ended can be freed
+    return decode_prefill(policy, policy.prefill(prompts, features, questions), n, sampling)
 
 
 def decode_prefill(
@@ -236,6 +235,7 @@ def decode_prefill(
 ) -> list[list[Completion]]:
     """n completions of each question of a prefill: decode, cut."""
     run = Decoding(policy, prefill, n, sampling)
+    del prefill  # or keys of prompts that have ended would stay
     decode(run)
     return pack(policy, run.tokens, run.logps, n)
 
@@ -345,7 +345,7 @@ class Decoding:
         self.lay_out()
 
     def lay_out(self) -> None:
-        """Set what follows from which completions are left."""
+        """Cut the keys into pieces anew, for the completions that are left."""
         self.pieces: KVPieces | None = None
         if self.reads_pieces:
             text = self.policy.text.config

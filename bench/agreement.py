@@ -10,6 +10,7 @@ between the log-probs that the sampler records and those of the trainer. A row w
 what is allowed makes the program fail. Without a GPU all of it runs on the CPU, but for the graph.
 """
 
+import itertools
 import sys
 from types import SimpleNamespace
 
@@ -19,9 +20,9 @@ from common import arguments, device, make_policy, report, text_prompt
 from step import random_prompts
 from torch import Tensor
 
-from engine.attention import attend, attend_backward
+from engine.attention import Pieces, attend, attend_backward, attend_pieces
 from engine.cuda_graph import CUDA_GRAPH
-from engine.families import DEFAULT_MODEL
+from engine.families import DEFAULT_MODEL, varlen_attention
 from engine.logprobs import TokenLogprobs
 from engine.packed_rows import PackedAttention, packed_layouts
 from model import Features, Policy, load_policy
@@ -77,7 +78,7 @@ def attention_rows(name: str, queries: int, keys: int, causal: bool) -> list[dic
 
 
 def suffix_rows() -> list[dict]:
-    """A decode step's attention to suffixes of which slots are empty, masked by a bias."""
+    """Attention to suffixes of which slots are empty, masked by a bias."""
     n, keys, used = 6, 256, 201
     q = random_half(n, 4, 7, WIDTH)
     k = random_half(n, 4, keys, WIDTH)
@@ -91,6 +92,53 @@ def suffix_rows() -> list[dict]:
     return [
         row("attention with a bias", relative_error(out, theirs), BF16_ERROR),
         row("its log-sum-exps", relative_error(lse, scores.logsumexp(-1)), FP32_ERROR),
+    ]
+
+
+def piece_rows() -> list[dict]:
+    """A decode step's attention to pieces of a stream of keys, of which some are not used."""
+    counts, keys = [5, 256, 77], [0, 5, 300]
+    queries = [0, 7, 35, 49]  # 7, 28 and 14 of them
+    q = random_half(queries[-1], 4, WIDTH)
+    k = random_half(400, 4, WIDTH)
+    v = random_half(400, 4, WIDTH)
+    theirs = []
+    for i, count in enumerate(counts):
+        asked = q[queries[i] : queries[i + 1]].double()  # (queries, 4, d)
+        part = slice(keys[i], keys[i] + count)
+        scores = torch.einsum("qhd,khd->hqk", asked, k[part].double()) / WIDTH**0.5
+        theirs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[part].double()))
+
+    def int32(numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int32, device=device())
+
+    pieces = Pieces(int32(queries), int32([*keys, 0]), int32(counts), 28, max(counts))
+    out, _ = attend_pieces(*(x.to(device()) for x in (q, k, v)), pieces)
+    return [row("attention of pieces", relative_error(out, torch.cat(theirs)), BF16_ERROR)]
+
+
+def tower_rows() -> list[dict]:
+    """The towers' attention to windows of 64, 3 and 16 patches, 16 heads of width 80; on a GPU."""
+    if device().type != "cuda":
+        return []
+    starts = [0, 64, 67, 83]
+    q, k, v, grad = (random_half(1, 16, starts[-1], 80) for _ in range(4))
+    leaves = [in_fp64(x) for x in (q, k, v)]
+    parts = []
+    for start, end in itertools.pairwise(starts):
+        parts.append(F.scaled_dot_product_attention(*(x[:, :, start:end] for x in leaves)))
+    theirs = torch.cat(parts, dim=2)  # (1, H, T, d)
+    their_grads = torch.autograd.grad(theirs, leaves, grad.double())
+
+    ours = [x.to(device()).requires_grad_() for x in (q, k, v)]
+    lengths = torch.tensor(starts, device=device())
+    out, _ = varlen_attention(None, *ours, None, 80**-0.5, lengths, 64)  # (1, T, H, d)
+    out = out.transpose(1, 2)
+    grads = torch.autograd.grad(out, ours, grad.to(device()))
+    error = max(relative_error(a, b) for a, b in zip(grads, their_grads, strict=True))
+    return [
+        row("towers' attention", relative_error(out, theirs), BF16_ERROR),
+        row("towers' attention: gradients", error, BF16_ERROR),
     ]
 
 
@@ -236,6 +284,8 @@ def main() -> None:
     rows = attention_rows("causal", 300, 300, causal=True)
     rows += attention_rows("of completions to a prompt", 70, 300, causal=False)
     rows += suffix_rows()
+    rows += piece_rows()
+    rows += tower_rows()
     rows += packed_rows()
     rows += logprob_rows()
     rows += model_rows()

@@ -2,7 +2,8 @@
 
     python bench/gpu.py --minutes 25
     python bench/gpu.py --minutes 6 --only agreement decode-1x8-P8192
-    python bench/gpu.py --dry              # every program at a tiny size, with or without a GPU
+    python bench/gpu.py --dry              # every program at a tiny size, with or without a GPU,
+                                           # into runs/gpu-dry
 
 A part is one of the other programs, in a process of its own. What it writes is there as soon as it
 ends, in bench/results/gpu/: PART.json the figures, PART.log what it printed, and summary.json how
@@ -12,6 +13,7 @@ it gets what is left.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -107,7 +109,7 @@ def run_part(part: Part, folder: Path, dry: bool, seconds: float) -> dict:
     log = folder / f"{part.name}.log"
     started = time.monotonic()
     with log.open("w") as file:
-        # a session of its own, so that its children end with it
+        # a session of its own, so that a signal reaches its children, too
         process = subprocess.Popen(
             [sys.executable, *words],
             cwd=REPO,
@@ -120,15 +122,24 @@ def run_part(part: Part, folder: Path, dry: bool, seconds: float) -> dict:
             status = process.wait(seconds)
             outcome = "done" if status == 0 else f"failed with {status}"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             outcome = f"stopped after {seconds:.0f} s"
+        finally:
+            stop(process)
     return {
         "part": part.name,
         "command": " ".join(["python", *words]),
         "outcome": outcome,
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a process that runs; torchrun needs a moment to end its workers."""
+    for sign, grace in ((signal.SIGTERM, 10), (signal.SIGKILL, None)):
+        if process.poll() is None:
+            os.killpg(process.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(grace)
 
 
 def main() -> None:
@@ -139,9 +150,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25, help="for all parts together")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="PART")
     parser.add_argument("--dry", action="store_true", help="every program at a tiny size")
-    parser.add_argument("--out", type=Path, default=REPO / "bench" / "results" / "gpu")
+    parser.add_argument("--out", type=Path, help="bench/results/gpu; of a dry run runs/gpu-dry")
     args = parser.parse_args()
-    folder = args.out.resolve()
+    default = REPO / "runs" / "gpu-dry" if args.dry else REPO / "bench" / "results" / "gpu"
+    folder = (args.out or default).resolve()
     folder.mkdir(parents=True, exist_ok=True)
 
     end = time.monotonic() + 60 * args.minutes

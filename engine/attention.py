@@ -7,7 +7,8 @@ The softmax over two sets of keys A and B follows from the softmax over each:
 where a and b are the log-sum-exps of the scores over A and over B. PyTorch's
 scaled_dot_product_attention keeps these numbers to itself, so its kernels are called one level
 below. Packed rows (packed_rows.py) join a prompt and a suffix in this way, and decoding
-(kv_cache.py) joins a prefix stored once per prompt and a suffix stored once per completion.
+(kv_cache.py, kv_pieces.py) joins a prefix stored once per prompt and a suffix stored once per
+completion.
 
 Dimensions: B batch, H query heads, K key-value heads (H is a multiple of K), S queries, L keys, d
 head width.
@@ -83,7 +84,7 @@ def attend_pieces(q: Tensor, k: Tensor, v: Tensor, pieces: "Pieces") -> tuple[Te
             seqused_k=pieces.key_counts,
         )[:2]
 
-    # by hand: all scores, with those of other pieces' keys masked
+    # By hand, in tests alone: all scores, with those of other pieces' keys masked.
     query = torch.arange(len(q), device=q.device)  # (m,)
     piece = torch.searchsorted(pieces.query_starts, query, right=True, out_int32=True) - 1  # (m,)
     place = torch.arange(len(k), device=q.device) - pieces.key_starts[piece][:, None]  # (m, T)
@@ -107,7 +108,8 @@ class Pieces:
 
 
 def has_gpu_kernel(q: Tensor) -> bool:
-    """Flash attention on a GPU takes half precision only."""
+    """Flash attention on a GPU takes half precision only. (And wants an Ampere GPU or a later one,
+    and heads whose width is a multiple of 8.)"""
     return q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16)
 
 

@@ -315,7 +315,7 @@ def load_model(path: str | Path, config, device: torch.device, dtype: torch.dtyp
             path,
             config=config,
             dtype=dtype,
-            attn_implementation=tower_attention(device),
+            attn_implementation=tower_attention(device, dtype),
             output_loading_info=True,
             trust_remote_code=False,  # no code of the folder's own is run
             use_safetensors=True,  # no pickle is opened
@@ -344,12 +344,14 @@ def load_model(path: str | Path, config, device: torch.device, dtype: torch.dtyp
     return model.to(device)
 
 
-def tower_attention(device: torch.device) -> str:
-    """What the towers' attention runs on: flash-attn where it is installed on a GPU, else SDPA.
+def tower_attention(device: torch.device, dtype: torch.dtype) -> str:
+    """What the towers are loaded with: flash-attn where it is installed and the model in half
+    precision on a GPU, else SDPA, which `attend_windows_at_once` may replace.
 
-    (The decoder's attention is `engine.attention.attend`.)
+    (The decoder's attention is that of engine/attention.py.)
     """
-    if device.type == "cuda" and is_flash_attn_2_available():
+    half = dtype in (torch.bfloat16, torch.float16)
+    if device.type == "cuda" and half and is_flash_attn_2_available():
         return "flash_attention_2"
     return "sdpa"
 
@@ -571,7 +573,7 @@ def block(
 
     transformers' own layers run attention over padded batches, which packed rows and the two-part
     KV cache do not have. So training, prefill and decoding come here, and only their `attention`
-    differs. The weights and norms are those of transformers' modules.
+    differs. The weights are those of transformers' modules.
     """
     attn = layer.self_attn
     cos, sin = rotary  # (T, 1, d)

@@ -18,7 +18,9 @@ from engine.families import has_experts
 # first that fits counts.
 PEAKS = {
     "GB200": 2500e12,
+    "GH200": 989e12,
     "B200": 2250e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -41,12 +43,15 @@ PEAKS = {
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Operations per second of a GPU of this name in bf16; None where it is not known.
+    """Operations per second of a GPU of this name in bf16; None where it is not known, and for a
+    part of a GPU (MIG).
 
     >>> peak_flops("NVIDIA H100 80GB HBM3")
     989000000000000.0
     """
     words = set(re.split("[ -]", device_name))
+    if "MIG" in words:
+        return None
     for name, peak in PEAKS.items():
         if words.issuperset(name.split()):
             return peak
@@ -56,7 +61,8 @@ def peak_flops(device_name: str) -> float | None:
 def update_flops(
     text: nn.Module, head: nn.Module, prompt_lengths: list[int], completion_lengths: list[list[int]]
 ) -> float:
-    """Operations of one forward and backward pass over packed rows.
+    """Operations of one forward and backward pass over packed rows, about 2 % too many: the last
+    layer, which skips most of a prompt, counts like the others.
 
     text, head: the decoder and its head. prompt_lengths, completion_lengths: tokens of each row's
     prompt, and of each of its completions.

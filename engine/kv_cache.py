@@ -15,9 +15,10 @@ which the first has two completions):
        about one clip share its prefill
 
 One softmax runs over both sets of keys: each `attend` returns its log-sum-exps, and `join` of
-engine/attention.py puts the two together. `attend` masks padding by a bias, which GPU kernels do
-not take; there engine/kv_pieces.py reads these keys. A CUDA graph may hold `bias`, `append` and
-`attend`, which write in place and read no value back; `keep` changes shapes and stays outside.
+engine/attention.py puts the two together. `attend` masks padding by a bias, which a GPU's kernels
+for half precision do not take; there engine/kv_pieces.py reads these keys. A CUDA graph may hold
+`bias`, `append` and `attend`, which write in place and read no value back; `keep` changes shapes
+and stays outside.
 
 "Prompt" here is what is prefilled once: a question's prompt, or the beginning that the prompts of
 several questions about one clip share.
@@ -138,7 +139,8 @@ class PrefixKV:
     """Keys and values of the prompts: stored once per prompt, read by all of its completions.
 
     lengths: tokens of each of the B prompts. keys, values: per layer (B, P, K, d), right-padded.
-    question_of: (N,) the question that each completion answers; prompt_of: (N,) its prompt.
+    prompt_of: (N,) the prompt of each completion, found by the question that it answers
+    (question_of).
 
     To read a prompt's keys once, its queries must stand side by side: a table of B rows, one per
     prompt, and C columns, as many as completions are left of the prompt that has most. Here B = 2,
@@ -151,8 +153,8 @@ class PrefixKV:
 
     def __init__(self, prefill: Prefill, question_of: Tensor):
         self.lengths = prefill.lengths
-        self.keys = prefill.keys
-        self.values = prefill.values
+        self.keys = list(prefill.keys)  # lists of its own: `keep` changes them
+        self.values = list(prefill.values)
         self.prompt_of = prefill.prompt_of[question_of]  # (N,)
         self._lay_out()
 
@@ -180,8 +182,9 @@ class PrefixKV:
         prompts, self.prompt_of = self.prompt_of[index].unique(return_inverse=True)
         if len(prompts) < len(self.lengths):
             self.lengths = [self.lengths[i] for i in prompts.tolist()]
-            self.keys = [k[prompts] for k in self.keys]
-            self.values = [v[prompts] for v in self.values]
+            for layer in range(len(self.keys)):  # one by one, so that no second copy of all is held
+                self.keys[layer] = self.keys[layer][prompts]
+                self.values[layer] = self.values[layer][prompts]
         self._lay_out()
 
     def attend(self, layer: int, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,8 +241,9 @@ class SuffixKV:
 
     def keep(self, index: Tensor) -> None:
         """Go on with these completions (n,)."""
-        self.keys = [k[index] for k in self.keys]
-        self.values = [v[index] for v in self.values]
+        for layer in range(len(self.keys)):
+            self.keys[layer] = self.keys[layer][index]
+            self.values[layer] = self.values[layer][index]
         self.question_start = self.question_start[index]
 
     def bias(self, slot: Tensor, width: int, dtype: torch.dtype) -> Tensor:

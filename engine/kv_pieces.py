@@ -13,8 +13,11 @@ long prompt in one piece would leave most of it idle (flash decoding). Each piec
 and a log-sum-exp. One softmax over the log-sum-exps of a completion's pieces, its suffix included,
 joins their outputs.
 
-Dimensions: B prompts, N running completions, P prompt tokens, S pieces of the prompt that has most,
-m readings (of one piece by one completion), g = H/K query heads per key-value head, d head width.
+A reading is one piece read by one completion.
+
+Dimensions: B prompts, N running completions, P prompt tokens, Q question tokens, R tokens to be
+sampled, S pieces of the prompt that has most, m readings, H query heads, K key-value heads, g = H/K
+query heads per key-value head, d head width.
 """
 
 import itertools
@@ -25,14 +28,12 @@ from torch import Tensor
 from engine.attention import Pieces, attend_pieces, has_gpu_kernel
 from engine.kv_cache import PrefixKV, SuffixKV
 
-PIECES = (
-    64  # of all prompts together, each read by every key-value head: a GPU has about 132 places
-)
+PIECES = 64  # of all prompts: with 4 key-value heads 256 blocks of work, for 132 processors (H100)
 MIN_PIECE = 256  # tokens: shorter pieces cost more to join than they save
 
 
 def reads_pieces(x: Tensor) -> bool:
-    """Are the keys of a model with such states read in pieces?"""
+    """Are keys read in pieces where the decoder's states are of the type of x, on its device?"""
     return has_gpu_kernel(x)
 
 

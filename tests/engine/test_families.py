@@ -183,7 +183,7 @@ def test_parts_are_found_in_both_layouts(policy):
 
 def test_towers_run_on_sdpa_without_flash_attn(policy):
     assert policy.visual.config._attn_implementation == "sdpa"
-    assert tower_attention(torch.device("cpu")) == "sdpa"
+    assert tower_attention(torch.device("cpu"), torch.bfloat16) == "sdpa"
 
 
 def attend_one_after_the_other(q, k, v, starts_q, starts_k, longest_q, longest_k, *, scale):

@@ -59,6 +59,7 @@ def test_peaks_by_the_names_of_devices(name, teraflops):
 
 def test_a_device_that_is_not_known_has_no_peak():
     assert peak_flops("x86_64") is None
+    assert peak_flops("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None
 
 
 def test_a_token_passes_some_of_the_experts():
