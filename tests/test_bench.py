@@ -85,7 +85,7 @@ def program_of(command: str) -> str:
     return next(word for word in command.split() if word.endswith(".py"))
 
 
-def test_all_that_a_gpu_session_runs(tmp_path):
+def test_every_part_for_a_gpu_runs_small(tmp_path):
     """bench/gpu.py at tiny sizes: every program runs, and its figures are there."""
     done = subprocess.run(
         [sys.executable, BENCH / "gpu.py", "--dry", "--out", tmp_path / "gpu"],
