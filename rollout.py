@@ -40,7 +40,6 @@ from torch import Tensor
 
 from data import Prompt, PromptBuilder, share_prefixes
 from engine.attention import join
-from engine.batching import split_by_tokens
 from engine.cuda_graph import CUDA_GRAPH, Replayed
 from engine.families import block, has_experts, rms_norm
 from engine.kv_cache import Prefill, PrefixKV, SuffixKV
@@ -108,11 +107,10 @@ def generate(
     runs out for a batch, and then also for a half of it.
     """
     rows = prefill_rows(prompts, features, policy.form, share_prefill)
-    costs = [row.cache_tokens(n * sampling.max_new_tokens) for row in rows]
 
     sampling.tail_seconds = 0.0
     completions: list[list[Completion]] = []
-    for batch in split_by_tokens(rows, costs, MAX_CACHE_TOKENS):
+    for batch in split_rows(rows, n, sampling.max_new_tokens, MAX_CACHE_TOKENS):
         completions += decode_or_halve(policy, batch, n, sampling)
     return completions
 
@@ -162,10 +160,6 @@ class PrefillRow:
     features: dict[str, Tensor]
     questions: list[list[int]]
 
-    def cache_tokens(self, new_tokens: int) -> int:
-        """Tokens of KV cache that this row needs, with new_tokens sampled of each question."""
-        return len(self.prompt.ids) + sum(len(q) + new_tokens for q in self.questions)
-
 
 def prefill_rows(
     prompts: list[Prompt],
@@ -183,6 +177,29 @@ def prefill_rows(
         rows.append(PrefillRow(prefix, features[first], questions))
         first += len(questions)
     return rows
+
+
+def split_rows(rows: list[PrefillRow], n: int, r: int, limit: int) -> list[list[PrefillRow]]:
+    """The rows, in order, in batches whose KV cache has at most `limit` tokens, or in a batch of one
+    row. n completions of r tokens of each question."""
+    batches: list[list[PrefillRow]] = []
+    for row in rows:
+        if batches and cache_tokens([*batches[-1], row], n, r) <= limit:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def cache_tokens(rows: list[PrefillRow], n: int, r: int) -> int:
+    """Tokens of the KV cache of a batch, in which all prompts, and all questions, are padded to the
+    longest (engine/kv_cache.py)."""
+    longest_prompt = max(len(row.prompt.ids) for row in rows)
+    question_lengths: list[int] = []
+    for row in rows:
+        question_lengths += [len(question) for question in row.questions]
+    suffix = max(question_lengths) + r
+    return len(rows) * longest_prompt + len(question_lengths) * n * suffix
 
 
 def decode_or_halve(

@@ -1,6 +1,7 @@
 """rollout.py: against transformers' generate, the trainer's log-probs, the distribution itself."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -331,3 +332,21 @@ def test_sampler_follows_the_distribution():
     drawn = draw(p.log().expand(20_000, 4).contiguous(), seeded(0))
     counts = torch.bincount(drawn, minlength=4)
     assert (((counts - 20_000 * p) ** 2) / (20_000 * p)).sum() < 16.3
+
+
+def test_batches_are_cut_by_what_their_padded_cache_takes():
+    """With room for 100 tokens: rows of 20, 20 and 60 prompt tokens, of which the last has two
+    questions of 5 and 2; two completions of 4 tokens each."""
+
+    def row(length, *questions):
+        prompt = SimpleNamespace(ids=[0] * length)
+        return rollout.PrefillRow(prompt, {}, [[0] * n for n in questions])
+
+    rows = [row(20, 0), row(20, 0), row(60, 5, 2), row(20, 0)]
+    assert rollout.cache_tokens(rows[:2], 2, 4) == 2 * 20 + 2 * 2 * 4
+    assert rollout.cache_tokens(rows[2:3], 2, 4) == 60 + 2 * 2 * (5 + 4)
+    assert rollout.cache_tokens(rows[1:3], 2, 4) == 2 * 60 + 3 * 2 * (5 + 4)
+    batches = rollout.split_rows(rows, 2, 4, 100)
+    assert batches == [rows[:2], rows[2:3], rows[3:]]
+    assert rollout.split_rows(rows, 2, 4, 1) == [[row] for row in rows]
+    assert rollout.split_rows([], 2, 4, 100) == []
