@@ -180,8 +180,8 @@ def prefill_rows(
 
 
 def split_rows(rows: list[PrefillRow], n: int, r: int, limit: int) -> list[list[PrefillRow]]:
-    """The rows, in order, in batches whose KV cache has at most `limit` tokens, or in a batch of one
-    row. n completions of r tokens of each question."""
+    """The rows, in order, in batches whose KV cache has at most `limit` tokens, or in a batch of
+    one row. n completions of r tokens of each question."""
     batches: list[list[PrefillRow]] = []
     for row in rows:
         if batches and cache_tokens([*batches[-1], row], n, r) <= limit:
