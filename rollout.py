@@ -39,11 +39,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data import Prompt, PromptBuilder, share_prefixes
-from engine.attention import join
+from engine.attention import has_gpu_kernel, join
 from engine.cuda_graph import CUDA_GRAPH, Replayed
-from engine.families import block, has_experts, rms_norm
+from engine.families import block, has_experts, head_sizes, rms_norm
 from engine.kv_cache import Prefill, PrefixKV, SuffixKV
-from engine.kv_pieces import KVPieces, reads_pieces
+from engine.kv_pieces import KVPieces
 from formats.sample import DataError, Sample
 from media.prompt_format import PromptFormat
 from model import Features, Policy
@@ -329,7 +329,7 @@ class Decoding:
         question_of = questions.repeat_interleave(n)  # (M * n,)
         self.prefix = PrefixKV(prefill, question_of)
         self.suffix = SuffixKV(prefill, question_of, r)
-        self.reads_pieces = reads_pieces(prefill.hidden)
+        self.reads_pieces = has_gpu_kernel(prefill.hidden)
         self.lay_out()
 
         # State of the running completions: all of them, at first
@@ -365,9 +365,8 @@ class Decoding:
         """Cut the keys into pieces anew, for the completions that are left."""
         self.pieces: KVPieces | None = None
         if self.reads_pieces:
-            text = self.policy.text.config
-            group = text.num_attention_heads // text.num_key_value_heads
-            self.pieces = KVPieces(self.prefix, self.suffix, group)
+            heads, kv_heads, _ = head_sizes(self.policy.text.config)
+            self.pieces = KVPieces(self.prefix, self.suffix, heads // kv_heads)
 
     def sample(self) -> None:
         """Sample token t of every completion, ended ones included: `pack` cuts off what follows an

@@ -38,6 +38,17 @@ def row(check: str, error: float, allowed: float) -> dict:
     return {"check": check, "error": error, "allowed": allowed, "ok": str(error <= allowed)}
 
 
+def value_and_gradient_rows(
+    name: str, out: Tensor, theirs: Tensor, grads: tuple, their_grads: tuple, allowed: float
+) -> list[dict]:
+    """A row for an output, within `allowed`, and one for the worst of its gradients."""
+    error = max(relative_error(a, b) for a, b in zip(grads, their_grads, strict=True))
+    return [
+        row(name, relative_error(out, theirs), allowed),
+        row(f"{name}: gradients", error, BF16_ERROR),
+    ]
+
+
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
     """||ours - theirs|| / ||theirs||, in fp64 on the CPU."""
     ours = ours.detach().double().cpu()
@@ -70,11 +81,9 @@ def attention_rows(name: str, queries: int, keys: int, causal: bool) -> list[dic
     q, k, v, grad = (x.to(device()) for x in (q, k, v, grad))
     out, lse = attend(q, k, v, causal)
     grads = attend_backward(grad, q, k, v, out, lse, causal)
-    error = max(relative_error(a, b) for a, b in zip(grads, their_grads, strict=True))
-    return [
-        row(f"attention, {name}", relative_error(out, theirs), BF16_ERROR),
-        row(f"attention, {name}: gradients", error, BF16_ERROR),
-    ]
+    return value_and_gradient_rows(
+        f"attention, {name}", out, theirs, grads, their_grads, BF16_ERROR
+    )
 
 
 def suffix_rows() -> list[dict]:
@@ -135,11 +144,7 @@ def tower_rows() -> list[dict]:
     out, _ = varlen_attention(None, *ours, None, 80**-0.5, lengths, 64)  # (1, T, H, d)
     out = out.transpose(1, 2)
     grads = torch.autograd.grad(out, ours, grad.to(device()))
-    error = max(relative_error(a, b) for a, b in zip(grads, their_grads, strict=True))
-    return [
-        row("towers' attention", relative_error(out, theirs), BF16_ERROR),
-        row("towers' attention: gradients", error, BF16_ERROR),
-    ]
+    return value_and_gradient_rows("towers' attention", out, theirs, grads, their_grads, BF16_ERROR)
 
 
 def packed_rows() -> list[dict]:
@@ -165,11 +170,7 @@ def packed_rows() -> list[dict]:
     ours = [x.to(device()).requires_grad_() for x in (q, k, v)]
     out = PackedAttention.apply(*ours, layout)
     grads = torch.autograd.grad(out, ours, grad.to(device()))
-    error = max(relative_error(a, b) for a, b in zip(grads, their_grads, strict=True))
-    return [
-        row("packed row", relative_error(out, theirs), BF16_ERROR),
-        row("packed row: gradients", error, BF16_ERROR),
-    ]
+    return value_and_gradient_rows("packed row", out, theirs, grads, their_grads, BF16_ERROR)
 
 
 # ------------------------------------------------------------------------------ log-probs
@@ -189,11 +190,7 @@ def logprob_rows() -> list[dict]:
     ours = [x.to(device()).requires_grad_() for x in (hidden, weight)]
     logp, _ = TokenLogprobs.apply(*ours, targets.to(device()), banned.to(device()), 1.0)
     grads = torch.autograd.grad(logp, ours, grad.to(device()))
-    error = max(relative_error(a, b) for a, b in zip(grads, their_grads, strict=True))
-    return [
-        row("log-probs", relative_error(logp, theirs), FP32_ERROR),
-        row("log-probs: gradients", error, BF16_ERROR),
-    ]
+    return value_and_gradient_rows("log-probs", logp, theirs, grads, their_grads, FP32_ERROR)
 
 
 # ------------------------------------------------------------------------------ the model

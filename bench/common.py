@@ -201,14 +201,6 @@ def copy_bandwidth() -> float:
     return 2 * source.nbytes / seconds["median"]
 
 
-def matmul_rate() -> float:
-    """Operations per second of this GPU in a bf16 product of two 8192 x 8192 matrices."""
-    a = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
-    b = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
-    seconds = timed(lambda: a @ b, 10)
-    return 2 * 8192**3 / seconds["median"]
-
-
 def process_status(name: str) -> int:
     """A line of /proc/self/status, in kB."""
     lines = Path("/proc/self/status").read_text().splitlines()

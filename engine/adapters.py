@@ -131,17 +131,21 @@ def save_adapters(model: nn.Module, folder: Path, base: str) -> None:
     config = copy.copy(model.peft_config["default"])
     config.base_model_name_or_path = base
     layers = adapted_layers(model)
-    config.target_modules = pattern_of(layers)
-    if has_experts(model.config.text_config):
-        short = [name.replace("model.language_model.", "model.", 1) for name in layers]
-        long = [name.replace("model.layers.", "model.language_model.layers.", 1) for name in short]
-        config.target_modules = sorted({*short, *long})
+    listed = has_experts(model.config.text_config)
+    config.target_modules = both_names(layers) if listed else pattern_of(layers)
     config.save_pretrained(folder)
 
 
 def adapted_layers(model: nn.Module) -> list[str]:
     """The names of the layers that have adapters."""
     return [name for name, layer in model.named_modules() if hasattr(layer, "lora_A")]
+
+
+def both_names(names: list[str]) -> list[str]:
+    """The names of these layers in both versions of transformers."""
+    short = [name.replace("model.language_model.", "model.", 1) for name in names]
+    long = [name.replace("model.layers.", "model.language_model.layers.", 1) for name in short]
+    return sorted({*short, *long})
 
 
 def pattern_of(names: list[str]) -> str:

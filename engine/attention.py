@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, causal: bool = False, bias: Tensor | None = None
@@ -62,7 +64,19 @@ def attend_backward(
     return attend_by_hand_backward(grad, q, k, v, out, lse, causal)
 
 
-def attend_pieces(q: Tensor, k: Tensor, v: Tensor, pieces: "Pieces") -> tuple[Tensor, Tensor]:
+@dataclass
+class Pieces:
+    """Which queries read which keys, for `attend_pieces`. Piece i has the queries from
+    query_starts[i] up to query_starts[i + 1], and key_counts[i] keys from key_starts[i] on."""
+
+    query_starts: Tensor  # (pieces + 1,) int32
+    key_starts: Tensor  # (pieces + 1,) int32; the last one is not used
+    key_counts: Tensor  # (pieces,) int32
+    max_queries: int
+    max_keys: int
+
+
+def attend_pieces(q: Tensor, k: Tensor, v: Tensor, pieces: Pieces) -> tuple[Tensor, Tensor]:
     """`attend` for many pieces at once, each with queries and keys of its own.
 
     q (m, K, d); k and v (T, K, d), a query head for each key-value head. Returns (m, K, d), and the
@@ -95,22 +109,10 @@ def attend_pieces(q: Tensor, k: Tensor, v: Tensor, pieces: "Pieces") -> tuple[Te
     return out[0].transpose(0, 1), lse[0]
 
 
-@dataclass
-class Pieces:
-    """Which queries read which keys, for `attend_pieces`. Piece i has the queries from
-    query_starts[i] up to query_starts[i + 1], and key_counts[i] keys from key_starts[i] on."""
-
-    query_starts: Tensor  # (pieces + 1,) int32
-    key_starts: Tensor  # (pieces + 1,) int32; the last one is not used
-    key_counts: Tensor  # (pieces,) int32
-    max_queries: int
-    max_keys: int
-
-
 def has_gpu_kernel(q: Tensor) -> bool:
     """Flash attention on a GPU takes half precision only. (And wants an Ampere GPU or a later one,
     and heads whose width is a multiple of 8.)"""
-    return q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16)
+    return q.device.type == "cuda" and q.dtype in HALF
 
 
 # ------------------------------------------------------------------ by hand

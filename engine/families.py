@@ -36,7 +36,7 @@ from transformers import CONFIG_MAPPING, AutoTokenizer
 from transformers.utils import cached_file, is_flash_attn_2_available
 
 from engine.adapter_folder import root_of
-from engine.attention import has_gpu_kernel
+from engine.attention import HALF, has_gpu_kernel
 from formats.sample import DataError, first_line
 from media.decode import MediaSettings
 from media.features import audio_tokens
@@ -350,8 +350,7 @@ def tower_attention(device: torch.device, dtype: torch.dtype) -> str:
 
     (The decoder's attention is that of engine/attention.py.)
     """
-    half = dtype in (torch.bfloat16, torch.float16)
-    if device.type == "cuda" and half and is_flash_attn_2_available():
+    if device.type == "cuda" and dtype in HALF and is_flash_attn_2_available():
         return "flash_attention_2"
     return "sdpa"
 
@@ -363,11 +362,11 @@ def attend_windows_at_once(towers: list[nn.Module | None]) -> None:
     With SDPA transformers calls a kernel for each window of each frame, thousands of times for one
     step's clips.
     """
-    transformers.AttentionInterface.register(VARLEN, varlen_attention)
     for tower in towers:
         if tower is None or not has_gpu_kernel(next(tower.parameters())):
             continue
         if tower.config._attn_implementation == "sdpa":
+            transformers.AttentionInterface.register(VARLEN, varlen_attention)
             tower.config._attn_implementation = VARLEN
 
 
@@ -410,6 +409,12 @@ def named_parts(config, modules: ModelParts) -> list[tuple[str, nn.Module]]:
     names = FAMILIES[config.model_type].part_names
     pairs = zip(names, modules, strict=True)
     return [(name, module) for name, module in pairs if module is not None]
+
+
+def head_sizes(text) -> tuple[int, int, int]:
+    """(query heads, key-value heads, width of a head) of the decoder with this config."""
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return text.num_attention_heads, text.num_key_value_heads, width
 
 
 def has_experts(text) -> bool:

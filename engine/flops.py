@@ -12,7 +12,7 @@ import re
 
 from torch import nn
 
-from engine.families import has_experts
+from engine.families import has_experts, head_sizes
 
 # Dense bf16 operations per second by the makers' data sheets, by words of the device's name. The
 # first that fits counts.
@@ -78,9 +78,8 @@ def update_flops(
             visible += p * r + r * r / 2
 
     config = text.config
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    queries = config.num_attention_heads * width
-    attention = 12 * config.num_hidden_layers * queries * visible
+    heads, _, width = head_sizes(config)
+    attention = 12 * config.num_hidden_layers * heads * width * visible
     share = 1.0
     if has_experts(config):
         share = config.num_experts_per_tok / config.num_experts

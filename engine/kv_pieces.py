@@ -25,16 +25,11 @@ import itertools
 import torch
 from torch import Tensor
 
-from engine.attention import Pieces, attend_pieces, has_gpu_kernel
+from engine.attention import Pieces, attend_pieces
 from engine.kv_cache import PrefixKV, SuffixKV
 
 PIECES = 64  # of all prompts: with 4 key-value heads 256 blocks of work, for 132 processors (H100)
 MIN_PIECE = 256  # tokens: shorter pieces cost more to join than they save
-
-
-def reads_pieces(x: Tensor) -> bool:
-    """Are keys read in pieces where the decoder's states are of the type of x, on its device?"""
-    return has_gpu_kernel(x)
 
 
 class KVPieces:

@@ -24,7 +24,13 @@ import sys
 from dataclasses import replace
 
 from config import Config, parse
-from engine.families import DEFAULT_MODEL, has_experts, load_config, parameter_counts
+from engine.families import (
+    DEFAULT_MODEL,
+    has_experts,
+    head_sizes,
+    load_config,
+    parameter_counts,
+)
 from engine.logprobs import LOGIT_CHUNK
 from engine.optim import BUCKET
 from rollout import MAX_CACHE_TOKENS
@@ -86,12 +92,6 @@ def held_bytes(cfg: Config, counts: dict[str, int], text, world: int) -> dict[st
         "optimiser": 8 * decoder / world + (4 + 8) * towers,
         "reference": 2 * decoder / world if has_reference else 0,
     }
-
-
-def head_sizes(text) -> tuple[int, int, int]:
-    """(query heads, key-value heads, width of a head) of a decoder."""
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return text.num_attention_heads, text.num_key_value_heads, width
 
 
 def rollout_bytes(cfg: Config, text, world: int) -> int:

@@ -1,8 +1,11 @@
 """Stand-ins for the models that are asked: canned replies, a local server, tiny random models."""
 
+import contextlib
 import json
+import threading
 import time
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
@@ -56,6 +59,15 @@ class Server(BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[str]:
+    """Within, a `Server` runs: its address."""
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}/v1"
+    http.shutdown()
 
 
 def send(content: bytes, code: int = 200, every: float = 0.0, reason: str | None = None, **head):

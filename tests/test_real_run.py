@@ -13,9 +13,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import threading
 import zipfile
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,7 @@ from config import Config, parse
 from engine.families import DEFAULT_MODEL, load_tokenizer_and_config, parameter_counts
 from run.memory import memory
 from tests import layouts_sound
-from tests.chat_fakes import Server
+from tests.chat_fakes import Server, serving
 from tests.layouts_sound import write_json, write_video
 from tests.runs import REPO, rows_of
 from tools.tiny_model import token_fields
@@ -238,10 +236,8 @@ def download(command: str) -> None:
 
 @pytest.fixture(scope="module")
 def server():
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{http.server_port}/v1"
-    http.shutdown()
+    with serving() as address:
+        yield address
 
 
 @pytest.fixture

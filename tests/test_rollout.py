@@ -129,7 +129,7 @@ def test_a_recorded_step_replays_like_a_fresh_one(
 ):
     """Every step but the first of a shape comes from the recording; tokens and log-probs are those
     of steps run as written."""
-    monkeypatch.setattr(rollout, "reads_pieces", lambda x: pieces)
+    monkeypatch.setattr(rollout, "has_gpu_kernel", lambda x: pieces)
     prefill = policy.prefill(prompts, features)
     run, recordings = decode_recorded(monkeypatch, policy, prefill, 2, greedy(60))
     assert len(recordings) >= 2
@@ -252,7 +252,7 @@ def test_bf16_sampler_drifts_little_from_the_bf16_trainer(
 ):
     """In bf16 two ways to the same state round differently: log-probs are fp32 and differ by
     hundredths, and the ratio starts near 1."""
-    monkeypatch.setattr(rollout, "reads_pieces", lambda x: pieces)
+    monkeypatch.setattr(rollout, "has_gpu_kernel", lambda x: pieces)
     prompts = prompts[:2]  # bf16 is slow on a CPU
     features = Features(bf16_policy).of(prompts)
     groups = generate(bf16_policy, prompts, features, 2, Sampling(12, generator=seeded(0)))

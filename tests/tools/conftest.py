@@ -1,19 +1,14 @@
 """Fixtures of the tools' tests: a local server, a tiny model that hears."""
 
-import threading
-from http.server import ThreadingHTTPServer
-
 import pytest
 
-from tests.chat_fakes import Server, save_tiny_qwen2_audio
+from tests.chat_fakes import Server, save_tiny_qwen2_audio, serving
 
 
 @pytest.fixture(scope="session")
 def server_address():
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{http.server_port}/v1"
-    http.shutdown()
+    with serving() as address:
+        yield address
 
 
 @pytest.fixture
