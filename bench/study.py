@@ -2,6 +2,7 @@
 
     python bench/study.py                  # every run that is not done yet, then the report: hours
     python bench/study.py --parts methods  # one part
+    python bench/study.py --cost           # every method once, alone: CPU-seconds of its steps
     python bench/study.py --quick          # a small one into runs/study-quick: minutes
     python bench/study.py --report         # tables and pictures from the results that are there
 
@@ -10,6 +11,9 @@ where they were; finished ones are lines of bench/results/study.jsonl and are no
 that file away to measure all anew). Every method first finds its own learning rate on other seeds:
 it climbs through RATES until the mean accuracy over all evaluations gets worse. Held-out questions
 are answered HELDOUT_SAMPLES times, those of the tuning seeds once.
+
+Runs share their cores with others, and may come from several machines. So CPU-seconds are those of
+--cost: one run of every method after the other, on one quiet machine, without evaluations.
 
     study_runs.py          cells, parts, and the results that are there
     study_statistics.py    curves, savings, intervals
@@ -209,6 +213,39 @@ def run_cells(plan: Plan, cells: list[Cell]) -> None:
     run_all(plan, jobs)
 
 
+def measure_costs(plan: Plan) -> None:
+    """CPU-seconds of every step of every method that has results, one run after the other, into
+    study-cost.jsonl anew: seconds of different machines are not to be compared."""
+    findings = Findings(plan)
+    costs = []
+    for method in plan.methods:
+        if not findings.runs(method):
+            continue
+        rate = findings.rate(method)
+        seed = plan.seeds[0]
+        out = plan.work / f"cost-{name_of(method.flags, rate, seed)}"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        flags = {"--lr": rate, "--seed": seed, "--out": out, "--log_rollouts": 0}
+        flags["--eval_every"] = 0  # stands after that of the method's flags, so it wins
+        call(plan, out, "train.py", *plan.common, *method.flags, **flags)
+
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        seconds = [round(line["time_cpu"], 3) for line in lines if "loss" in line]
+        costs.append(
+            {
+                "flags": list(method.flags),
+                "preset": preset_of(method.flags),
+                "rate": rate,
+                "seed": seed,
+                "cpu": seconds,
+            }
+        )
+        print(f"{sum(seconds):6.1f} CPU-seconds: {method.name}", flush=True)
+        shutil.rmtree(out)
+    plan.costs.write_text("".join(json.dumps(cost) + "\n" for cost in costs))
+
+
 def tuning_jobs(plan: Plan, methods: list[Cell]) -> list[Job]:
     """The tuning runs that are missing, of the next learning rate of each method."""
     done = read_results(plan.results)
@@ -243,6 +280,12 @@ def main() -> None:
         action="store_true",
         help="GRPO and both AVATARs, two seeds, 20-32 steps, 80 questions, into runs/study-quick",
     )
+    parser.add_argument(
+        "--cost",
+        action="store_true",
+        help="measure the CPU-seconds of every method that has results, one run after the other; "
+        "let nothing else run meanwhile",
+    )
     parser.add_argument("--report", action="store_true", help="run nothing")
     args = parser.parse_args()
 
@@ -265,7 +308,9 @@ def main() -> None:
         page = REPO / "bench" / "STUDY.md"
         cells = chosen_cells(args.parts, args.cells)
         plan = Plan(folder / "study.jsonl", REPO / "runs" / "study", cores=args.cores)
-    if not args.report:
+    if args.cost:
+        measure_costs(plan)
+    elif not args.report:
         run_cells(plan, cells)
     report(plan, page, folder)
 

@@ -51,15 +51,14 @@ def draw_pictures(
         captions[f"study-{name}.png"] = caption
 
     methods = {name: runs[name] for name in runs if name not in CONTROLS}
-    save("curves", f"Accuracy and reward of the methods, {OVER_SEEDS}", curves_picture(methods))
+    with_cpu = findings.with_cpu()
+    caption = f"Accuracy and reward of the methods, {OVER_SEEDS}"
+    save("curves", caption, curves_picture(methods, with_cpu))
     if runs.keys() & CONTROLS:
         shown = {"GRPO", "AVATAR fast"} | CONTROLS
+        controls = {name: runs[name] for name in runs if name in shown}
         caption = f"Accuracy and reward of the rows that keep the comparison honest, {OVER_SEEDS}"
-        save(
-            "controls",
-            caption,
-            curves_picture({name: runs[name] for name in runs if name in shown}),
-        )
+        save("controls", caption, curves_picture(controls, with_cpu))
     names = [name for name in methods if name in savings["completions"]]
     if names:
         caption = (
@@ -78,12 +77,14 @@ def draw_pictures(
     return captions
 
 
-def curves_picture(runs: dict[str, list[dict]]):
-    """Accuracy against completions and CPU-seconds, and reward against completions."""
+def curves_picture(runs: dict[str, list[dict]], with_cpu: dict[str, list[dict]]):
+    """Accuracy against completions and CPU-seconds, and reward against completions. with_cpu: the
+    runs whose CPU-seconds may be compared, by method."""
     figure, axes = plt.subplots(1, 3, figsize=(18, 6), layout="constrained")
     for name in runs:
         plot_accuracy(axes[0], runs[name], 1, name)
-        plot_accuracy(axes[1], runs[name], 2, name)
+        if name in with_cpu:
+            plot_accuracy(axes[1], with_cpu[name], 2, name)
         band(axes[2], *over_steps(runs[name], "reward"), name)
     axes[0].set(xlabel="fresh completions", ylabel="held-out accuracy")
     axes[1].set(xlabel="CPU-seconds of training", ylabel="held-out accuracy")
@@ -113,7 +114,8 @@ def savings_picture(savings: dict[str, dict[str, list[dict]]], names: list[str])
     of the completions, half of the CPU-seconds."""
     figure, axes = plt.subplots(1, 2, figsize=(15, 5), layout="constrained")
     plot_savings(axes[0], savings["completions"], names, "fresh completions", goal=5)
-    plot_savings(axes[1], savings["cpu"], names, "CPU-seconds", goal=2)
+    costed = [name for name in names if name in savings["cpu"]]
+    plot_savings(axes[1], savings["cpu"], costed, "CPU-seconds", goal=2)
     axes[0].legend(fontsize=9)
     return figure
 

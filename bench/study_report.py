@@ -85,11 +85,12 @@ def budget_table(findings: Findings) -> str:
     """What each method spends: a group is the completions of one prompt that are trained on
     together, in one step."""
     rows = []
+    with_cpu = findings.with_cpu()
     for name, runs in findings.of_methods().items():
         prompts = sum(run["prompts"] for run in runs)
         completions = sum(run["generated"][-1] for run in runs)
         groups = sum(run["groups"] for run in runs)
-        cpu_seconds = sum(run["evals"][-1][2] for run in runs)
+        cpu_seconds = sum(run["evals"][-1][2] for run in with_cpu.get(name, []))
         rows.append(
             [
                 name,
@@ -98,14 +99,14 @@ def budget_table(findings: Findings) -> str:
                 str(len(runs[0]["generated"])),
                 f"{completions / len(runs):,.0f}",
                 f"{groups / prompts:.2f}",
-                f"{1000 * cpu_seconds / completions:.0f}",
+                f"{1000 * cpu_seconds / completions:.0f}" if cpu_seconds else "",
                 f"{interval([final(run) for run in runs])[0]:.3f}",
             ]
         )
     return table(
         "What each method spends",
         "Updates per prompt: groups trained on, fresh and replayed, per prompt asked. CPU-seconds: "
-        "of training, without evaluations, per 1,000 fresh completions.",
+        "of training, without evaluations, per 1,000 fresh completions, on one core.",
         [
             "method",
             "learning rate",
@@ -122,7 +123,7 @@ def budget_table(findings: Findings) -> str:
 
 def savings_of_methods(findings: Findings, axis: str) -> dict[str, list[dict]]:
     """`savings` of every method but GRPO at every target, and at the best that GRPO reaches."""
-    runs = findings.of_methods()
+    runs = findings.with_cpu() if axis == "cpu" else findings.of_methods()
     if "GRPO" not in runs:
         return {}
     by_method = {}

@@ -11,6 +11,7 @@ presets have changed, and its methods took one update per rollout.
 """
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,8 @@ PARTS: dict[str, Part] = {
 # ------------------------------------------------------------------------------ results
 @dataclass
 class Plan:
-    """Where and what. common: flags of every run; methods: those that tune a learning rate."""
+    """Where and what. common: flags of every run; methods: those that tune a learning rate; costs:
+    where `--cost` writes, beside the results."""
 
     results: Path
     work: Path
@@ -147,6 +149,10 @@ class Plan:
     rates: tuple[float, ...] = RATES
     first_rate: float = 1e-4
     cores: int = 2
+
+    @property
+    def costs(self) -> Path:
+        return self.results.with_name(f"{self.results.stem}-cost.jsonl")
 
 
 def preset_of(flags: tuple[str, ...]) -> dict:
@@ -234,13 +240,28 @@ def climb(
     return plan.rates[best], None
 
 
+# ------------------------------------------------------------------------------ CPU-seconds
+def at_cost(run: dict, seconds: list[float]) -> dict:
+    """A run with other CPU-seconds at its evaluations. seconds: of each step, of a run with the
+    same flags that had a quiet machine to itself."""
+    spent = [0.0, *itertools.accumulate(seconds)]
+    evals = []
+    for step, generated, _, accuracy in run["evals"]:
+        evals.append([step, generated, round(spent[step], 1), accuracy])
+    return run | {"evals": evals}
+
+
 class Findings:
     """The results at hand. rates: the learning rate of every method whose tuning is done; other
-    cells use that of the method that they are `like`."""
+    cells use that of the method that they are `like`. costs: CPU-seconds of each step, by flags,
+    from `bench/study.py --cost`; {}: not measured, and each run's own count."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
         self.done = read_results(plan.results)
+        self.costs: dict[tuple[str, ...], list[float]] = {}
+        for cost in read_results(plan.costs).values():
+            self.costs[tuple(cost["flags"])] = cost["cpu"]
         self.rates: dict[str, float] = {}
         for method in plan.methods:
             if not method.like:
@@ -260,3 +281,15 @@ class Findings:
         """{method: its results}, of those that have any."""
         runs = {method.name: self.runs(method) for method in self.plan.methods}
         return {name: results for name, results in runs.items() if results}
+
+    def with_cpu(self) -> dict[str, list[dict]]:
+        """`of_methods` of those whose CPU-seconds may be compared: all measured by `--cost` on one
+        machine, or, where there is no such file, all as they ran."""
+        if not self.costs:
+            return self.of_methods()
+        costed = {}
+        for method in self.plan.methods:
+            runs = self.runs(method)
+            if runs and method.flags in self.costs:
+                costed[method.name] = [at_cost(run, self.costs[method.flags]) for run in runs]
+        return costed

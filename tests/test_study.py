@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 import toy
-from bench.study import repeat_questions, run_all
+from bench.study import measure_costs, repeat_questions, run_all
 from bench.study_report import part_table, report, savings_of_methods, savings_table
 from bench.study_runs import (
     METHOD_CELLS,
@@ -224,6 +224,39 @@ def test_tables_of_known_results(tmp_path):
     assert row == "| AVATAR | 2 | 800 | 695 | 0.705 ± 0.064 | +0.350 ± 0.000 | +3.7 | agrees |"
 
 
+def test_cpu_seconds_are_those_of_the_runs_that_had_the_machine_alone(tmp_path):
+    """An evaluation after two steps of 3 and 4 seconds stands at 7, whatever the run itself took; a
+    method that was not measured has no CPU-seconds beside those that were."""
+    methods = tuple(cell for cell in METHOD_CELLS if cell.name in ("GRPO", "AVATAR"))
+    plan = Plan(
+        tmp_path / "r.jsonl",
+        tmp_path,
+        methods=methods,
+        seeds=(0,),
+        tuning=(7,),
+        rates=(1e-3,),
+        first_rate=1e-3,
+    )
+    runs = []
+    for method in methods:
+        runs.append(make_run([0.1, 0.2, 0.3], method.flags, 1e-3, 0))
+        runs.append(make_run([0.1, 0.2, 0.3], tuning_flags(method.flags), 1e-3, 7))
+    write_runs(plan.results, runs)
+    own = Findings(plan).with_cpu()
+    assert set(own) == {"GRPO", "AVATAR"}
+    assert [evaluation[2] for evaluation in own["GRPO"][0]["evals"]] == [0, 10, 20]
+
+    cost = {"flags": list(methods[0].flags), "preset": METHODS["grpo"], "rate": 1e-3, "seed": 0}
+    write_runs(plan.costs, [cost | {"cpu": [3.0, 4.0]}])
+    measured = Findings(plan).with_cpu()
+    assert set(measured) == {"GRPO"}
+    assert measured["GRPO"][0]["evals"] == [
+        [0, 0, 0.0, 0.1],
+        [1, 100, 3.0, 0.2],
+        [2, 200, 7.0, 0.3],
+    ]
+
+
 @pytest.mark.slow
 def test_the_report_of_the_recorded_results_is_the_page(tmp_path):
     """Tables and numbers to the letter. (Pictures depend on the version of matplotlib.)"""
@@ -290,6 +323,13 @@ def test_a_study_is_run_and_goes_on(tmp_path):
         "study-tiers.png",
         "study.json",
     ]
+    measure_costs(plan)
+    costed = Findings(plan).with_cpu()
+    for cell in cells:
+        cost = Findings(plan).costs[cell.flags]
+        assert len(cost) == 3
+        assert costed[cell.name][0]["evals"][-1][2] == pytest.approx(sum(cost), abs=0.1)
+
     numbers = json.loads((tmp_path / "pictures" / "study.json").read_text())
     assert numbers["learning_rates"] == {"GRPO": 1e-4, "AVATAR": 1e-4}
     with pytest.raises(RuntimeError, match="1 of 1 runs failed"):
