@@ -28,15 +28,17 @@ AVATAR = {  # the paper's own numbers
     "tas_shape": "u",
     "hint_patience": 3,
     "hint_kl": 0.1,
+    "hint_teacher": 0.0,
 }
 AVATAR_FAST = AVATAR | {  # ours: what the study found to need the fewest completions
     "fresh": 2,
     "replayed": 6,
-    "updates": 4,
+    "updates": 2,
     "baseline": "shrunk",
     "clip": "cispo",
     "loss_norm": "token",
     "beta": 0.0,
+    "hint_teacher": 0.3,
 }
 GRPO = AVATAR | {  # the baseline: no replay, uniform weights, no hints
     "fresh": 8,
@@ -108,7 +110,8 @@ class Common:
     method: str = flag(
         "avatar",
         "preset of the flags below: avatar (the paper's numbers), avatar_fast (ours: fewer fresh "
-        "completions, four updates per rollout), grpo (the baseline), tas_only, replay_only",
+        "completions, two updates per rollout, the hint as a teacher), grpo (the baseline), "
+        "tas_only, replay_only",
         choices=tuple(METHODS),
     )
     model: str = flag("", "model folder or hub name; empty: the bundled tiny model")
@@ -199,6 +202,13 @@ class Replay:
         0,
         1,
     )
+    hint_teacher: float | None = flag(
+        None,
+        "weight c of the hint as a teacher: it adds c (log pi(y_t | q, hint) - log pi(y_t | q)) to "
+        "a token's advantage, c falling to 0 over the run (avatar_fast 0.3); 0 = off",
+        0,
+        100,
+    )
 
 
 @dataclass
@@ -207,7 +217,7 @@ class Update:
 
     updates: int | None = flag(
         None,
-        "optimiser steps per rollout; replay is drawn anew for each (1; avatar_fast 4)",
+        "optimiser steps per rollout; replay is drawn anew for each (1; avatar_fast 2)",
         1,
         1000,
     )

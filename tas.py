@@ -3,8 +3,10 @@
     group_advantages     A_i = (R_i - mean R) / (std R + 1e-4)      fresh completions (GRPO)
     replay_advantages    A_i = (R_i - Rbar(q)) / (std R + 1e-4)     replayed ones, against the VCRS
     temporal_weights     w_t = 1 + lambda (2 t/(L-1) - 1)^2         plan and answer weigh more
+    hint_gains           g_t = log pi(y_t | q, hint) / pi(y_t | q)  the hint as a teacher
+    token_advantages     A_t = w_t A + c g_t                        c = 0 in the paper
     importance_ratio     r_t = pi_theta / pi_behaviour              per token, or per completion
-    clipped_is_loss      -min(r A_t, clip(r, 1-eps, 1+eps) A_t)     A_t = w_t A; or CISPO
+    clipped_is_loss      -min(r A_t, clip(r, 1-eps, 1+eps) A_t)     or CISPO
     kl_k3                exp(d) - d - 1, d = log pi_ref - log pi    not weighted by TAS
     loss_weights         J = J_on + alpha J_off                     what one token's loss counts
 
@@ -32,6 +34,7 @@ LEVELS = ("token", "sequence")  # of the importance ratio
 CLIPS = ("ppo", "cispo")
 NORMS = ("sequence", "token")  # what the loss is a mean over
 BASELINES = ("group", "shrunk")  # of the fresh completions
+HINT_GAIN_MAX = 1.0  # nats
 PRIOR = 2.0  # as how many completions of a prompt the step's mean counts in a shrunk baseline
 
 
@@ -121,6 +124,26 @@ def temporal_weights(mask: Tensor, lam: float = 0.3, shape: str = "u") -> Tensor
     return (1 + lam * SHAPES[shape](tt)) * mask  # (N, R)
 
 
+def hint_gains(hinted_logp: Tensor, logp: Tensor) -> Tensor:
+    """g = log pi(y_t | q, hint) - log pi(y_t | q), between -1 and 1: any shape.
+
+    What the policy would rather have written with the hint in sight has a gain above 0. Both are
+    of the policy that sampled y. The log of a ratio has no bound, and one token that a hint rules
+    out would outweigh all the others: hence HINT_GAIN_MAX. The idea is on-policy self-distillation
+    (OPSD, arXiv 2601.18734); RLSD (arXiv 2604.03128) multiplies with it instead.
+    """
+    return (hinted_logp - logp).clamp(-HINT_GAIN_MAX, HINT_GAIN_MAX)
+
+
+def token_advantages(advantages: Tensor, weights: Tensor, hint_bonus: Tensor) -> Tensor:
+    """A_t = w_t A + c g_t: (N, R).
+
+    advantages (N,), weights (N, R) from temporal_weights, hint_bonus (N, R): c g_t, 0 where there
+    is no hint, on padding, and without --hint_teacher.
+    """
+    return advantages[:, None] * weights + hint_bonus  # (N, R)
+
+
 # ------------------------------------------------------------------------------ ratio, loss, KL
 def importance_ratio(
     logp: Tensor, behaviour_logp: Tensor, mask: Tensor, level: str = "token"
@@ -151,7 +174,6 @@ def clipped_is_loss(
     ratio: Tensor,
     logp: Tensor,
     advantages: Tensor,
-    weights: Tensor,
     clip: str = "ppo",
     eps: float = 0.2,
     eps_high: float = 0.0,
@@ -165,13 +187,13 @@ def clipped_is_loss(
                 every token keeps a gradient, of bounded weight (arXiv 2506.13585, which has no
                 lower bound either; V-trace's rho, arXiv 1802.01561, is the same weight)
 
-    ratio (N, R) from importance_ratio; logp (N, R) under the policy now; advantages (N,); weights
-    (N, R) from temporal_weights, 0 on padding, and with them the loss. eps_high: upper half-width
-    of the clip when it differs (0: eps; DAPO's clip-higher uses 0.28, arXiv 2503.14476).
+    ratio (N, R) from importance_ratio; logp (N, R) under the policy now; advantages (N, R): A_t
+    from token_advantages, 0 on padding, and with it the loss. eps_high: upper half-width of the
+    clip when it differs (0: eps; DAPO's clip-higher uses 0.28, arXiv 2503.14476).
     """
     low = 1 - eps
     high = 1 + (eps_high or eps)
-    a = advantages[:, None] * weights  # (N, R)  A_it = w_it A_i
+    a = advantages  # (N, R)
     if clip == "ppo":
         loss = -torch.minimum(ratio * a, ratio.clamp(low, high) * a)  # (N, R)
         clipped = ((ratio < low) & (a < 0)) | ((ratio > high) & (a > 0))  # (N, R)

@@ -2,7 +2,7 @@
 
     python train.py                        # the bundled model on the toy world: minutes on 2 cores
     python train.py --method grpo          # the baseline in the same loop: no replay, 8 completions
-    python train.py --method avatar_fast   # ours: fewer completions, four updates per rollout
+    python train.py --method avatar_fast   # ours: fewer completions, and the hint as a teacher
     python train.py --stage 0,1,2,3        # the curriculum: each stage from the last checkpoint
     torchrun --nproc_per_node=8 train.py --stage 2 --model Qwen/Qwen2.5-Omni-7B --data DATA.jsonl
     python -m run.memory --model Qwen/Qwen2.5-Omni-7B          # memory per GPU; loads no weights
@@ -33,9 +33,9 @@ How this differs from the paper and its released trainer (the modules list their
  7. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted
     and named in bad_media.jsonl or dropped.jsonl; nothing is cut.
  8. --method avatar_fast is not the paper's: 2 fresh and up to 6 replayed completions per group (all
-    that are stored of a prompt in its first three visits), four updates per rollout, fresh rewards
-    against a shrunk baseline, CISPO's ratio instead of PPO's clip, the loss a mean over tokens, no
-    KL term.
+    that are stored of a prompt in its first three visits), two updates per rollout, fresh rewards
+    against a shrunk baseline, the hint as a teacher of single tokens, CISPO's ratio instead of
+    PPO's clip, the loss a mean over tokens, no KL term.
  9. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give
     the warm-up only.
 """
@@ -58,10 +58,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import PromptBuilder, prompt_builder, question_text
+from data import Prompt, PromptBuilder, prompt_builder, question_text
+from engine.batching import split_by_tokens
 from engine.distributed import gather, gather_lists, start_processes, weight_dtype
 from engine.families import DEFAULT_MODEL
-from groups import Batch, Group, fresh_groups, global_counts, micro_batches, replayed_groups
+from groups import Batch, Group, Row, fresh_groups, global_counts, micro_batches, replayed_groups
 from judge import make_judge
 from model import Features, Policy, load_policy
 from replay import ReplayBuffer
@@ -78,6 +79,7 @@ from tas import (
     clipped_is_loss,
     completion_means,
     group_advantages,
+    hint_gains,
     importance_ratio,
     kl_k3,
     kl_to_behaviour,
@@ -85,6 +87,7 @@ from tas import (
     replay_advantages,
     shrunk_advantages,
     temporal_weights,
+    token_advantages,
 )
 from tools.tiny_model import make_tiny_policy
 from view import write_page
@@ -160,6 +163,11 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         log.lap("rollout")
         log.note(time_tail_max=[sampling.tail_seconds])
 
+        # what the policy would rather have written with the hint in sight, if --hint_teacher
+        teacher_weight = cfg.hint_teacher * (1 - step / run.steps)
+        if teacher_weight:
+            set_hint_bonus(fresh, teacher_weight, policy, builder, features, cfg.temperature)
+
         # Steps 4-6 run --updates times. The completions and their recorded log-probs stay; so from
         # the second update on the ratio of fresh ones is not 1 either, and the clip acts on them.
         trained: list[list[Group]] = []  # of each update
@@ -224,7 +232,11 @@ def accumulate_gradients(
 
     # The other groups have no gradient: leaving them out is exact, as long as every term but the KL
     # is multiplied by the advantage. A new term must keep its groups.
-    useful = [g for g in groups if g.advantages.any() or (cfg.beta and not g.replayed)]
+    useful = []
+    for group in groups:
+        has_kl = cfg.beta and not group.replayed
+        if group.advantages.any() or group.hint_bonus or has_kl:
+            useful.append(group)
     batches = micro_batches(useful, cfg.max_tokens, learner)
 
     # clips that are new to this step pass the towers together
@@ -242,9 +254,10 @@ def accumulate_gradients(
 
         # the clipped loss of --clip, with A_t = w_t A and the ratio pi_theta / pi_behaviour
         weights = temporal_weights(mask, cfg.tas_lambda, cfg.tas_shape)  # (N, R)
+        advantages = token_advantages(batch.advantages, weights, batch.hint_bonus)  # (N, R)
         ratio = importance_ratio(logp, batch.behaviour_logps, mask, cfg.is_level)  # (N, R)
         loss, clipped = clipped_is_loss(
-            ratio, logp, batch.advantages, weights, cfg.clip, cfg.clip_eps, cfg.clip_eps_high
+            ratio, logp, advantages, cfg.clip, cfg.clip_eps, cfg.clip_eps_high
         )  # (N, R), (N, R)
 
         # + beta KL_k3, on fresh completions only: k3 needs the policy's own samples
@@ -264,13 +277,23 @@ def accumulate_gradients(
 
         # diagnostics; a new one is one more name
         log.note(loss_sum=loss / cfg.updates)  # the step's loss is the mean over its updates
+        if cfg.hint_teacher:
+            log.note(hint_bonus=batch.hint_bonus[mask & ~batch.is_replayed[:, None]])
         log.note(update_flops_sum=[learner.update_flops(batch.prompts, batch.completions)])
         log_ratio = ((logp - batch.behaviour_logps) * mask).detach()  # (N, R)
         kl_behaviour = kl_to_behaviour(log_ratio, mask)  # (N,)
         note_ratios(log, batch, mask, ratio, clipped, step)
         if update == 0:  # the policy is still the one that sampled
             note_drift(log, log_ratio, logp.detach(), mask & ~batch.is_replayed[:, None])
-        log.rollouts.note(step, update, batch, logps_now=logp, entropy=entropy, weights=weights)
+        log.rollouts.note(
+            step,
+            update,
+            batch,
+            logps_now=logp,
+            entropy=entropy,
+            weights=weights,
+            hint_bonus=batch.hint_bonus,
+        )
         log.note(
             entropy=entropy[mask],
             log_ratio_squared=completion_means(log_ratio**2, mask)[batch.is_replayed],
@@ -280,6 +303,50 @@ def accumulate_gradients(
             behaviour_kl[batch.prompt_ids[i]].append(kl_behaviour[i].item())
     features.backward()  # into trained towers, once for all micro-batches
     return behaviour_kl
+
+
+@torch.no_grad()
+def set_hint_bonus(
+    groups: list[Group],
+    weight: float,
+    policy: Policy,
+    builder: PromptBuilder,
+    features: Features,
+    temperature: float,
+) -> None:
+    """Set the hint_bonus of fresh groups, weight x g_t, by a forward pass under the hinted prompts.
+
+    Only a prompt that has a hint and was asked without it gets one. Where the hint makes a prompt
+    too long it gets none. policy: the one that has sampled them.
+    """
+    # the same completions under the prompts with their hints
+    taught: list[Group] = []
+    rows: list[Row] = []
+    for group in groups:
+        prompt = group.prompts.get(False)
+        if prompt is not None and prompt.sample.hint:
+            hinted = builder.build([prompt.sample], [True])[0]
+            if isinstance(hinted, Prompt):
+                taught.append(group)
+                rows.append(Row(hinted, group.entries))
+
+    hinted_logps: list[Tensor] = []  # (R,) of each completion
+    for chunk in split_by_tokens(rows, [row.tokens for row in rows], policy.max_tokens):
+        prompts = [row.prompt for row in chunk]
+        completions = [row.completions for row in chunk]
+        logp, _ = policy.completion_logps(
+            prompts, features.of(prompts), completions, temperature
+        )  # (N, R)
+        hinted_logps += logp.cpu()
+
+    # trap: the recorded log-probs are the policy's own, so the gains are of the sampling policy in
+    # every update of this rollout
+    of_next = iter(hinted_logps)
+    for group in taught:
+        for entry in group.entries:
+            hinted_logp = next(of_next)[: len(entry.tokens)]  # (L,)
+            gains = hint_gains(hinted_logp, torch.from_numpy(entry.logps))  # (L,)
+            group.hint_bonus.append(weight * gains)
 
 
 @torch.no_grad()

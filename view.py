@@ -35,7 +35,7 @@ from run.flags import groups_of
 from run.logs import read_rows
 from run.rollouts import NAME as ROLLOUTS
 from run.rollouts import Step, read_steps
-from tas import clipped_is_loss, completion_means, importance_ratio
+from tas import clipped_is_loss, completion_means, importance_ratio, token_advantages
 
 ASSETS = Path(__file__).parent / "assets"
 MOST_TOKENS = 600_000  # of completions on a page; of a longer run every 2nd, 3rd, .. step is shown
@@ -55,7 +55,7 @@ COMPLETION_FIELDS = (
     "ratio_mean",
     "ratio_max",
 )
-TOKEN_FIELDS = ("logps", "logps_now", "entropy", "weights")
+TOKEN_FIELDS = ("logps", "logps_now", "entropy", "weights", "hint_bonus")
 
 
 # ------------------------------------------------------------------------------ a run
@@ -186,7 +186,7 @@ def completions_of(steps: list[Step], ids: list[str], config: dict) -> dict:
             for name in COMPLETION_FIELDS:
                 lists[name].append(completion[name])
             for name in TOKEN_FIELDS:
-                lists[name].append(hundredths(completion[name]))
+                lists[name].append(hundredths(completion.get(name)))
             for token in completion["tokens"]:
                 vocabulary.setdefault(token, len(vocabulary))
             lists["tokens"].append([vocabulary[token] for token in completion["tokens"]])
@@ -207,15 +207,17 @@ def policy_losses(completions: list[dict], config: dict) -> list[float | None]:
         return [None] * len(completions)
 
     def block(name: str) -> torch.Tensor:
-        """(N, R) of the computed ones."""
-        return pad_sequence([torch.tensor(c[name]) for c in computed], batch_first=True)
+        """(N, R) of the computed ones; 0 of what a run before this flag did not log."""
+        rows = [torch.tensor(c.get(name, [0.0] * len(c["tokens"]))) for c in computed]
+        return pad_sequence(rows, batch_first=True)
 
     logp, weights = block("logps_now"), block("weights")  # (N, R), weights 0 on padding
     mask = weights != 0  # (N, R)
     ratio = importance_ratio(logp, block("logps"), mask, config["is_level"])  # (N, R)
     advantages = torch.tensor([c["advantage"] for c in computed])  # (N,)
+    shaped = token_advantages(advantages, weights, block("hint_bonus"))  # (N, R)
     bounds = (config["clip"], config["clip_eps"], config["clip_eps_high"])
-    loss, _ = clipped_is_loss(ratio, logp, advantages, weights, *bounds)  # (N, R)
+    loss, _ = clipped_is_loss(ratio, logp, shaped, *bounds)  # (N, R)
     losses = iter(completion_means(loss, mask).tolist())
     return [None if c["logps_now"] is None else round(next(losses), 4) for c in completions]
 

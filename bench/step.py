@@ -290,7 +290,9 @@ class TheirStep:
         mask = torch.ones_like(logp, dtype=torch.bool)  # (G, R)
         weights = temporal_weights(mask, 0.0, "uniform")  # (G, R)
         ratio = importance_ratio(logp, logp.detach(), mask)  # (G, R)
-        loss, _ = clipped_is_loss(ratio, logp, advantages.to(logp.device), weights)  # (G, R)
+        loss, _ = clipped_is_loss(
+            ratio, logp, advantages.to(logp.device)[:, None] * weights
+        )  # (G, R)
         loss = loss + cfg.beta * kl_k3(logp, ref_logp)  # (G, R)
         is_replayed = torch.zeros(len(logp), dtype=torch.bool, device=logp.device)  # (G,)
         return (loss * loss_weights(mask, is_replayed, counts, 1.0, cfg.loss_norm)).sum()

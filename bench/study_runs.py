@@ -80,20 +80,39 @@ def updates_cell(updates: int) -> Cell:
     )
 
 
-# AVATAR fast differs from GRPO in more than replay and TAS; this GRPO has all the rest of it
+# AVATAR fast differs from GRPO in more than replay and TAS; this GRPO has all the rest of it. The
+# hint is a part of the rest, so GRPO is shown hints, too, as far as AVATAR is
 GRPO_LIKE_FAST = "GRPO with the rest of AVATAR fast"
-REST = "--fresh 2 --updates 4 --baseline shrunk --clip cispo --loss_norm token --beta 0"
+REST = "--fresh 2 --baseline shrunk --clip cispo --loss_norm token --beta 0"
+GRPO_WITH_HINTS = "GRPO shown hints"
+
+# An earlier AVATAR fast, and GRPO with its rest
+BEFORE = "four updates, no teacher"
+GRPO_LIKE_BEFORE = f"GRPO with the rest of {BEFORE}"
 
 METHOD_CELLS = [
     cell("GRPO", "grpo", GRPO_LENGTH, 45.4),
     *(updates_cell(updates) for updates in UPDATES),
-    cell(GRPO_LIKE_FAST, f"grpo {REST}", FAST_LENGTH, like="AVATAR fast"),
+    cell(GRPO_WITH_HINTS, "grpo --hint_patience 3 --hint_kl 0.1", GRPO_LENGTH, like="GRPO"),
+    cell(
+        GRPO_LIKE_FAST,
+        f"grpo {REST} --updates 2 --hint_teacher 0.3",
+        FAST_LENGTH,
+        like="AVATAR fast",
+    ),
+    cell(GRPO_LIKE_BEFORE, f"grpo {REST} --updates 4", FAST_LENGTH, like=BEFORE),
     cell("TAS only", "tas_only", GRPO_LENGTH, 45.1, like="GRPO"),
     cell("replay only", "replay_only", AVATAR_LENGTH, 47.8, like="AVATAR"),
     cell("AVATAR", "avatar", AVATAR_LENGTH, 49.1),
     cell("AVATAR fast", "avatar_fast", FAST_LENGTH),
+    cell(BEFORE, "avatar_fast --updates 4 --hint_teacher 0", FAST_LENGTH),
 ]
-CONTROLS = {GRPO_LIKE_FAST}  # methods in a picture of their own
+CONTROLS = {
+    GRPO_WITH_HINTS,
+    GRPO_LIKE_FAST,
+    BEFORE,
+    GRPO_LIKE_BEFORE,
+}  # methods in a picture of their own
 
 QUICK_CELLS = [
     cell("GRPO", "grpo", "--steps 32 --eval_every 4"),
@@ -113,7 +132,8 @@ class Part:
 
 def fast_cell(name: str, options: str) -> Cell:
     """AVATAR fast with one thing taken back."""
-    return cell(name, f"avatar_fast {options}".strip(), FAST_LENGTH, like="AVATAR fast")
+    length = FAST_LENGTH if not options else "--steps 24 --eval_every 4"
+    return cell(name, f"avatar_fast {options}".strip(), length, like="AVATAR fast")
 
 
 PARTS: dict[str, Part] = {
@@ -123,6 +143,7 @@ PARTS: dict[str, Part] = {
         [
             fast_cell("all of it", ""),
             fast_cell("no replay", "--replayed 0"),
+            fast_cell("no teacher", "--hint_teacher 0"),
             fast_cell("uniform weights", "--tas_shape uniform"),
             fast_cell("baseline of the group", "--baseline group"),
             fast_cell("one update", "--updates 1"),

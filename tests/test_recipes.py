@@ -126,14 +126,6 @@ def check_entropy(rows: list[dict], plain: list[dict], out: Path) -> None:
     assert rows[0]["reward"] == plain[0]["reward"]
 
 
-def check_teacher(rows: list[dict], plain: list[dict], out: Path) -> None:
-    """The mean of log pi(y | hint) - log pi(y) over the policy's own tokens is -KL, so below 0; the
-    rewards of the first step are not touched, its loss is."""
-    assert all(-1 < row["hint_gain"] < 0 for row in rows)
-    assert rows[0]["reward"] == plain[0]["reward"]
-    assert abs(rows[0]["loss"] - plain[0]["loss"]) > 1e-4
-
-
 def check_popo(rows: list[dict], plain: list[dict], out: Path) -> None:
     """A replayed group for each fresh one of equal rewards; two fresh groups a step."""
     assert [row["groups"] for row in plain] == [2, 4]
@@ -155,7 +147,6 @@ RECIPES: dict[str, tuple[list[str], Callable]] = {
         check_length,
     ),
     "entropy_tas": (["--tas_shape=entropy"], check_entropy),
-    "hint_teacher": (["--hint_teacher=0.3"], check_teacher),
     "popo": (["--replay_dead=true"], check_popo),
     "freshper": (["--replay_decay=8"], check_freshper),
 }
@@ -200,7 +191,7 @@ def test_a_recipe_applies_runs_and_shows_its_method(recipe, plain, tmp_path, sha
 TOGETHER = (
     (("papo", "care", "entropy_tas"), ("care.py", "tas.py")),
     (("length_reward",), ("problems.py", "rewards.py")),
-    (("hint_teacher", "popo"), ("tas.py",)),
+    (("popo",), ("tas.py",)),
     (("freshper",), ("replay.py",)),
 )
 

@@ -13,6 +13,7 @@ from tas import (
     clipped_is_loss,
     completion_means,
     group_advantages,
+    hint_gains,
     importance_ratio,
     kl_k3,
     kl_to_behaviour,
@@ -20,6 +21,7 @@ from tas import (
     replay_advantages,
     shrunk_advantages,
     temporal_weights,
+    token_advantages,
 )
 
 
@@ -138,6 +140,22 @@ def test_a_group_of_equal_rewards_has_advantages_against_a_shrunk_baseline():
     assert not shrunk_advantages(torch.ones(2), [], torch.ones(8)).any()
 
 
+# ------------------------------------------------------------------ the hint as a teacher
+def test_a_hint_adds_the_log_of_a_ratio_between_bounds():
+    """log(0.5 / 0.25), log(0.1 / 0.2), and 1 in place of log(0.9 / 0.1) = 2.2; of weight 0.3 beside
+    an advantage of 2 with weights 1.3 and 1."""
+    hinted = torch.tensor([0.5, 0.1, 0.9]).log()
+    plain = torch.tensor([0.25, 0.2, 0.1]).log()
+    gains = hint_gains(hinted, plain)
+    assert gains.tolist() == pytest.approx([math.log(2), -math.log(2), 1.0])
+    assert hint_gains(plain, hinted).tolist() == pytest.approx([-math.log(2), math.log(2), -1.0])
+
+    weights = torch.tensor([[1.3, 1.0, 0.0]])
+    bonus = 0.3 * torch.tensor([[0.5, -0.5, 0.0]])
+    together = token_advantages(torch.tensor([2.0]), weights, bonus)
+    assert together[0].tolist() == pytest.approx([2.75, 1.85, 0.0])
+
+
 # ------------------------------------------------------------------ the loss
 class RandomBatch(NamedTuple):
     """Completions of 6, 3, 1 and 0 tokens under three policies, in double precision."""
@@ -162,12 +180,15 @@ def random_batch(seed: int = 0) -> RandomBatch:
     return RandomBatch(logps(), logps(), logps(), advantages, weights, mask)
 
 
+def shaped(batch: RandomBatch) -> Tensor:
+    """A_t without a hint as teacher."""
+    return token_advantages(batch.advantages, batch.weights, torch.zeros_like(batch.weights))
+
+
 def ours(batch, level="token", clip="ppo", high=0.0, beta=0.0):
     """Our loss, averaged over each completion's tokens, and where it is clipped."""
     ratio = importance_ratio(batch.logp, batch.behaviour, batch.mask, level)
-    loss, clipped = clipped_is_loss(
-        ratio, batch.logp, batch.advantages, batch.weights, clip, eps=0.2, eps_high=high
-    )
+    loss, clipped = clipped_is_loss(ratio, batch.logp, shaped(batch), clip, eps=0.2, eps_high=high)
     loss = loss + beta * kl_k3(batch.logp, batch.reference)
     return completion_means(loss, batch.mask), clipped
 
@@ -330,7 +351,7 @@ def test_padding_has_ratio_one_no_loss_and_is_never_clipped(level, clip):
     batch = random_batch(5)
     batch = batch._replace(behaviour=torch.where(batch.mask, batch.behaviour, -50.0))
     ratio = importance_ratio(batch.logp, batch.behaviour, batch.mask, level)
-    loss, clipped = clipped_is_loss(ratio, batch.logp, batch.advantages, batch.weights, clip)
+    loss, clipped = clipped_is_loss(ratio, batch.logp, shaped(batch), clip)
     assert (ratio[~batch.mask] == 1).all()
     assert (loss[~batch.mask] == 0).all()
     assert not clipped[~batch.mask].any()
@@ -451,6 +472,6 @@ def test_unknown_options_are_refused():
     with pytest.raises(ValueError, match=r"unknown level 'word'.*known: token, sequence"):
         importance_ratio(x, x, mask, "word")
     with pytest.raises(ValueError, match="unknown clip 'none'; known: ppo, cispo"):
-        clipped_is_loss(x, x, x[:, 0], x, clip="none")
+        clipped_is_loss(x, x, x, clip="none")
     with pytest.raises(ValueError, match="unknown loss norm 'max'; known: sequence, token"):
         loss_weights(mask, mask[:, 0], torch.ones(2, 2), 1.0, norm="max")

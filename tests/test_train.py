@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,15 +164,16 @@ def test_a_run_goes_again_from_its_config_file(avatar_run, tmp_path, in_shared_f
 
 
 def test_our_preset_samples_two_completions_and_replays_as_many_groups(tmp_path, in_shared_folder):
-    """And draws replay anew for each of its 4 updates."""
+    """And draws replay anew for each of its 2 updates."""
     run(tmp_path, "--method=avatar_fast", "--replay_min=4", "--eval_every=0", "--steps=4")
     steps, _ = rows_of(tmp_path)
     assert [row["generated"] for row in steps] == [4, 8, 12, 16]
     # two prompts seen before, 2 completions each, in each update
-    assert [row["replayed"] for row in steps] == [0, 16, 16, 16]
-    assert [row["groups"] for row in steps] == [8, 16, 16, 16]
-    assert [row["updates_per_prompt"] for row in steps] == [4, 8, 8, 8]
+    assert [row["replayed"] for row in steps] == [0, 8, 8, 8]
+    assert [row["groups"] for row in steps] == [4, 8, 8, 8]
+    assert [row["updates_per_prompt"] for row in steps] == [2, 4, 4, 4]
     assert all(row["kl"] is None for row in steps)
+    assert all(0 < abs(row["hint_bonus"]) < 0.3 for row in steps)
 
 
 def test_two_updates_of_one_rollout_equal_ppo_written_out(
@@ -688,6 +690,58 @@ def test_loss_is_on_policy_mean_plus_alpha_off_policy_mean(cfg, fresh_policy, bu
     alone = [update(cfg, fresh_policy, reference, [group]).loss for group in groups]
     expected = (alone[0] + alone[1]) / 2 + 0.5 * (alone[2] + alone[3]) / 2
     assert of_all == pytest.approx(expected, abs=1e-6)  # terms of order 1 cancel
+
+
+def test_the_hint_teaches_tokens_by_what_it_makes_likelier(cfg, fresh_policy, builder, samples):
+    """The bonus is 0.3 (log pi(y_t | q, hint) - log pi(y_t | q)), each completion alone in its row,
+    for prompts that have a hint and did not show it; whose rewards are equal get their gradient
+    from it: with advantages 0 and ratios 1 that of -mean(bonus_t log pi_t)."""
+    fresh_policy.freeze_towers()
+    chosen = samples[:3]
+    prompts = builder.build_or_raise(chosen, [False, True, False])
+    prompts[2].sample = replace(prompts[2].sample, hint="")
+    groups = sampled(cfg, fresh_policy, prompts)
+    features = Features(fresh_policy)
+    train.set_hint_bonus(groups, 0.3, fresh_policy, builder, features, cfg.temperature)
+    assert groups[1].hint_bonus == groups[2].hint_bonus == []
+
+    plain, hinted = builder.build_or_raise([chosen[0]] * 2, [False, True])
+    losses = []
+    largest = 0.0
+    for entry, bonus in zip(groups[0].entries, groups[0].hint_bonus, strict=True):
+        tokens = [[entry.tokens.tolist()]]
+        logp, _ = fresh_policy.completion_logps([plain], features.of([plain]), tokens)
+        with_hint, _ = fresh_policy.completion_logps([hinted], features.of([hinted]), tokens)
+        gain = (with_hint - logp).detach()[0].numpy()
+        np.testing.assert_allclose(bonus.numpy(), 0.3 * np.clip(gain, -1, 1), atol=1e-5)
+        losses.append(-(bonus * logp[0]).mean())
+        largest = max(largest, np.abs(gain).max())
+    assert largest > 0.01
+    torch.stack(losses).mean().backward()
+    expected = gradients(fresh_policy)
+
+    fresh_policy.model.zero_grad()
+    cfg.beta = 0.0
+    groups[0].advantages = torch.zeros(len(groups[0].entries))
+    log = update(cfg, fresh_policy, None, groups[:1])
+    assert expected.norm() > 0
+    assert (gradients(fresh_policy) - expected).norm() <= 1e-4 * expected.norm()
+    assert log["hint_bonus"] == []  # noted with --hint_teacher alone
+
+
+def test_the_hints_weight_falls_to_0_over_the_run(tmp_path, in_shared_folder):
+    """0.5, 0.25 in the two steps of a run: no bonus is larger, and the log of completions has
+    them."""
+    flags = ["--hint_teacher=0.5", "--steps=2", "--eval_every=0", "--log_rollouts=1"]
+    run(tmp_path, *flags)
+    for step in read_steps(tmp_path / "rollouts.jsonl.gz"):
+        bonuses = []
+        for completion in step.completions:
+            assert len(completion["hint_bonus"]) == len(completion["tokens"])
+            if completion["replayed"]:
+                assert not any(completion["hint_bonus"])
+            bonuses += completion["hint_bonus"]
+        assert 0 < max(map(abs, bonuses)) <= 0.5 * (1 - step.step / 2)
 
 
 def test_fresh_and_replayed_completions_of_a_prompt_share_its_row(

@@ -34,7 +34,8 @@ def run(tmp_path_factory, shared_folder) -> Path:
     out = tmp_path_factory.mktemp("view") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(shared_folder)
-        run_stage(parse(small(out, "--replay_min=8", "--steps=4", "--eval_every=2")))
+        flags = ["--replay_min=8", "--steps=4", "--eval_every=2", "--hint_teacher=0.3"]
+        run_stage(parse(small(out, *flags)))
     return out
 
 
@@ -75,7 +76,7 @@ def test_every_completion_is_on_the_page(run):
 
         # PPO's clip written out
         ratio = np.exp(np.array(c["logps_now"]) - c["logps"])
-        a = c["advantage"] * np.array(c["weights"])
+        a = c["advantage"] * np.array(c["weights"]) + c["hint_bonus"]
         loss = -np.minimum(ratio * a, np.clip(ratio, 0.8, 1.2) * a).mean()
         assert shown["loss"][i] == pytest.approx(loss, abs=2e-3)
         assert shown["entropy"][i] == [round(100 * e) for e in c["entropy"]]
