@@ -31,6 +31,11 @@ STORED_FIELDS = ("kind", "frames", "sound", "seconds_per_group", "times", "cut")
 
 DIGEST_BYTES = 32  # SHA-256 of what follows, at the beginning of each file
 
+# trap: numpy reads an array's header by the module ast, which two threads must not use at the same
+# time in Python 3.11 ("AST constructor recursion depth mismatch", python/cpython#106905). One file
+# in thousands was then called damaged, and decoded again.
+ONE_AT_A_TIME = threading.Lock()
+
 
 @functools.cache
 def reader_versions() -> dict[str, object]:
@@ -111,7 +116,7 @@ class MediaCache:
             content = content[DIGEST_BYTES:]
             if hashlib.sha256(content).digest() != digest:
                 raise ValueError("its checksum does not fit")
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            with ONE_AT_A_TIME, np.load(io.BytesIO(content), allow_pickle=False) as file:
                 return Media(
                     kind=str(file["kind"]),
                     frames=file.get("frames"),
