@@ -37,10 +37,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import toy
+import toy_long
 from bench.study_report import report
 from bench.study_runs import (
     HELDOUT_CLIPS,
     HELDOUT_SAMPLES,
+    LONG_DATA,
+    LONG_START,
     PARTS,
     QUICK_CELLS,
     TRAIN_CLIPS,
@@ -53,9 +56,15 @@ from bench.study_runs import (
     read_results,
     tuning_flags,
 )
+from config import toy_sizes
+from engine.families import DEFAULT_MODEL
 
 REPO = Path(__file__).parent.parent
 QUICK_HELDOUT_CLIPS = 40
+LONG_COLD_START = (
+    f"--stage 0 --model {DEFAULT_MODEL} --data toy-long:2048,32 --max_completion_tokens 400 "
+    "--steps 300 --prompts_per_step 16 --lr 5e-4 --train_towers false --eval_every 0"
+)
 
 Job = tuple[tuple[str, ...], float, int]  # flags of a cell, learning rate, seed
 
@@ -68,7 +77,7 @@ def run(plan: Plan, flags: tuple[str, ...], rate: float, seed: int) -> dict:
     train_flags = {"--lr": rate, "--seed": seed, "--out": out, "--save_every": 16}
     train_flags["--log_rollouts"] = 0  # nobody looks at them
     if seed not in plan.tuning:
-        train_flags["--eval_data"] = repeated_questions(plan)
+        train_flags["--eval_data"] = repeated_questions(plan, flags)
     call(plan, out, "train.py", *plan.common, *flags, "--resume", **train_flags)
     kept = collect(out)
     shutil.rmtree(out)
@@ -82,9 +91,10 @@ def run(plan: Plan, flags: tuple[str, ...], rate: float, seed: int) -> dict:
     }
 
 
-def repeated_questions(plan: Plan) -> Path:
-    """The file of the held-out questions, each HELDOUT_SAMPLES times."""
-    return next(plan.work.glob("toy_world/*/heldout_repeated.jsonl"))
+def repeated_questions(plan: Plan, flags: tuple[str, ...]) -> Path:
+    """The file of a cell's held-out questions, each HELDOUT_SAMPLES times."""
+    world = "long" if LONG_DATA in flags else "stage"
+    return next(plan.work.glob(f"toy_world/*/{world}*_repeated.jsonl"))
 
 
 def repeat_questions(table: Path) -> None:
@@ -95,7 +105,8 @@ def repeat_questions(table: Path) -> None:
         record = json.loads(line)
         for sample in range(HELDOUT_SAMPLES):
             lines.append(json.dumps(record | {"id": f"{record['id']}#{sample}"}))
-    (table.parent / "heldout_repeated.jsonl").write_text("\n".join(lines) + "\n")
+    repeated = table.with_name(f"{table.stem}_repeated.jsonl")
+    repeated.write_text("\n".join(lines) + "\n")
 
 
 def call(plan: Plan, out: Path, program: str, *words: str, **flags) -> None:
@@ -196,6 +207,8 @@ def run_cells(plan: Plan, cells: list[Cell]) -> None:
     heldout = QUICK_HELDOUT_CLIPS if plan.common else HELDOUT_CLIPS
     toy.build(plan.work / "toy_world", 2, "train", TRAIN_CLIPS)  # here, before several runs would
     repeat_questions(toy.build(plan.work / "toy_world", 2, "heldout", heldout))
+    if any(LONG_DATA in cell.flags for cell in cells):
+        make_long_start(plan)
 
     names = {cell.like or cell.name for cell in cells}
     methods = [method for method in plan.methods if not method.like and method.name in names]
@@ -211,6 +224,19 @@ def run_cells(plan: Plan, cells: list[Cell]) -> None:
             if not cell.tuned_only:
                 jobs.append((cell.flags, findings.rate(cell), seed))
     run_all(plan, jobs)
+
+
+def make_long_start(plan: Plan) -> None:
+    """The files of the questions with long reasoning, and the policy that all cells on them start
+    from: the bundled model after a short cold start on their traces."""
+    n_train, n_heldout = toy_sizes(LONG_DATA)
+    toy_long.build(plan.work / "toy_world", 2, "train", n_train)
+    repeat_questions(toy_long.build(plan.work / "toy_world", 2, "heldout", n_heldout))
+    out = plan.work / LONG_START
+    if (out / "checkpoint").exists():
+        return
+    out.mkdir(exist_ok=True)
+    call(plan, out, "train.py", *LONG_COLD_START.split(), "--resume", **{"--out": out})
 
 
 def measure_costs(plan: Plan) -> None:

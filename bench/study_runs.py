@@ -136,6 +136,19 @@ def fast_cell(name: str, options: str) -> Cell:
     return cell(name, f"avatar_fast {options}".strip(), length, like="AVATAR fast")
 
 
+# The questions of toy_long.py, for the claim that Temporal Advantage Shaping gains more, the longer
+# the reasoning is. The policy is a cold start of its own, from the bundled model
+LONG_DATA = "toy-long:256,160"
+LONG_START = "long_start"  # in the plan's folder
+LONG_FLAGS = f"--model {LONG_START}/checkpoint --data {LONG_DATA} --max_completion_tokens 400"
+
+
+def long_cell(name: str, options: str) -> Cell:
+    """AVATAR on questions with long reasoning, at the learning rate of AVATAR."""
+    length = f"{LONG_FLAGS} --steps 32 --eval_every 4"
+    return cell(name, f"avatar {options}".strip(), length, like="AVATAR")
+
+
 PARTS: dict[str, Part] = {
     "methods": Part("GRPO", METHOD_CELLS),
     "what makes AVATAR fast": Part(
@@ -150,6 +163,16 @@ PARTS: dict[str, Part] = {
             fast_cell("4 fresh and 4 replayed", "--fresh 4 --replayed 4 --prompts_per_step 8"),
             fast_cell("PPO's clip", "--clip ppo"),
             fast_cell("mean over completions", "--loss_norm sequence"),
+        ],
+    ),
+    "long reasoning": Part(
+        "uniform weights, long",
+        [
+            long_cell("uniform weights, long", "--tas_shape uniform"),
+            long_cell("u, long", ""),
+            long_cell("decay, long", "--tas_shape decay"),
+            long_cell("inverse, long", "--tas_shape inverse"),
+            long_cell("u with lambda 0.6, long", "--tas_lambda 0.6"),
         ],
     ),
 }

@@ -182,7 +182,7 @@ def test_held_out_questions_are_repeated_as_neighbours(tmp_path):
     table = toy.build(tmp_path, 2, "heldout", 2, progress=False)
     repeat_questions(table)
     asked = load_samples(table)
-    repeated = load_samples(table.parent / "heldout_repeated.jsonl")
+    repeated = load_samples(table.with_name(f"{table.stem}_repeated.jsonl"))
     assert len(repeated) == 3 * len(asked) == 12
     assert len({sample.id for sample in repeated}) == 12
     for i, sample in enumerate(repeated):
