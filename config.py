@@ -204,8 +204,9 @@ class Replay:
     )
     hint_teacher: float | None = flag(
         None,
-        "weight c of the hint as a teacher: it adds c (log pi(y_t | q, hint) - log pi(y_t | q)) to "
-        "a token's advantage, c falling to 0 over the run (avatar_fast 0.3); 0 = off",
+        "weight c of the hint as a teacher: it adds c (log pi(y_t | q, hint) - log pi(y_t | q)), "
+        "the difference between -1 and 1, to the advantage of a fresh token; c falls to 0 over "
+        "the run (avatar_fast 0.3); 0 = off",
         0,
         100,
     )

@@ -49,7 +49,7 @@ class Group:
     prompts: the prompt as the model reads it, by whether it shows the hint; a fresh group has one,
     a replayed one what its entries need. advantages: (G,), set in step 5. history: of a fresh
     group, the earlier rewards of its prompt; None where its own were measured by another ruler.
-    hint_bonus: what the hint as a teacher adds to each token's advantage, (L,) per completion; []:
+    hint_terms: what the hint as a teacher adds to each token's advantage, (L,) per completion; []:
     nothing.
     """
 
@@ -60,7 +60,11 @@ class Group:
     advantages: Tensor | None = None
     sampled: list[Completion] = field(default_factory=list)  # of a fresh group, for the log
     history: list[float] | None = None
-    hint_bonus: list[Tensor] = field(default_factory=list)
+    hint_terms: list[Tensor] = field(default_factory=list)
+
+    @property
+    def sample(self) -> Sample:
+        return next(iter(self.prompts.values())).sample
 
     @property
     def rewards(self) -> Tensor:
@@ -69,7 +73,7 @@ class Group:
 
     @property
     def has_signal(self) -> bool:
-        """Do the rewards differ? Where they are equal all advantages are 0: no policy gradient."""
+        """Do the rewards differ? Where they are equal all advantages over the group are 0."""
         return are_diverse([entry.reward for entry in self.entries])
 
 
@@ -154,7 +158,7 @@ class Batch:
     completions: list[list[list[int]]]  # token ids of each row's completions, EOS included
     behaviour_logps: Tensor  # (N, R) under the policy that wrote them
     advantages: Tensor  # (N,)
-    hint_bonus: Tensor  # (N, R) is added to each token's advantage
+    hint_term: Tensor  # (N, R) is added to each token's advantage
     is_replayed: Tensor  # (N,) bool
     written: Tensor  # (N,) the step in which each was written
     is_counted: Tensor  # (N,) bool; False in a filler, which is computed for other processes' sake
@@ -180,14 +184,9 @@ class Row:
 
     prompt: Prompt
     entries: list[Entry]
-    advantages: list[float] = field(default_factory=list)
-    hint_bonus: list[Tensor] = field(default_factory=list)  # (L,) of each
-    replayed: list[bool] = field(default_factory=list)
-
-    @property
-    def completions(self) -> list[list[int]]:
-        """Token ids, EOS included."""
-        return [entry.tokens.tolist() for entry in self.entries]
+    advantages: list[float]
+    hint_terms: list[Tensor]  # (L,) of each
+    replayed: list[bool]
 
     @property
     def tokens(self) -> int:
@@ -203,15 +202,15 @@ def packed_rows(groups: list[Group]) -> list[Row]:
         for hinted, prompt in group.prompts.items():
             keys[hinted] = (group.id, hinted, media_digest(prompt))
 
-        bonuses = group.hint_bonus or [torch.zeros(len(entry.tokens)) for entry in group.entries]
+        terms = group.hint_terms or [torch.zeros(len(entry.tokens)) for entry in group.entries]
         advantages = group.advantages.tolist()
-        for entry, advantage, bonus in zip(group.entries, advantages, bonuses, strict=True):
+        for entry, advantage, term in zip(group.entries, advantages, terms, strict=True):
             key = keys[entry.hinted]
             if key not in rows:
-                rows[key] = Row(group.prompts[entry.hinted], [])
+                rows[key] = Row(group.prompts[entry.hinted], [], [], [], [])
             rows[key].entries.append(entry)
             rows[key].advantages.append(advantage)
-            rows[key].hint_bonus.append(bonus)
+            rows[key].hint_terms.append(term)
             rows[key].replayed.append(group.replayed)
     return list(rows.values())
 
@@ -222,16 +221,16 @@ def collate(rows: list[Row], device: torch.device) -> Batch:
     completions: list[list[list[int]]] = []
     behaviour_logps: list[Tensor] = []
     advantages: list[float] = []
-    bonuses: list[Tensor] = []
+    hint_terms: list[Tensor] = []
     replayed: list[bool] = []
     written: list[int] = []
     ids: list[str] = []
     entries: list[Entry] = []
     for row in rows:
-        completions.append(row.completions)
+        completions.append([entry.tokens.tolist() for entry in row.entries])
         behaviour_logps += [torch.from_numpy(entry.logps) for entry in row.entries]
         advantages += row.advantages
-        bonuses += row.hint_bonus
+        hint_terms += row.hint_terms
         replayed += row.replayed
         written += [entry.step for entry in row.entries]
         ids += [row.prompt.sample.id] * len(row.entries)
@@ -242,7 +241,7 @@ def collate(rows: list[Row], device: torch.device) -> Batch:
         completions=completions,
         behaviour_logps=pad_sequence(behaviour_logps, batch_first=True).to(device),  # (N, R)
         advantages=torch.tensor(advantages, device=device),  # (N,)
-        hint_bonus=pad_sequence(bonuses, batch_first=True).to(device),  # (N, R)
+        hint_term=pad_sequence(hint_terms, batch_first=True).to(device),  # (N, R)
         is_replayed=torch.tensor(replayed, device=device),  # (N,)
         written=torch.tensor(written, device=device),  # (N,)
         is_counted=torch.ones(len(ids), dtype=torch.bool, device=device),  # (N,)
@@ -285,7 +284,7 @@ def filler(device: torch.device) -> Batch:
         completions=[[[token, token]]],
         behaviour_logps=torch.zeros(1, 2, device=device),  # (1, 2)
         advantages=torch.zeros(1, device=device),  # (1,)
-        hint_bonus=torch.zeros(1, 2, device=device),  # (1, 2)
+        hint_term=torch.zeros(1, 2, device=device),  # (1, 2)
         is_replayed=torch.zeros(1, dtype=torch.bool, device=device),  # (1,)
         written=torch.zeros(1, dtype=torch.long, device=device),  # (1,)
         is_counted=torch.zeros(1, dtype=torch.bool, device=device),  # (1,)

@@ -3,7 +3,7 @@
     group_advantages     A_i = (R_i - mean R) / (std R + 1e-4)      fresh completions (GRPO)
     replay_advantages    A_i = (R_i - Rbar(q)) / (std R + 1e-4)     replayed ones, against the VCRS
     temporal_weights     w_t = 1 + lambda (2 t/(L-1) - 1)^2         plan and answer weigh more
-    hint_gains           g_t = log pi(y_t | q, hint) / pi(y_t | q)  the hint as a teacher
+    hint_gains           g_t = log(pi(y_t | q, hint) / pi(y_t | q)) the hint as a teacher, |g| <= 1
     token_advantages     A_t = w_t A + c g_t                        c = 0 in the paper
     importance_ratio     r_t = pi_theta / pi_behaviour              per token, or per completion
     clipped_is_loss      -min(r A_t, clip(r, 1-eps, 1+eps) A_t)     or CISPO
@@ -135,13 +135,13 @@ def hint_gains(hinted_logp: Tensor, logp: Tensor) -> Tensor:
     return (hinted_logp - logp).clamp(-HINT_GAIN_MAX, HINT_GAIN_MAX)
 
 
-def token_advantages(advantages: Tensor, weights: Tensor, hint_bonus: Tensor) -> Tensor:
+def token_advantages(advantages: Tensor, weights: Tensor, hint_term: Tensor) -> Tensor:
     """A_t = w_t A + c g_t: (N, R).
 
-    advantages (N,), weights (N, R) from temporal_weights, hint_bonus (N, R): c g_t, 0 where there
+    advantages (N,), weights (N, R) from temporal_weights, hint_term (N, R): c g_t, 0 where there
     is no hint, on padding, and without --hint_teacher.
     """
-    return advantages[:, None] * weights + hint_bonus  # (N, R)
+    return advantages[:, None] * weights + hint_term  # (N, R)
 
 
 # ------------------------------------------------------------------------------ ratio, loss, KL

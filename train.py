@@ -26,8 +26,8 @@ How this differs from the paper and its released trainer (the modules list their
  4. The KL term acts on fresh completions only: k3 estimates the KL from the policy's own samples.
     On a replayed token that the policy has left, exp(ref - logp) is no such estimate, and a single
     one of them outweighs all advantages of a step.
- 5. Groups whose advantages are all zero and that have no KL term are left out of the forward pass:
-    exact, they have no gradient. They are counted.
+ 5. Groups whose advantages are all zero and that have neither a KL nor a hint term are left out of
+    the forward pass: exact, they have no gradient. They are counted.
  6. With one update per rollout (--updates 1) a fresh completion's ratio is 1 up to rounding, and
     clipping acts on replayed ones alone.
  7. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted
@@ -62,7 +62,7 @@ from data import Prompt, PromptBuilder, prompt_builder, question_text
 from engine.batching import split_by_tokens
 from engine.distributed import gather, gather_lists, start_processes, weight_dtype
 from engine.families import DEFAULT_MODEL
-from groups import Batch, Group, Row, fresh_groups, global_counts, micro_batches, replayed_groups
+from groups import Batch, Group, fresh_groups, global_counts, micro_batches, replayed_groups
 from judge import make_judge
 from model import Features, Policy, load_policy
 from replay import ReplayBuffer
@@ -149,6 +149,12 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
             fresh += groups
         run.agree()  # else the judge or the media were away on some process: saved, and the end
 
+        # the hint as a teacher: what it adds to the advantages of the tokens, less and less
+        teacher_weight = cfg.hint_teacher * (1 - step / run.steps)
+        if teacher_weight:
+            set_hint_terms(fresh, teacher_weight, policy, builder, features, cfg.temperature)
+            log.note(**hint_columns(fresh))
+
         # 3 insert: Rbar(q) and hint states move with every group; one that lacks a verdict was
         # measured by another ruler, and is trained on but not remembered
         for group, group_scores in sampled:
@@ -162,11 +168,6 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         of_step = torch.tensor(gather_lists(rewards_of(fresh)))  # (completions of the step,)
         log.lap("rollout")
         log.note(time_tail_max=[sampling.tail_seconds])
-
-        # what the policy would rather have written with the hint in sight, if --hint_teacher
-        teacher_weight = cfg.hint_teacher * (1 - step / run.steps)
-        if teacher_weight:
-            set_hint_bonus(fresh, teacher_weight, policy, builder, features, cfg.temperature)
 
         # Steps 4-6 run --updates times. The completions and their recorded log-probs stay; so from
         # the second update on the ratio of fresh ones is not 1 either, and the clip acts on them.
@@ -230,12 +231,12 @@ def accumulate_gradients(
     counts = global_counts(groups)  # (2, 2)
     behaviour_kl: dict[str, list[float]] = defaultdict(list)
 
-    # The other groups have no gradient: leaving them out is exact, as long as every term but the KL
-    # is multiplied by the advantage. A new term must keep its groups.
+    # A group without advantage, hint term and KL has no gradient: leaving it out is exact. A new
+    # term that is not multiplied by the advantage must keep its groups.
     useful = []
     for group in groups:
         has_kl = cfg.beta and not group.replayed
-        if group.advantages.any() or group.hint_bonus or has_kl:
+        if group.advantages.any() or group.hint_terms or has_kl:
             useful.append(group)
     batches = micro_batches(useful, cfg.max_tokens, learner)
 
@@ -254,7 +255,7 @@ def accumulate_gradients(
 
         # the clipped loss of --clip, with A_t = w_t A and the ratio pi_theta / pi_behaviour
         weights = temporal_weights(mask, cfg.tas_lambda, cfg.tas_shape)  # (N, R)
-        advantages = token_advantages(batch.advantages, weights, batch.hint_bonus)  # (N, R)
+        advantages = token_advantages(batch.advantages, weights, batch.hint_term)  # (N, R)
         ratio = importance_ratio(logp, batch.behaviour_logps, mask, cfg.is_level)  # (N, R)
         loss, clipped = clipped_is_loss(
             ratio, logp, advantages, cfg.clip, cfg.clip_eps, cfg.clip_eps_high
@@ -277,8 +278,6 @@ def accumulate_gradients(
 
         # diagnostics; a new one is one more name
         log.note(loss_sum=loss / cfg.updates)  # the step's loss is the mean over its updates
-        if cfg.hint_teacher:
-            log.note(hint_bonus=batch.hint_bonus[mask & ~batch.is_replayed[:, None]])
         log.note(update_flops_sum=[learner.update_flops(batch.prompts, batch.completions)])
         log_ratio = ((logp - batch.behaviour_logps) * mask).detach()  # (N, R)
         kl_behaviour = kl_to_behaviour(log_ratio, mask)  # (N,)
@@ -292,7 +291,7 @@ def accumulate_gradients(
             logps_now=logp,
             entropy=entropy,
             weights=weights,
-            hint_bonus=batch.hint_bonus,
+            hint_term=batch.hint_term,
         )
         log.note(
             entropy=entropy[mask],
@@ -306,7 +305,7 @@ def accumulate_gradients(
 
 
 @torch.no_grad()
-def set_hint_bonus(
+def set_hint_terms(
     groups: list[Group],
     weight: float,
     policy: Policy,
@@ -314,39 +313,54 @@ def set_hint_bonus(
     features: Features,
     temperature: float,
 ) -> None:
-    """Set the hint_bonus of fresh groups, weight x g_t, by a forward pass under the hinted prompts.
+    """Set the hint_terms of fresh groups, weight x g_t, by a forward pass under the hinted prompts.
 
-    Only a prompt that has a hint and was asked without it gets one. Where the hint makes a prompt
-    too long it gets none. policy: the one that has sampled them.
+    Only a group whose prompt has a hint and was asked without it gets them; none where the hinted
+    prompt cannot be built, most often because it is too long.
+
+    policy: the one that sampled. So g_t is of it in all updates of the rollout, and log pi(y_t | q)
+    is what it has recorded. trap: never pass a sharded learner, which would wait for processes that
+    have no such group.
     """
-    # the same completions under the prompts with their hints
-    taught: list[Group] = []
-    rows: list[Row] = []
-    for group in groups:
-        prompt = group.prompts.get(False)
-        if prompt is not None and prompt.sample.hint:
-            hinted = builder.build([prompt.sample], [True])[0]
-            if isinstance(hinted, Prompt):
-                taught.append(group)
-                rows.append(Row(hinted, group.entries))
+    asked = [group for group in groups if False in group.prompts and group.sample.hint]
+    built = builder.build([group.sample for group in asked], [True] * len(asked))
+    taught = []
+    tokens = []  # of each row
+    for group, prompt in zip(asked, built, strict=True):
+        if isinstance(prompt, Prompt):
+            taught.append((group, prompt))
+            tokens.append(len(prompt.ids) + sum(len(entry.tokens) for entry in group.entries))
 
-    hinted_logps: list[Tensor] = []  # (R,) of each completion
-    for chunk in split_by_tokens(rows, [row.tokens for row in rows], policy.max_tokens):
-        prompts = [row.prompt for row in chunk]
-        completions = [row.completions for row in chunk]
+    for chunk in split_by_tokens(taught, tokens, policy.max_tokens):
+        prompts = [prompt for _, prompt in chunk]
+        completions = [[e.tokens.tolist() for e in group.entries] for group, _ in chunk]
         logp, _ = policy.completion_logps(
             prompts, features.of(prompts), completions, temperature
         )  # (N, R)
-        hinted_logps += logp.cpu()
+        hinted_logps = iter(logp.cpu())
+        for group, _ in chunk:
+            group.hint_terms = []
+            for entry in group.entries:
+                hinted_logp = next(hinted_logps)[: len(entry.tokens)]  # (L,)
+                gains = hint_gains(hinted_logp, torch.from_numpy(entry.logps))  # (L,)
+                group.hint_terms.append(weight * gains)
 
-    # trap: the recorded log-probs are the policy's own, so the gains are of the sampling policy in
-    # every update of this rollout
-    of_next = iter(hinted_logps)
-    for group in taught:
-        for entry in group.entries:
-            hinted_logp = next(of_next)[: len(entry.tokens)]  # (L,)
-            gains = hint_gains(hinted_logp, torch.from_numpy(entry.logps))  # (L,)
-            group.hint_bonus.append(weight * gains)
+
+def hint_columns(groups: list[Group]) -> dict[str, list | Tensor]:
+    """For the log: the mean hint_term of the tokens that have one, and how many groups do.
+
+    The mean of a gain over the policy's own tokens estimates -KL(pi || pi with the hint), so it is
+    below 0, but for its bounds and for chance.
+    """
+    terms: list[Tensor] = []
+    n_taught = 0
+    for group in groups:
+        terms += group.hint_terms
+        n_taught += bool(group.hint_terms)
+    return {
+        "hint_term": torch.cat(terms) if terms else [],
+        "hint_taught_groups_sum": [n_taught],
+    }
 
 
 @torch.no_grad()

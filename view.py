@@ -55,7 +55,7 @@ COMPLETION_FIELDS = (
     "ratio_mean",
     "ratio_max",
 )
-TOKEN_FIELDS = ("logps", "logps_now", "entropy", "weights", "hint_bonus")
+TOKEN_FIELDS = ("logps", "logps_now", "entropy", "weights", "hint_term")
 
 
 # ------------------------------------------------------------------------------ a run
@@ -207,15 +207,16 @@ def policy_losses(completions: list[dict], config: dict) -> list[float | None]:
         return [None] * len(completions)
 
     def block(name: str) -> torch.Tensor:
-        """(N, R) of the computed ones; 0 of what a run before this flag did not log."""
-        rows = [torch.tensor(c.get(name, [0.0] * len(c["tokens"]))) for c in computed]
-        return pad_sequence(rows, batch_first=True)
+        """(N, R) of the computed ones."""
+        return pad_sequence([torch.tensor(c[name]) for c in computed], batch_first=True)
 
     logp, weights = block("logps_now"), block("weights")  # (N, R), weights 0 on padding
     mask = weights != 0  # (N, R)
     ratio = importance_ratio(logp, block("logps"), mask, config["is_level"])  # (N, R)
     advantages = torch.tensor([c["advantage"] for c in computed])  # (N,)
-    shaped = token_advantages(advantages, weights, block("hint_bonus"))  # (N, R)
+    logged = "hint_term" in computed[0]  # not by a run of an older version
+    hint_term = block("hint_term") if logged else torch.zeros_like(weights)  # (N, R)
+    shaped = token_advantages(advantages, weights, hint_term)  # (N, R)
     bounds = (config["clip"], config["clip_eps"], config["clip_eps_high"])
     loss, _ = clipped_is_loss(ratio, logp, shaped, *bounds)  # (N, R)
     losses = iter(completion_means(loss, mask).tolist())

@@ -325,7 +325,7 @@ function medium([kind, path, address]) {
 
 // how tokens are coloured: value(c, i, t) -> number or null; signed: blue above 0 and orange below
 const TOKEN_COLORS = {
-  advantage: { label: "advantage × TAS weight + hint", signed: true, top: 1.5, value: (c, i, t) => (c.weights[i] ? (c.advantage[i] * c.weights[i][t] + (c.hint_bonus[i]?.[t] || 0)) / SCALE : c.advantage[i]), ends: ["less (below 0)", "more (above 0)"] },
+  advantage: { label: "advantage × TAS weight + hint", signed: true, top: 1.5, value: (c, i, t) => (c.weights[i] ? (c.advantage[i] * c.weights[i][t] + (c.hint_term[i]?.[t] || 0)) / SCALE : c.advantage[i]), ends: ["less (below 0)", "more (above 0)"] },
   logp: { label: "log-prob as recorded", top: 4, value: (c, i, t) => -c.logps[i][t] / SCALE, ends: ["sure (0)", "unlikely (-4 or less)"] },
   ratio: { label: "importance ratio", signed: true, top: 0.5, value: (c, i, t) => (c.logps_now[i] ? (c.logps_now[i][t] - c.logps[i][t]) / SCALE : null), ends: ["ratio below 1", "above 1"] },
   entropy: { label: "entropy", top: 1.5, value: (c, i, t) => (c.entropy[i] ? c.entropy[i][t] / SCALE : null), ends: ["0", "1.5 nats or more"] },
@@ -344,7 +344,7 @@ function tokenSpan(rollouts, i, t, color) {
   if (c.logps_now[i]) facts.push(`now ${c.logps_now[i][t] / SCALE}, ratio ${Math.exp((c.logps_now[i][t] - c.logps[i][t]) / SCALE).toFixed(2)}`);
   if (c.entropy[i]) facts.push(`entropy ${c.entropy[i][t] / SCALE}`);
   if (c.weights[i]) facts.push(`weight ${c.weights[i][t] / SCALE}`);
-  if (c.hint_bonus[i]?.[t]) facts.push(`hint as teacher ${c.hint_bonus[i][t] > 0 ? "+" : ""}${c.hint_bonus[i][t] / SCALE}`);
+  if (c.hint_term[i]?.[t]) facts.push(`hint as teacher ${c.hint_term[i][t] > 0 ? "+" : ""}${c.hint_term[i][t] / SCALE}`);
   span.title = facts.join("; ");
   return span;
 }

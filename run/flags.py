@@ -20,11 +20,14 @@ import difflib
 import importlib
 import json
 import math
+import warnings
 from dataclasses import field, fields
 from pathlib import Path
 
 from engine.adapter_folder import root_of
 from formats.sample import DataError
+
+NOT_SETTINGS = {"config", "out", "resume"}  # flags that belong to a start
 
 LARGEST = 2**31 - 1  # of a number that a flag may have
 
@@ -160,18 +163,20 @@ def from_file(path: str, words: dict, parser: argparse.ArgumentParser) -> tuple[
     """The flags of a run's config.json, and the names of those that its user had set.
 
     All values, also those that came from presets, so that another version of the presets changes
-    nothing. But where the command line names another preset (--method, --stage, --model), only
-    what that run's user had set: the rest is the new preset's. A file without "given" was written
-    by hand, as those in configs/: all that it names was set by its user.
+    nothing. A flag that is newer than the file has its value of today, with a warning. But where
+    the command line names another preset (--method, --stage, --model), only what that run's user
+    had set: the rest is the new preset's. A file without "given" was written by hand, as those in
+    configs/: all that it names was set by its user.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
+        is_a_runs = "given" in values
         given = set(values.pop("given", values))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         parser.error(f"--config {path}: not a run's config.json ({type(error).__name__}: {error})")
 
     options = {action.dest: action for action in parser._actions if action.dest != "help"}
-    for name in ("config", "out", "resume"):  # these belong to a start, not to a setting
+    for name in NOT_SETTINGS:
         values.pop(name, None)
     if unknown := sorted(values.keys() - options):
         parser.error(f"--config {path}: unknown flag '{unknown[0]}'; remove it from the file")
@@ -185,6 +190,13 @@ def from_file(path: str, words: dict, parser: argparse.ArgumentParser) -> tuple[
             values[name] = option.type(value if isinstance(value, str) else json.dumps(value))
         except (ValueError, argparse.ArgumentTypeError):
             parser.error(f"--config {path}: {name} {value!r} is no {option.metavar}")
+
+    if is_a_runs and (newer := sorted(options.keys() - values.keys() - NOT_SETTINGS)):
+        warnings.warn(
+            f"--config {path}: older than the flags {', '.join(newer)}; they have today's values, "
+            "which are printed below",
+            stacklevel=2,
+        )
 
     presets = ("method", "stage", "model")
     if any(name in words and words[name] != values.get(name) for name in presets):

@@ -18,7 +18,7 @@ Fields of a completion:
     reward, scores, advantage, ratio_mean, ratio_max
     tokens           text of each token
     logps            recorded log-probs, under the policy that wrote it
-    logps_now, entropy, weights, hint_bonus     the policy's in this update, the TAS weights, and
+    logps_now, entropy, weights, hint_term     the policy's in this update, the TAS weights, and
                      what the hint as a teacher has added to each token's advantage; null where the
                      group had no gradient and was not computed
 """
@@ -131,7 +131,7 @@ class RolloutLog:
                     "logps_now": values.get("logps_now"),
                     "entropy": values.get("entropy"),
                     "weights": values.get("weights"),
-                    "hint_bonus": values.get("hint_bonus"),
+                    "hint_term": values.get("hint_term"),
                 }
             )
         return records

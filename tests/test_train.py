@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from config import parse
 from engine.optim import Optimizer, learning_rate
 from formats.load import load_samples
 from formats.sample import DataError
-from groups import Group, replayed_groups
+from groups import Group, micro_batches, replayed_groups
 from model import Features, load_policy
 from replay import Entry, ReplayBuffer
 from rewards import accuracy_reward, split_completion
@@ -173,7 +174,8 @@ def test_our_preset_samples_two_completions_and_replays_as_many_groups(tmp_path,
     assert [row["groups"] for row in steps] == [4, 8, 8, 8]
     assert [row["updates_per_prompt"] for row in steps] == [2, 4, 4, 4]
     assert all(row["kl"] is None for row in steps)
-    assert all(0 < abs(row["hint_bonus"]) < 0.3 for row in steps)
+    assert all(0 < abs(row["hint_term"]) < 0.3 for row in steps)
+    assert all(row["hint_taught_groups"] == 2 for row in steps)
 
 
 def test_two_updates_of_one_rollout_equal_ppo_written_out(
@@ -702,13 +704,13 @@ def test_the_hint_teaches_tokens_by_what_it_makes_likelier(cfg, fresh_policy, bu
     prompts[2].sample = replace(prompts[2].sample, hint="")
     groups = sampled(cfg, fresh_policy, prompts)
     features = Features(fresh_policy)
-    train.set_hint_bonus(groups, 0.3, fresh_policy, builder, features, cfg.temperature)
-    assert groups[1].hint_bonus == groups[2].hint_bonus == []
+    train.set_hint_terms(groups, 0.3, fresh_policy, builder, features, cfg.temperature)
+    assert groups[1].hint_terms == groups[2].hint_terms == []
 
     plain, hinted = builder.build_or_raise([chosen[0]] * 2, [False, True])
     losses = []
     largest = 0.0
-    for entry, bonus in zip(groups[0].entries, groups[0].hint_bonus, strict=True):
+    for entry, bonus in zip(groups[0].entries, groups[0].hint_terms, strict=True):
         tokens = [[entry.tokens.tolist()]]
         logp, _ = fresh_policy.completion_logps([plain], features.of([plain]), tokens)
         with_hint, _ = fresh_policy.completion_logps([hinted], features.of([hinted]), tokens)
@@ -723,10 +725,41 @@ def test_the_hint_teaches_tokens_by_what_it_makes_likelier(cfg, fresh_policy, bu
     fresh_policy.model.zero_grad()
     cfg.beta = 0.0
     groups[0].advantages = torch.zeros(len(groups[0].entries))
-    log = update(cfg, fresh_policy, None, groups[:1])
+    update(cfg, fresh_policy, None, groups[:1])
     assert expected.norm() > 0
     assert (gradients(fresh_policy) - expected).norm() <= 1e-4 * expected.norm()
-    assert log["hint_bonus"] == []  # noted with --hint_teacher alone
+
+    # what the log says: one group, the mean over its tokens
+    columns = train.hint_columns(groups)
+    assert columns["hint_taught_groups_sum"] == [1]
+    n_tokens = sum(len(entry.tokens) for entry in groups[0].entries)
+    assert columns["hint_term"].shape == (n_tokens,)
+    assert train.hint_columns(groups[1:])["hint_term"] == []
+
+
+def test_a_replayed_completion_in_a_taught_row_has_no_hint_term(
+    cfg, fresh_policy, builder, samples
+):
+    """Fresh and replayed completions of a prompt share a row; the hint teaches the fresh ones. And
+    a hint that makes the prompt too long teaches none."""
+    prompts = builder.build_or_raise(samples[:1])
+    (group,) = sampled(cfg, fresh_policy, prompts)
+    features = Features(fresh_policy)
+    train.set_hint_terms([group], 0.3, fresh_policy, builder, features, cfg.temperature)
+    replayed = replace(group, replayed=True, hint_terms=[])
+    (batch,) = micro_batches([group, replayed], 10**6, fresh_policy)
+    assert len(batch.prompts) == 1
+    fresh_rows = batch.hint_term[~batch.is_replayed]
+    for row, term in zip(fresh_rows, group.hint_terms, strict=True):
+        assert torch.equal(row[: len(term)], term)
+        assert not row[len(term) :].any()
+    assert not batch.hint_term[batch.is_replayed].any()
+
+    group.hint_terms = []
+    strict = copy(builder)
+    strict.max_prompt_tokens = len(prompts[0].ids)
+    train.set_hint_terms([group], 0.3, fresh_policy, strict, features, cfg.temperature)
+    assert group.hint_terms == []
 
 
 def test_the_hints_weight_falls_to_0_over_the_run(tmp_path, in_shared_folder):
@@ -737,10 +770,10 @@ def test_the_hints_weight_falls_to_0_over_the_run(tmp_path, in_shared_folder):
     for step in read_steps(tmp_path / "rollouts.jsonl.gz"):
         bonuses = []
         for completion in step.completions:
-            assert len(completion["hint_bonus"]) == len(completion["tokens"])
+            assert len(completion["hint_term"]) == len(completion["tokens"])
             if completion["replayed"]:
-                assert not any(completion["hint_bonus"])
-            bonuses += completion["hint_bonus"]
+                assert not any(completion["hint_term"])
+            bonuses += completion["hint_term"]
         assert 0 < max(map(abs, bonuses)) <= 0.5 * (1 - step.step / 2)
 
 

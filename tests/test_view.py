@@ -76,7 +76,7 @@ def test_every_completion_is_on_the_page(run):
 
         # PPO's clip written out
         ratio = np.exp(np.array(c["logps_now"]) - c["logps"])
-        a = c["advantage"] * np.array(c["weights"]) + c["hint_bonus"]
+        a = c["advantage"] * np.array(c["weights"]) + c["hint_term"]
         loss = -np.minimum(ratio * a, np.clip(ratio, 0.8, 1.2) * a).mean()
         assert shown["loss"][i] == pytest.approx(loss, abs=2e-3)
         assert shown["entropy"][i] == [round(100 * e) for e in c["entropy"]]
