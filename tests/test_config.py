@@ -347,6 +347,17 @@ def test_a_config_file_holds_its_presets_whatever_has_become_of_ours(file):
     assert parse([flag, "--method=grpo"]).fresh == 5  # the same method is no other one
 
 
+def test_a_config_file_that_is_older_than_a_flag_says_so(tmp_path):
+    values = json.loads(to_json(parse(["--method=avatar_fast"])))
+    values.pop("hint_teacher")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values))
+    with pytest.warns(UserWarning, match="older than the flags hint_teacher; they have today's"):
+        cfg = parse([f"--config={path}"])
+    assert cfg.hint_teacher == 0.3  # today's avatar_fast
+    assert "hint_teacher" not in cfg.given
+
+
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
