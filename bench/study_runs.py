@@ -68,12 +68,12 @@ FAST_LENGTH = "--steps 24 --eval_every 2"
 # two seeds until the three are tuned)
 UPDATES = (2, 4, 8)
 BEST_UPDATES = 4
+BEST_GRPO = f"GRPO, {BEST_UPDATES} updates"
 
 
 def updates_cell(updates: int) -> Cell:
-    name = f"GRPO, {updates} updates"
     return cell(
-        name,
+        f"GRPO, {updates} updates",
         f"grpo --updates {updates}",
         "--steps 32 --eval_every 2",
         tuned_only=updates != BEST_UPDATES,
@@ -86,9 +86,9 @@ GRPO_LIKE_FAST = "GRPO with the rest of AVATAR fast"
 REST = "--fresh 2 --baseline shrunk --clip cispo --loss_norm token --beta 0"
 GRPO_WITH_HINTS = "GRPO shown hints"
 
-# An earlier AVATAR fast, and GRPO with its rest
-BEFORE = "four updates, no teacher"
-GRPO_LIKE_BEFORE = f"GRPO with the rest of {BEFORE}"
+# AVATAR fast as it was before, and GRPO with its rest
+BEFORE = "AVATAR fast, 4 updates, no teacher"
+GRPO_LIKE_BEFORE = "GRPO with the rest of that"
 
 METHOD_CELLS = [
     cell("GRPO", "grpo", GRPO_LENGTH, 45.4),

@@ -216,8 +216,8 @@ def test_tables_of_known_results(tmp_path):
     assert findings.rates == {"GRPO": 1e-3, "AVATAR": 1e-3}
 
     page = savings_table(savings_of_methods(findings, "completions"), "fresh completions")
-    best = next(line for line in page.splitlines() if "GRPO's best" in line)
-    assert best.startswith("| AVATAR | 0.405 (GRPO's best) | 800 | 400 | 2.00 [1.95, 2.05] |")
+    best = next(line for line in page.splitlines() if "best of GRPO" in line)
+    assert best.startswith("| AVATAR | 0.405 (best of GRPO) | 800 | 400 | 2.00 [1.95, 2.05] |")
     page = part_table(findings, "methods")
     row = next(line for line in page.splitlines() if line.startswith("| AVATAR |"))
     # 0.7 and 0.71; t of one degree of freedom is 12.706
