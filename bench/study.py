@@ -239,13 +239,16 @@ def make_long_start(plan: Plan) -> None:
     call(plan, out, "train.py", *LONG_COLD_START.split(), "--resume", **{"--out": out})
 
 
-def measure_costs(plan: Plan) -> None:
-    """CPU-seconds of every step of every method that has results, one run after the other, into
-    study-cost.jsonl anew: seconds of different machines are not to be compared."""
+def measure_costs(plan: Plan, names: list[str]) -> None:
+    """CPU-seconds of every step of the methods that have results, one run after the other.
+
+    Appends to study-cost.jsonl; of several runs of a method the least of each step counts, since a
+    machine that others use is now and then slower. Move the file away on another machine. names:
+    the methods to measure; []: all.
+    """
     findings = Findings(plan)
-    costs = []
     for method in plan.methods:
-        if not findings.runs(method):
+        if not findings.runs(method) or (names and method.name not in names):
             continue
         rate = findings.rate(method)
         seed = plan.seeds[0]
@@ -258,18 +261,17 @@ def measure_costs(plan: Plan) -> None:
 
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         seconds = [round(line["time_cpu"], 3) for line in lines if "loss" in line]
-        costs.append(
-            {
-                "flags": list(method.flags),
-                "preset": preset_of(method.flags),
-                "rate": rate,
-                "seed": seed,
-                "cpu": seconds,
-            }
-        )
+        cost = {
+            "flags": list(method.flags),
+            "preset": preset_of(method.flags),
+            "rate": rate,
+            "seed": seed,
+            "cpu": seconds,
+        }
+        with plan.costs.open("a") as file:
+            file.write(json.dumps(cost) + "\n")
         print(f"{sum(seconds):6.1f} CPU-seconds: {method.name}", flush=True)
         shutil.rmtree(out)
-    plan.costs.write_text("".join(json.dumps(cost) + "\n" for cost in costs))
 
 
 def tuning_jobs(plan: Plan, methods: list[Cell]) -> list[Job]:
@@ -335,7 +337,7 @@ def main() -> None:
         cells = chosen_cells(args.parts, args.cells)
         plan = Plan(folder / "study.jsonl", REPO / "runs" / "study", cores=args.cores)
     if args.cost:
-        measure_costs(plan)
+        measure_costs(plan, args.cells)
     elif not args.report:
         run_cells(plan, cells)
     report(plan, page, folder)

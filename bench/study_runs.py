@@ -100,12 +100,12 @@ METHOD_CELLS = [
         FAST_LENGTH,
         like="AVATAR fast",
     ),
-    cell(GRPO_LIKE_BEFORE, f"grpo {REST} --updates 4", FAST_LENGTH, like=BEFORE),
     cell("TAS only", "tas_only", GRPO_LENGTH, 45.1, like="GRPO"),
     cell("replay only", "replay_only", AVATAR_LENGTH, 47.8, like="AVATAR"),
     cell("AVATAR", "avatar", AVATAR_LENGTH, 49.1),
     cell("AVATAR fast", "avatar_fast", FAST_LENGTH),
     cell(BEFORE, "avatar_fast --updates 4 --hint_teacher 0", FAST_LENGTH),
+    cell(GRPO_LIKE_BEFORE, f"grpo {REST} --updates 4", FAST_LENGTH, like=BEFORE),
 ]
 CONTROLS = {
     GRPO_WITH_HINTS,
@@ -228,9 +228,9 @@ def still_counts(run: dict) -> bool:
     return all(today.get(flag) == value for flag, value in run["preset"].items())
 
 
-def read_results(file: Path) -> dict[str, dict]:
-    """The runs that are done and still count, by `name_of`; a torn last line is left out."""
-    results = {}
+def read_lines(file: Path) -> list[dict]:
+    """The runs that are done and still count; a torn last line is left out."""
+    runs = []
     lines = file.read_text().splitlines() if file.is_file() else []
     for line in lines:
         try:
@@ -238,7 +238,15 @@ def read_results(file: Path) -> dict[str, dict]:
         except json.JSONDecodeError:
             continue
         if still_counts(run):
-            results[name_of(tuple(run["flags"]), run["rate"], run["seed"])] = run
+            runs.append(run)
+    return runs
+
+
+def read_results(file: Path) -> dict[str, dict]:
+    """`read_lines` by `name_of`."""
+    results = {}
+    for run in read_lines(file):
+        results[name_of(tuple(run["flags"]), run["rate"], run["seed"])] = run
     return results
 
 
@@ -295,6 +303,17 @@ def at_cost(run: dict, seconds: list[float]) -> dict:
     return run | {"evals": evals}
 
 
+def read_costs(file: Path) -> dict[tuple[str, ...], list[float]]:
+    """CPU-seconds of each step, by flags: of several runs with the same flags the least."""
+    costs: dict[tuple[str, ...], list[float]] = {}
+    for run in read_lines(file):
+        flags = tuple(run["flags"])
+        costs[flags] = [
+            min(pair) for pair in zip(run["cpu"], costs.get(flags, run["cpu"]), strict=True)
+        ]
+    return costs
+
+
 class Findings:
     """The results at hand. rates: the learning rate of every method whose tuning is done; other
     cells use that of the method that they are `like`. costs: CPU-seconds of each step, by flags,
@@ -303,9 +322,7 @@ class Findings:
     def __init__(self, plan: Plan):
         self.plan = plan
         self.done = read_results(plan.results)
-        self.costs: dict[tuple[str, ...], list[float]] = {}
-        for cost in read_results(plan.costs).values():
-            self.costs[tuple(cost["flags"])] = cost["cpu"]
+        self.costs = read_costs(plan.costs)
         self.rates: dict[str, float] = {}
         for method in plan.methods:
             if not method.like:

@@ -225,8 +225,9 @@ def test_tables_of_known_results(tmp_path):
 
 
 def test_cpu_seconds_are_those_of_the_runs_that_had_the_machine_alone(tmp_path):
-    """An evaluation after two steps of 3 and 4 seconds stands at 7, whatever the run itself took; a
-    method that was not measured has no CPU-seconds beside those that were."""
+    """An evaluation after two steps of 3 and 4 seconds, the least of two measurements, stands at 7,
+    whatever the run itself took; a method that was not measured has no CPU-seconds beside those
+    that were."""
     methods = tuple(cell for cell in METHOD_CELLS if cell.name in ("GRPO", "AVATAR"))
     plan = Plan(
         tmp_path / "r.jsonl",
@@ -247,7 +248,7 @@ def test_cpu_seconds_are_those_of_the_runs_that_had_the_machine_alone(tmp_path):
     assert [evaluation[2] for evaluation in own["GRPO"][0]["evals"]] == [0, 10, 20]
 
     cost = {"flags": list(methods[0].flags), "preset": METHODS["grpo"], "rate": 1e-3, "seed": 0}
-    write_runs(plan.costs, [cost | {"cpu": [3.0, 4.0]}])
+    write_runs(plan.costs, [cost | {"cpu": [3.0, 5.0]}, cost | {"cpu": [6.0, 4.0]}])
     measured = Findings(plan).with_cpu()
     assert set(measured) == {"GRPO"}
     assert measured["GRPO"][0]["evals"] == [
@@ -323,7 +324,7 @@ def test_a_study_is_run_and_goes_on(tmp_path):
         "study-tiers.png",
         "study.json",
     ]
-    measure_costs(plan)
+    measure_costs(plan, [])
     costed = Findings(plan).with_cpu()
     for cell in cells:
         cost = Findings(plan).costs[cell.flags]
