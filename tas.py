@@ -193,12 +193,13 @@ def clipped_is_loss(
     """
     low = 1 - eps
     high = 1 + (eps_high or eps)
-    a = advantages  # (N, R)
     if clip == "ppo":
-        loss = -torch.minimum(ratio * a, ratio.clamp(low, high) * a)  # (N, R)
-        clipped = ((ratio < low) & (a < 0)) | ((ratio > high) & (a > 0))  # (N, R)
+        loss = -torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)  # (N, R)
+        too_low = (ratio < low) & (advantages < 0)  # (N, R)
+        too_high = (ratio > high) & (advantages > 0)  # (N, R)
+        clipped = too_low | too_high  # (N, R)
     elif clip == "cispo":
-        loss = -ratio.detach().clamp(max=high) * a * logp  # (N, R)
+        loss = -ratio.detach().clamp(max=high) * advantages * logp  # (N, R)
         clipped = ratio > high  # (N, R)
     else:
         raise ValueError(f"unknown clip '{clip}'; known: {', '.join(CLIPS)}")

@@ -127,7 +127,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         features = Features(policy)  # every clip passes the towers once a step
 
         # Steps 1 and 2 run once. With --dynamic_sampling they run again, for new prompts in place
-        # of groups of equal rewards, which have no signal; the last round's groups all stay.
+        # of groups of equal rewards; the last round's groups all stay.
         fresh: list[Group] = []
         sampled: list[tuple[Group, list[dict]]] = []  # of all rounds, with the scores
         for _ in range(1 + cfg.dynamic_sampling):

@@ -81,14 +81,12 @@ def run(plan: Plan, flags: tuple[str, ...], rate: float, seed: int) -> dict:
     call(plan, out, "train.py", *plan.common, *flags, "--resume", **train_flags)
     kept = collect(out)
     shutil.rmtree(out)
-    return {
-        "flags": list(flags),
-        "preset": preset_of(flags),
-        "rate": rate,
-        "seed": seed,
-        "common": list(plan.common),
-        **kept,
-    }
+    return identity(flags, rate, seed) | {"common": list(plan.common)} | kept
+
+
+def identity(flags: tuple[str, ...], rate: float, seed: int) -> dict:
+    """What a line of results says of its run, for `read_lines`."""
+    return {"flags": list(flags), "preset": preset_of(flags), "rate": rate, "seed": seed}
 
 
 def repeated_questions(plan: Plan, flags: tuple[str, ...]) -> Path:
@@ -261,13 +259,7 @@ def measure_costs(plan: Plan, names: list[str]) -> None:
 
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         seconds = [round(line["time_cpu"], 3) for line in lines if "loss" in line]
-        cost = {
-            "flags": list(method.flags),
-            "preset": preset_of(method.flags),
-            "rate": rate,
-            "seed": seed,
-            "cpu": seconds,
-        }
+        cost = identity(method.flags, rate, seed) | {"cpu": seconds}
         with plan.costs.open("a") as file:
             file.write(json.dumps(cost) + "\n")
         print(f"{sum(seconds):6.1f} CPU-seconds: {method.name}", flush=True)

@@ -15,10 +15,10 @@ from tas import SHAPES, temporal_weights
 
 plt = pyplot()
 
-# A colour, dashes and a marker for each method. Eight colours serve thirteen methods: GRPO's first
+# A colour, dashes and a marker for each method. Eight colours serve twelve methods: GRPO's first
 # three are grey and black, and belong together.
 GREYS = ("#000000", "#555555", "#999999")
-MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">", "h", "d", "p")
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">", "h", "d")
 STYLES: dict[str, dict] = {}
 MARKER_OF: dict[str, str] = {}
 for i, method in enumerate(METHOD_CELLS):

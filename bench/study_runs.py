@@ -64,8 +64,8 @@ AVATAR_LENGTH = "--steps 64 --eval_every 1"
 FAST_LENGTH = "--steps 24 --eval_every 2"
 
 # GRPO takes one update per rollout in the paper. The second baseline takes as many as do it most
-# good: 2, 4 and 8 are tuned, and the best on the tuning seeds runs on all seeds. (4 is a guess from
-# two seeds until the three are tuned)
+# good: 2, 4 and 8 are tuned, and the best on the tuning seeds runs on all seeds. (4 is a guess
+# until 2 and 8 have been tried at several rates, as it was)
 UPDATES = (2, 4, 8)
 BEST_UPDATES = 4
 BEST_GRPO = f"GRPO, {BEST_UPDATES} updates"

@@ -96,7 +96,7 @@ class RolloutLog:
             for group in groups:
                 if group.replayed or is_last:
                     records += self.records(step, update, group, buffer)
-                    prompts[group.id] = describe_prompt(next(iter(group.prompts.values())).sample)
+                    prompts[group.id] = describe_prompt(group.sample)
         self.values = {}
 
         # of all processes
