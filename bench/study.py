@@ -54,6 +54,7 @@ from bench.study_runs import (
     name_of,
     preset_of,
     read_results,
+    recipes_of,
     tuning_flags,
 )
 from config import toy_sizes
@@ -78,10 +79,30 @@ def run(plan: Plan, flags: tuple[str, ...], rate: float, seed: int) -> dict:
     train_flags["--log_rollouts"] = 0  # nobody looks at them
     if seed not in plan.tuning:
         train_flags["--eval_data"] = repeated_questions(plan, flags)
-    call(plan, out, "train.py", *plan.common, *flags, "--resume", **train_flags)
+    program = program_for(plan, flags)
+    call(plan, out, program, *plan.common, *flags, "--resume", **train_flags)
     kept = collect(out)
     shutil.rmtree(out)
     return identity(flags, rate, seed) | {"common": list(plan.common)} | kept
+
+
+def program_for(plan: Plan, flags: tuple[str, ...]) -> Path:
+    """train.py, or that of the copy of the repository with the recipe that these flags need."""
+    for recipe in recipes_of(flags):
+        return plan.work / f"with_{recipe}" / "train.py"
+    return REPO / "train.py"
+
+
+def copy_with_recipe(plan: Plan, recipe: str) -> None:
+    """Make the copy that `program_for` names, anew."""
+    tree = plan.work / f"with_{recipe}"
+    shutil.rmtree(tree, ignore_errors=True)
+    left_out = shutil.ignore_patterns(".*", "runs", "media_cache", "toy_world", "__pycache__")
+    shutil.copytree(REPO, tree, ignore=left_out)
+    # git apply passes over what lies inside of another repository, unless it cannot see that one
+    hidden = os.environ | {"GIT_CEILING_DIRECTORIES": str(tree.parent)}
+    patch = REPO / "recipes" / f"{recipe}.patch"
+    subprocess.run(["git", "apply", str(patch)], cwd=tree, env=hidden, check=True)
 
 
 def identity(flags: tuple[str, ...], rate: float, seed: int) -> dict:
@@ -107,13 +128,13 @@ def repeat_questions(table: Path) -> None:
     repeated.write_text("\n".join(lines) + "\n")
 
 
-def call(plan: Plan, out: Path, program: str, *words: str, **flags) -> None:
-    """Run one of the repository's programs on one core, its output into log.txt.
+def call(plan: Plan, out: Path, program: Path, *words: str, **flags) -> None:
+    """Run a program on one core, its output into log.txt.
 
     In the plan's folder, so that the toy world and the decoded media are made there, once for all
     runs. Raises RuntimeError when it fails.
     """
-    command = [sys.executable, str(REPO / program), *words]
+    command = [sys.executable, str(program), *words]
     for name, value in flags.items():
         command += [name, str(value)]
     env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -207,6 +228,8 @@ def run_cells(plan: Plan, cells: list[Cell]) -> None:
     repeat_questions(toy.build(plan.work / "toy_world", 2, "heldout", heldout))
     if any(LONG_DATA in cell.flags for cell in cells):
         make_long_start(plan)
+    for recipe in {recipe for cell in cells for recipe in recipes_of(cell.flags)}:
+        copy_with_recipe(plan, recipe)
 
     names = {cell.like or cell.name for cell in cells}
     methods = [method for method in plan.methods if not method.like and method.name in names]
@@ -234,7 +257,7 @@ def make_long_start(plan: Plan) -> None:
     if (out / "checkpoint").exists():
         return
     out.mkdir(exist_ok=True)
-    call(plan, out, "train.py", *LONG_COLD_START.split(), "--resume", **{"--out": out})
+    call(plan, out, REPO / "train.py", *LONG_COLD_START.split(), "--resume", **{"--out": out})
 
 
 def measure_costs(plan: Plan, names: list[str]) -> None:
@@ -255,7 +278,7 @@ def measure_costs(plan: Plan, names: list[str]) -> None:
         out.mkdir(parents=True)
         flags = {"--lr": rate, "--seed": seed, "--out": out, "--log_rollouts": 0}
         flags["--eval_every"] = 0  # stands after that of the method's flags, so it wins
-        call(plan, out, "train.py", *plan.common, *method.flags, **flags)
+        call(plan, out, REPO / "train.py", *plan.common, *method.flags, **flags)
 
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         seconds = [round(line["time_cpu"], 3) for line in lines if "loss" in line]

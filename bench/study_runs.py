@@ -25,6 +25,13 @@ TUNING_SEEDS = (100, 101, 102, 103)
 RATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)
 TRAIN_CLIPS = 256
 HELDOUT_CLIPS = 160
+# Flags that a patch of recipes/ adds: a run with one of them is of a copy of the repository with that
+# patch applied
+RECIPES = {
+    "--replay_dead": "popo",
+    "--replay_decay": "freshper",
+    "--uniform_draws": "uniform_draws",
+}
 HELDOUT_SAMPLES = 3  # completions per held-out question: a standard error of 0.016 instead of 0.028
 
 
@@ -145,7 +152,7 @@ LONG_FLAGS = f"--model {LONG_START}/checkpoint --data {LONG_DATA} --max_completi
 
 def long_cell(name: str, options: str) -> Cell:
     """AVATAR on questions with long reasoning, at the learning rate of AVATAR."""
-    length = f"{LONG_FLAGS} --steps 32 --eval_every 4"
+    length = f"{LONG_FLAGS} --steps 32 --eval_every 16"
     return cell(name, f"avatar {options}".strip(), length, like="AVATAR")
 
 
@@ -163,6 +170,8 @@ PARTS: dict[str, Part] = {
             fast_cell("4 fresh and 4 replayed", "--fresh 4 --replayed 4 --prompts_per_step 8"),
             fast_cell("PPO's clip", "--clip ppo"),
             fast_cell("mean over completions", "--loss_norm sequence"),
+            fast_cell("replay in the places of dead groups (POPO)", "--replay_dead true"),
+            fast_cell("draws with age decay (FreshPER)", "--replay_decay 8"),
         ],
     ),
     "long reasoning": Part(
@@ -173,6 +182,7 @@ PARTS: dict[str, Part] = {
             long_cell("decay, long", "--tas_shape decay"),
             long_cell("inverse, long", "--tas_shape inverse"),
             long_cell("u with lambda 0.6, long", "--tas_lambda 0.6"),
+            long_cell("u, draws without tiers, long", "--uniform_draws true"),
         ],
     ),
 }
@@ -202,6 +212,15 @@ class Plan:
 def preset_of(flags: tuple[str, ...]) -> dict:
     """What the --method of these flags stands for today; {} where it is gone."""
     return METHODS.get(flags[flags.index("--method") + 1], {})
+
+
+def recipes_of(flags: tuple[str, ...]) -> list[str]:
+    """The recipes that these flags need.
+
+    >>> recipes_of(("--method", "avatar", "--replay_dead", "true"))
+    ['popo']
+    """
+    return [RECIPES[flag] for flag in flags if flag in RECIPES]
 
 
 def tuning_flags(flags: tuple[str, ...]) -> tuple[str, ...]:

@@ -139,6 +139,11 @@ def check_freshper(rows: list[dict], plain: list[dict], out: Path) -> None:
     assert rows[1]["replayed"] == plain[1]["replayed"] > 0
 
 
+def check_uniform(rows: list[dict], plain: list[dict], out: Path) -> None:
+    """As for freshper."""
+    assert rows[1]["replayed"] == plain[1]["replayed"] > 0
+
+
 RECIPES: dict[str, tuple[list[str], Callable]] = {
     "papo": (["--papo_gamma=0.01"], check_papo),
     "care": (["--care_bonus=0.5", "--save_every=1"], check_care),
@@ -149,6 +154,7 @@ RECIPES: dict[str, tuple[list[str], Callable]] = {
     "entropy_tas": (["--tas_shape=entropy"], check_entropy),
     "popo": (["--replay_dead=true"], check_popo),
     "freshper": (["--replay_decay=8"], check_freshper),
+    "uniform_draws": (["--uniform_draws=true"], check_uniform),
 }
 
 
@@ -193,6 +199,7 @@ TOGETHER = (
     (("length_reward",), ("problems.py", "rewards.py")),
     (("popo",), ("tas.py",)),
     (("freshper",), ("replay.py",)),
+    (("uniform_draws",), ("replay.py",)),
 )
 
 
@@ -258,6 +265,39 @@ print(json.dumps([drawn[f"q{step}"] for step in (15, 10, 5, 0)]))
     expected = np.exp(-np.arange(4)) / np.exp(-np.arange(4)).sum() * 4000
     errors = np.sqrt(expected * (1 - expected / 4000))
     assert (np.abs(json.loads(done.stdout) - expected) < 4 * errors).all()
+
+
+def test_prompts_are_drawn_without_tiers(tmp_path):
+    """Of ten prompts 4 are hard, 3 medium and 3 easy: by tier a medium one is drawn at 0.35 / 3, an
+    easy one at 0.25 / 3; without tiers each at 1 / 10."""
+    tree = copy_tree(tmp_path / "tree")
+    apply(tree, "uniform_draws")
+    code = """
+import json
+import numpy as np
+from collections import Counter
+from replay import Entry, ReplayBuffer
+buffer = ReplayBuffer()
+for i in range(10):
+    tokens, logps = np.zeros(1, np.int32), np.zeros(1, np.float32)
+    buffer.add(f"q{i}", [Entry(tokens, logps, right, right, 0) for right in (0.0, 0.1 + i / 20)])
+buffer.refresh(buffer.moves())
+counts = []
+for uniform in (False, True):
+    drawn = Counter(buffer.draw_groups(1, 2, 1, uniform)[0].prompt_id for _ in range(4000))
+    counts.append([drawn[f"q{i}"] for i in range(10)])
+print(json.dumps(counts))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    by_tier, uniform = np.array(json.loads(done.stdout))
+    for drawn, shares in (
+        (by_tier, [0.4 / 4] * 4 + [0.35 / 3] * 3 + [0.25 / 3] * 3),
+        (uniform, [0.1] * 10),
+    ):
+        expected = 4000 * np.array(shares)
+        assert (np.abs(drawn - expected) < 4 * np.sqrt(expected)).all()
 
 
 def without_times(rows: list[dict]) -> list[dict]:
