@@ -25,14 +25,15 @@ TUNING_SEEDS = (100, 101, 102, 103)
 RATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)
 TRAIN_CLIPS = 256
 HELDOUT_CLIPS = 160
-# Flags that a patch of recipes/ adds: a run with one of them is of a copy of the repository with that
-# patch applied
+HELDOUT_SAMPLES = 3  # completions per held-out question: a standard error of 0.016 instead of 0.028
+
+# Flags that a patch of recipes/ adds: a run with one of them is of a copy of the repository that
+# has the patch
 RECIPES = {
     "--replay_dead": "popo",
     "--replay_decay": "freshper",
     "--uniform_draws": "uniform_draws",
 }
-HELDOUT_SAMPLES = 3  # completions per held-out question: a standard error of 0.016 instead of 0.028
 
 
 # ------------------------------------------------------------------------------ cells
