@@ -1,15 +1,15 @@
-"""toy_long.py: questions about four clips of the toy world, whose reasoning is long.
+"""toy_long.py: questions about two clips of the toy world, whose reasoning is long.
 
-    python train.py --stage 0 --model assets/tiny-omni --data toy-long:512,32      # a cold start
-    python train.py --model CHECKPOINT --data toy-long:256,80 --max_completion_tokens 320
+    python train.py --stage 0 --model assets/tiny-omni --data toy-long:4096,32     # a cold start
+    python train.py --model CHECKPOINT --data toy-long:256,160 --max_completion_tokens 320
 
 The questions of toy.py are solved in about 50 tokens. Temporal Advantage Shaping and the tiers are
-said to matter more where reasoning is long, so a record here shows four clips and asks for
-something that has to be found in each of them and added up: about 150 to 250 tokens. The plans of
-solvers are those of toy.py: careful, guess, one-sense and slip.
+said to matter more where reasoning is long. So a record here shows two clips, and asks for how many
+of the two to four tones in them the source stands at the left, or is a square. The plans of solvers
+are those of toy.py: careful, guess, one-sense and slip; the careful one takes 135 to 325 tokens.
 
-    clip 1. listen: low tone 1101. look: blue disc left 0111 differs 1010 no. [..] count 0.
-    clip 2. [..] count 1.   clip 3. [..] count 1.   clip 4. [..] count 2.   -> <answer>2</answer>
+    clip 1. listen: low tone 1101. look: blue disc left 0111 differs 1010 no. [..] found right no.
+    count 0. clip 2. listen: mid tone 0010. [..] found left yes. count 1.   -> <answer>1</answer>
 
 Clips are those of toy.py for the same stage and split, each seen in several records.
 """
@@ -23,83 +23,61 @@ from numpy.random import Generator
 import toy
 from formats.own import save_samples
 from formats.sample import Sample
-from toy import Question, Scene, Solution, Tone
+from toy import Question, Scene, Shape, Solution
 
-CLIPS = 4  # of a record
-VERSION = 1  # part of the file's name: raise it when the records change
-
-
-def lowest_tone(scene: Scene) -> Tone:
-    """Tones stand in the order of their pitch."""
-    return scene.tones[0]
+CLIPS = 2  # of a record
+VERSION = 2  # part of the file's name: raise it when the records change
 
 
-def ask_count_sources(scenes: list[Scene], rng: Generator) -> Question:
-    """In how many clips is the source of the lowest tone of a given form? Without ears one takes
-    the first shape."""
-    form = str(rng.choice(toy.SHAPES))
+def ask_count_left(scenes: list[Scene]) -> Question:
+    """How many sources stand at the left?"""
+    return ask_count("left", "stands at the left", lambda shape: shape.place, scenes)
+
+
+def ask_count_square(scenes: list[Scene]) -> Question:
+    """How many sources are squares?"""
+    return ask_count("square", "is a square", lambda shape: shape.shape, scenes)
+
+
+def ask_count(
+    wanted: str, clause: str, trait: Callable[[Shape], str], scenes: list[Scene]
+) -> Question:
+    """For how many of the tones does their source have a trait?
+
+    wanted: the value of the trait; clause: the same in words. It is always the same one, since a
+    model as small as the bundled one does not learn to read it from the question in a short cold
+    start. Without ears one counts the first shapes of the clips.
+    """
     careful: list[str] = []
     glanced: list[str] = []
-    n = n_glanced = 0
+    n = n_glanced = n_tones = 0
     for i, scene in enumerate(scenes, 1):
-        tone = lowest_tone(scene)
-        n += scene.at(tone.source).shape == form
-        looks = [toy.compare(shape, [tone]) for shape in scene.shapes]
-        careful += [f"clip {i}.", toy.listen(tone), *looks, f"count {n}."]
-
+        careful.append(f"clip {i}.")
+        for tone in scene.tones:
+            found = trait(scene.at(tone.source))
+            n += found == wanted
+            n_tones += 1
+            careful += [toy.listen(tone), *(toy.compare(shape, [tone]) for shape in scene.shapes)]
+            careful.append(f"found {found} {'yes' if found == wanted else 'no'}. count {n}.")
         first = scene.shapes[0]
-        n_glanced += first.shape == form
+        n_glanced += trait(first) == wanted
         glanced += [f"clip {i}.", toy.look(first, "yes"), f"count {n_glanced}."]
     return Question(
-        kind="count_sources",
-        text=f"In how many of the clips is the shape that moves in step with the lowest tone a "
-        f"{form}?",
+        kind=f"count_{wanted}",
+        text=f"For how many of the tones is it true that the shape that moves in step with it "
+        f"{clause}?",
         problem_type="numeric",
         answer=str(n),
         careful=Solution(careful, str(n)),
         one_sense=Solution(glanced, str(n_glanced)),
         slips=toy.near(n),
-        guesses=[str(m) for m in range(CLIPS + 1)],
-        hint="Take one clip after the other: listen for the lowest tone, line up every shape with "
-        "it, and keep the count.",
+        guesses=[str(m) for m in range(n_tones + 1)],
+        hint="Take one clip after the other: listen for every tone, line up every shape with it, "
+        "and keep the count.",
     )
 
 
-def ask_sum_together(scenes: list[Scene], rng: Generator) -> Question:
-    """How many beats do the shapes share with the lowest tone, over all clips? Without ears one
-    adds up the moves."""
-    careful: list[str] = []
-    watched: list[str] = []
-    total = n_moves = 0
-    for i, scene in enumerate(scenes, 1):
-        tone = lowest_tone(scene)
-        careful += [f"clip {i}.", toy.listen(tone)]
-        watched += [f"clip {i}."]
-        for shape in scene.shapes:
-            together = toy.both(shape.beats, tone.beats)
-            total += together.count("1")
-            n_moves += shape.beats.count("1")
-            careful += [toy.look(shape), f"together {together}.", f"sum {total}."]
-            watched += [toy.look(shape), f"sum {n_moves}."]
-    return Question(
-        kind="sum_together",
-        text="How many times do shapes move while the lowest tone of their clip sounds, in all "
-        "clips together?",
-        problem_type="numeric",
-        answer=str(total),
-        careful=Solution(careful, str(total)),
-        one_sense=Solution(watched, str(n_moves)),
-        slips=toy.near(total),
-        guesses=[str(m) for m in range(6, 17)],
-        hint="Take one clip after the other: listen for the lowest tone, line up every shape with "
-        "it, and go on adding.",
-    )
-
-
-QUESTIONS: tuple[Callable[[list[Scene], Generator], Question], ...] = (
-    ask_count_sources,
-    ask_sum_together,
-)
+QUESTIONS: tuple[Callable[[list[Scene]], Question], ...] = (ask_count_left, ask_count_square)
 
 
 def make_record(
@@ -107,7 +85,7 @@ def make_record(
 ) -> Sample:
     """One question about some clips, each as (its name, its scene). Stage 0 adds a trace."""
     scenes = [scene for _, scene in clips]
-    question = QUESTIONS[number % len(QUESTIONS)](scenes, rng)
+    question = QUESTIONS[number % len(QUESTIONS)](scenes)
     record = Sample(
         name,
         question.text,

@@ -63,8 +63,8 @@ from engine.families import DEFAULT_MODEL
 REPO = Path(__file__).parent.parent
 QUICK_HELDOUT_CLIPS = 40
 LONG_COLD_START = (
-    f"--stage 0 --model {DEFAULT_MODEL} --data toy-long:2048,32 --max_completion_tokens 400 "
-    "--steps 300 --prompts_per_step 16 --lr 5e-4 --train_towers false --eval_every 0"
+    f"--stage 0 --model {DEFAULT_MODEL} --data toy-long:4096,32 --max_completion_tokens 400 "
+    "--steps 400 --prompts_per_step 16 --lr 1e-3 --train_towers false --eval_every 0"
 )
 
 Job = tuple[tuple[str, ...], float, int]  # flags of a cell, learning rate, seed

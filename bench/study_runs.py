@@ -153,7 +153,7 @@ LONG_FLAGS = f"--model {LONG_START}/checkpoint --data {LONG_DATA} --max_completi
 
 def long_cell(name: str, options: str) -> Cell:
     """AVATAR on questions with long reasoning, at the learning rate of AVATAR."""
-    length = f"{LONG_FLAGS} --steps 32 --eval_every 16"
+    length = f"{LONG_FLAGS} --steps 24 --eval_every 6"
     return cell(name, f"avatar {options}".strip(), length, like="AVATAR")
 
 
