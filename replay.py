@@ -25,8 +25,8 @@ The story of a hint, from a record to its removal:
     When replayed, they are trained under the hinted prompt, for which they were written.
  5. The visit after a hinted one is asked without the hint: the two kinds take turns, since only an
     unhinted success shows that the hint is no longer needed. The first one turns the hint off.
- 6. With --hint_teacher (ours) a hint also teaches while it is not shown: train.set_hint_terms reads
-    fresh unhinted completions once more with it in the prompt. Nothing here knows of that.
+ 6. With --hint_teacher (ours) a hint also teaches while it is not shown: teacher.py reads fresh
+    unhinted completions once more with it in the prompt. Nothing here knows of that.
 
 How this differs from the paper and its released trainer:
  1. A prompt is its dataset id: question AND media. The trainer's key is the question's text, so

@@ -58,8 +58,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import Prompt, PromptBuilder, prompt_builder, question_text
-from engine.batching import split_by_tokens
+from data import PromptBuilder, prompt_builder, question_text
 from engine.distributed import gather, gather_lists, start_processes, weight_dtype
 from engine.families import DEFAULT_MODEL
 from groups import Batch, Group, fresh_groups, global_counts, micro_batches, replayed_groups
@@ -69,6 +68,7 @@ from replay import ReplayBuffer
 from rewards import has_all_parts, score_prompts
 from rollout import Sampling, generate
 from run.curriculum import stages_of, write_summary
+from run.diagnostics import note_drift, note_ratios
 from run.heldout import evaluate, example
 from run.learner import make_optimizer, optimizer_step, prepare
 from run.logs import Log
@@ -79,7 +79,6 @@ from tas import (
     clipped_is_loss,
     completion_means,
     group_advantages,
-    hint_gains,
     importance_ratio,
     kl_k3,
     kl_to_behaviour,
@@ -89,13 +88,12 @@ from tas import (
     temporal_weights,
     token_advantages,
 )
+from teacher import hint_columns, set_hint_terms
 from tools.tiny_model import make_tiny_policy
 from view import write_page
 
 LOG_EVERY = 10  # steps between two entries in completions.jsonl
 EXAMPLES = 2  # completions in each
-FOREVER = 10**9
-AGES = ((1, 4), (5, 16), (17, 64), (65, FOREVER))  # steps since a replayed completion was written
 
 
 # ------------------------------------------------------------------------------ stages 1 to 3
@@ -305,65 +303,6 @@ def accumulate_gradients(
 
 
 @torch.no_grad()
-def set_hint_terms(
-    groups: list[Group],
-    weight: float,
-    policy: Policy,
-    builder: PromptBuilder,
-    features: Features,
-    temperature: float,
-) -> None:
-    """Set the hint_terms of fresh groups, weight x g_t, by a forward pass under the hinted prompts.
-
-    Only a group whose prompt has a hint and was asked without it gets them; none where the hinted
-    prompt cannot be built, most often because it is too long.
-
-    policy: the one that sampled. So g_t is of it in all updates of the rollout, and log pi(y_t | q)
-    is what it has recorded. trap: never pass a sharded learner, which would wait for processes that
-    have no such group.
-    """
-    asked = [group for group in groups if False in group.prompts and group.sample.hint]
-    built = builder.build([group.sample for group in asked], [True] * len(asked))
-    taught = []
-    tokens = []  # of each row
-    for group, prompt in zip(asked, built, strict=True):
-        if isinstance(prompt, Prompt):
-            taught.append((group, prompt))
-            tokens.append(len(prompt.ids) + sum(len(entry.tokens) for entry in group.entries))
-
-    for chunk in split_by_tokens(taught, tokens, policy.max_tokens):
-        prompts = [prompt for _, prompt in chunk]
-        completions = [[e.tokens.tolist() for e in group.entries] for group, _ in chunk]
-        logp, _ = policy.completion_logps(
-            prompts, features.of(prompts), completions, temperature
-        )  # (N, R)
-        hinted_logps = iter(logp.cpu())
-        for group, _ in chunk:
-            group.hint_terms = []
-            for entry in group.entries:
-                hinted_logp = next(hinted_logps)[: len(entry.tokens)]  # (L,)
-                gains = hint_gains(hinted_logp, torch.from_numpy(entry.logps))  # (L,)
-                group.hint_terms.append(weight * gains)
-
-
-def hint_columns(groups: list[Group]) -> dict[str, list | Tensor]:
-    """For the log: the mean hint_term of the tokens that have one, and how many groups do.
-
-    The mean of a gain over the policy's own tokens estimates -KL(pi || pi with the hint), so it is
-    below 0, but for its bounds and for chance.
-    """
-    terms: list[Tensor] = []
-    n_taught = 0
-    for group in groups:
-        terms += group.hint_terms
-        n_taught += bool(group.hint_terms)
-    return {
-        "hint_term": torch.cat(terms) if terms else [],
-        "hint_taught_groups_sum": [n_taught],
-    }
-
-
-@torch.no_grad()
 def reference_logps(
     reference: Policy, batch: Batch, features: Features, temperature: float
 ) -> Tensor:
@@ -386,52 +325,6 @@ def reference_logps(
     )  # (n, r)
     out[chosen, : logp.shape[1]] = logp
     return out
-
-
-def note_ratios(
-    log: Log, batch: Batch, mask: Tensor, ratio: Tensor, clipped: Tensor, step: int
-) -> None:
-    """How far the policy has moved from the policies that wrote the batch, over its tokens.
-
-    ratio_mean, ratio_max and clip_fraction are over all trained tokens; clip_fraction_age_* and
-    replayed_age_* tell replayed completions apart by their age in steps.
-    """
-    replayed_tokens = mask & batch.is_replayed[:, None]  # (N, R)
-    log.note(
-        ratio_mean=ratio[mask],
-        ratio_max=ratio[mask],
-        clip_fraction=clipped[mask],
-        ratio_mean_replayed=ratio[replayed_tokens],
-        ratio_squared_replayed=ratio[replayed_tokens] ** 2,
-    )
-
-    # is it the old completions that the policy has left?
-    age = step - batch.written  # (N,)
-    for low, high in AGES:
-        chosen = batch.is_replayed & (age >= low) & (age <= high)  # (N,)
-        name = f"{low}_{high}" if high < FOREVER else f"{low}_on"
-        log.note(
-            **{
-                f"replayed_age_{name}_sum": chosen,
-                f"clip_fraction_age_{name}": clipped[mask & chosen[:, None]],
-            }
-        )
-
-
-def note_drift(log: Log, log_ratio: Tensor, logp: Tensor, fresh_tokens: Tensor) -> None:
-    """How far the log-probs that the sampler has recorded are from the trainer's: rounding alone,
-    if all is well. sampler_difference_max, and sampler_correlation (run/logs.py makes it of these
-    means)."""
-    x = logp[fresh_tokens].double()  # (tokens,)
-    y = x - log_ratio[fresh_tokens]  # (tokens,) as recorded
-    log.note(
-        sampler_difference_max=(x - y).abs(),
-        drift_x=x,
-        drift_y=y,
-        drift_xx=x * x,
-        drift_yy=y * y,
-        drift_xy=x * y,
-    )
 
 
 def rewards_of(groups: list[Group]) -> list[float]:

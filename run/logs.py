@@ -614,7 +614,7 @@ def effective_sample_fraction(row: dict) -> dict[str, float | None]:
 def sampler_correlation(row: dict) -> dict[str, float | None]:
     """Pearson's correlation of the recorded and the trainer's log-probs of fresh tokens.
 
-    Takes the place of the means that `train.note_drift` notes.
+    Takes the place of the means that `run.diagnostics.note_drift` notes.
 
     >>> means = {"drift_x": 0.5, "drift_y": 1.0, "drift_xx": 0.5, "drift_yy": 2.0, "drift_xy": 1.0}
     >>> sampler_correlation(means)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
 
+import teacher
 import train
 from config import parse
 from engine.optim import Optimizer, learning_rate
@@ -704,7 +705,7 @@ def test_the_hint_teaches_tokens_by_what_it_makes_likelier(cfg, fresh_policy, bu
     prompts[2].sample = replace(prompts[2].sample, hint="")
     groups = sampled(cfg, fresh_policy, prompts)
     features = Features(fresh_policy)
-    train.set_hint_terms(groups, 0.3, fresh_policy, builder, features, cfg.temperature)
+    teacher.set_hint_terms(groups, 0.3, fresh_policy, builder, features, cfg.temperature)
     assert groups[1].hint_terms == groups[2].hint_terms == []
 
     plain, hinted = builder.build_or_raise([chosen[0]] * 2, [False, True])
@@ -730,11 +731,11 @@ def test_the_hint_teaches_tokens_by_what_it_makes_likelier(cfg, fresh_policy, bu
     assert (gradients(fresh_policy) - expected).norm() <= 1e-4 * expected.norm()
 
     # what the log says: one group, the mean over its tokens
-    columns = train.hint_columns(groups)
+    columns = teacher.hint_columns(groups)
     assert columns["hint_taught_groups_sum"] == [1]
     n_tokens = sum(len(entry.tokens) for entry in groups[0].entries)
     assert columns["hint_term"].shape == (n_tokens,)
-    assert train.hint_columns(groups[1:])["hint_term"] == []
+    assert teacher.hint_columns(groups[1:])["hint_term"] == []
 
 
 def test_a_replayed_completion_in_a_taught_row_has_no_hint_term(
@@ -745,7 +746,7 @@ def test_a_replayed_completion_in_a_taught_row_has_no_hint_term(
     prompts = builder.build_or_raise(samples[:1])
     (group,) = sampled(cfg, fresh_policy, prompts)
     features = Features(fresh_policy)
-    train.set_hint_terms([group], 0.3, fresh_policy, builder, features, cfg.temperature)
+    teacher.set_hint_terms([group], 0.3, fresh_policy, builder, features, cfg.temperature)
     replayed = replace(group, replayed=True, hint_terms=[])
     (batch,) = micro_batches([group, replayed], 10**6, fresh_policy)
     assert len(batch.prompts) == 1
@@ -758,7 +759,7 @@ def test_a_replayed_completion_in_a_taught_row_has_no_hint_term(
     group.hint_terms = []
     strict = copy(builder)
     strict.max_prompt_tokens = len(prompts[0].ids)
-    train.set_hint_terms([group], 0.3, fresh_policy, strict, features, cfg.temperature)
+    teacher.set_hint_terms([group], 0.3, fresh_policy, strict, features, cfg.temperature)
     assert group.hint_terms == []
 
 
