@@ -112,7 +112,7 @@ def identity(flags: tuple[str, ...], rate: float, seed: int) -> dict:
 
 def repeated_questions(plan: Plan, flags: tuple[str, ...]) -> Path:
     """The file of a cell's held-out questions, each HELDOUT_SAMPLES times."""
-    world = "long" if LONG_DATA in flags else "stage"
+    world = f"long{toy_long.VERSION}" if LONG_DATA in flags else "stage"
     return next(plan.work.glob(f"toy_world/*/{world}*_repeated.jsonl"))
 
 
