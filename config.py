@@ -30,7 +30,7 @@ AVATAR = {  # the paper's own numbers
     "hint_kl": 0.1,
     "hint_teacher": 0.0,
 }
-AVATAR_FAST = AVATAR | {  # ours: what the study found to need the fewest completions
+AVATAR_FAST = AVATAR | {  # ours: far fewer completions than GRPO (bench/STUDY.md)
     "fresh": 2,
     "replayed": 6,
     "updates": 2,
@@ -149,7 +149,10 @@ class Rollout:
     max_completion_tokens: int | None = flag(None, "longest completion, EOS included", 1)
     temperature: float = flag(1.0, "of sampling and of the training log-probs alike", 1e-3, 100)
     dynamic_sampling: int = flag(
-        0, "extra rounds of prompts in place of groups whose rewards are equal (DAPO); 0 = off", 0
+        0,
+        "extra rounds of prompts in place of groups whose rewards are equal (DAPO); 0 = off. For "
+        "--baseline group: with shrunk, and with --hint_teacher, such groups teach, too",
+        0,
     )
 
 

@@ -48,7 +48,8 @@ class Group:
 
     prompts: the prompt as the model reads it, by whether it shows the hint; a fresh group has one,
     a replayed one what its entries need. advantages: (G,), set in step 5. history: of a fresh
-    group, the earlier rewards of its prompt; None where its own were measured by another ruler.
+    group, the earlier unhinted rewards of its prompt ([] for a hinted visit); None where a verdict
+    of the judge is missing.
     hint_terms: what the hint as a teacher adds to each token's advantage, (L,) per completion; []:
     nothing.
     """
@@ -72,8 +73,9 @@ class Group:
         return torch.tensor([entry.reward for entry in self.entries])
 
     @property
-    def has_signal(self) -> bool:
-        """Do the rewards differ? Where they are equal all advantages over the group are 0."""
+    def has_diverse_rewards(self) -> bool:
+        """Do the rewards differ? Where they are equal, advantages against the group's mean are 0;
+        those against a shrunk baseline, and hint terms, are not."""
         return are_diverse([entry.reward for entry in self.entries])
 
 

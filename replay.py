@@ -82,7 +82,7 @@ class Entry:
     accuracy: float
     step: int  # when it was written
     hinted: bool = False  # was the hint in the prompt that it answers?
-    scores: dict[str, float | None] = field(default_factory=dict)  # format, accuracy, self, judge
+    scores: dict[str, float | None] = field(default_factory=dict)  # the parts, and `reward`
     order: int = 0  # insertion number, given by the buffer: lower is older
 
     @property
@@ -121,15 +121,15 @@ def digest_of(prompt_id: str) -> int:
 
 
 def are_diverse(rewards: list[float]) -> bool:
-    """Do these rewards differ? A group of equal rewards has advantage 0 and teaches nothing."""
+    """Do these rewards differ? Where they are equal, advantages against a mean of them are 0."""
     return max(rewards) - min(rewards) > 1e-6
 
 
-def shares(total: int, fractions: dict[str, float]) -> dict[str, int]:
+def apportion(total: int, fractions: dict[str, float]) -> dict[str, int]:
     """Whole numbers near total * fraction that add up to total: what rounding down leaves goes to
     the largest remainders, one each.
 
-    >>> shares(14, TIER_FRACTIONS), shares(1, TIER_FRACTIONS)
+    >>> apportion(14, TIER_FRACTIONS), apportion(1, TIER_FRACTIONS)
     ({'hard': 6, 'medium': 5, 'easy': 3}, {'hard': 1, 'medium': 0, 'easy': 0})
     """
     exact = {name: total * fraction for name, fraction in fractions.items()}
@@ -163,21 +163,22 @@ class PromptHistory:
         return list(newest.values())
 
 
-def unlike_entries(entries: list[Entry]) -> list[Entry]:
-    """The first success and the first failure, of different rewards where any two of them are; else
-    a third entry of another reward. One or two entries where there is no more."""
+def contrasting_entries(entries: list[Entry]) -> list[Entry]:
+    """A success and a failure of different rewards; where none differ, the first of each; without
+    both kinds, the first two entries of different rewards, or one where all rewards are equal."""
     successes = [entry for entry in entries if entry.success]
     failures = [entry for entry in entries if not entry.success]
+
+    # In stage 2 a right answer and a wrong one may earn the same: 0.2 + 0.4 = 0.2 + 0.4.
+    for success, failure in itertools.product(successes, failures):
+        if are_diverse([success.reward, failure.reward]):
+            return [success, failure]
     if successes and failures:
-        # In stage 2 a right answer and a wrong one may earn the same: 0.2 + 0.4 = 0.2 + 0.4.
-        for success, failure in itertools.product(successes, failures):
-            if are_diverse([success.reward, failure.reward]):
-                return [success, failure]
-        chosen = [successes[0], failures[0]]
-    else:
-        chosen = entries[:1]
-    unlike = [e for e in entries if are_diverse([e.reward, chosen[0].reward])]
-    return chosen + unlike[:1]
+        return [successes[0], failures[0]]
+
+    first = entries[0]
+    others = [entry for entry in entries if are_diverse([entry.reward, first.reward])]
+    return [first, *others[:1]]
 
 
 class ReplayBuffer:
@@ -202,7 +203,7 @@ class ReplayBuffer:
         if patience < 0 or hint_kl < 0:
             raise ValueError(f"patience {patience} and hint_kl {hint_kl} must not be negative")
 
-        self.tier_capacity = shares(capacity, TIER_FRACTIONS)
+        self.tier_capacity = apportion(capacity, TIER_FRACTIONS)
         self.patience = patience
         self.hint_kl = hint_kl
         self.with_hint = with_hint
@@ -220,7 +221,7 @@ class ReplayBuffer:
         self.ranking: list[Place] = []
         self.places: dict[str, Place] = {}
         self.borders = [FIRST, LAST]
-        self.moved: set[str] = set()  # prompts of this rank that were visited since then
+        self.moved: set[str] = set()  # prompts of this rank whose Rbar has moved since then
 
         self.inserted = 0  # entries so far, evicted ones included
         self.rng = np.random.default_rng(seed)
@@ -314,7 +315,7 @@ class ReplayBuffer:
         return self.prompts[prompt_id].tier if prompt_id in self.prompts else "medium"
 
     def moves(self) -> list[Place]:
-        """The places of this rank's prompts that were visited since the last `refresh`: what
+        """The places of this rank's prompts whose Rbar has moved since the last `refresh`: what
         `refresh` needs of every rank."""
         return [self._place(prompt_id) for prompt_id in sorted(self.moved)]
 
@@ -454,7 +455,7 @@ class ReplayBuffer:
             return shuffled[:1]
 
         # these first, then the others at random
-        chosen = unlike_entries(shuffled)[:n]
+        chosen = contrasting_entries(shuffled)[:n]
         taken = {id(entry) for entry in chosen}
         others = [entry for entry in shuffled if id(entry) not in taken]
         return chosen + others[: n - len(chosen)]

@@ -237,7 +237,7 @@ def score_group(
     values = {name: reward(group) for name, reward in REWARDS.items()}
 
     # where one completion lacks a part, the whole group is scored without it: else that completion
-    # would be measured by another ruler than its rivals
+    # would be scored by other weights than its rivals
     weights = STAGE_REWARDS[stage]
     missing = {name: None for name in weights if None in values[name]}
 

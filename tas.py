@@ -15,8 +15,8 @@ Dimensions: G completions of one prompt, N completions of a micro-batch, R compl
 
 How this differs from the paper and its released trainer:
  1. std is the sample standard deviation (divided by G - 1), as in the trainer and its peers; the
-    paper does not say which. A group whose rewards are equal gets advantage 0: the replay formula
-    as printed would divide by 1e-4 and blow the step up.
+    paper does not say which. A group whose rewards are equal gets advantage 0 (but for a shrunk
+    baseline): the replay formula as printed would divide by 1e-4 and blow the step up.
  2. t counts the completion's own tokens. The trainer counts columns of the padded window, so its
     t/(L-1) leaves [0, 1].
  3. The ratio of a replayed completion is taken per token, as the trainer does; the paper writes one
@@ -50,29 +50,30 @@ def group_advantages(rewards: Tensor) -> Tensor:
     return replay_advantages(rewards, rewards.mean())
 
 
-def shrunk_advantages(rewards: Tensor, history: list[float], of_step: Tensor) -> Tensor:
+def shrunk_advantages(rewards: Tensor, history: list[float], step_rewards: Tensor) -> Tensor:
     """Fresh rewards (G,) of a prompt against what its other rewards and those of the step predict:
     advantages (G,).
 
         b_i = (PRIOR m + sum history + sum_{j != i} R_j) / (PRIOR + |history| + G - 1)
         A_i = (R_i - b_i) / (s + 1e-4)
 
-    m and s are the mean and standard deviation of of_step, all fresh rewards of the step on all
-    processes. history: the prompt's earlier rewards. The mean of two or four completions is a poor
-    estimate of what a prompt earns; shrinking it towards the mean of all prompts makes it better
-    (Stein; arXiv 2511.03710), and so do its earlier rewards (arXiv 2603.18444). And a group of
-    equal rewards has advantages, too: above 0 where the prompt has done better than expected.
+    m and s are the mean and standard deviation of step_rewards: those of the fresh groups that the
+    step trains on, on all processes, without groups that lack a verdict. history: the prompt's
+    earlier rewards. The mean of two or four completions is a poor estimate of what a prompt earns;
+    shrinking it towards the mean of all prompts makes it better (Stein; arXiv 2511.03710), and so
+    do its earlier rewards (arXiv 2603.18444). And a group of equal rewards has advantages, too:
+    above 0 where the prompt has done better than expected.
 
-    >>> of_step = torch.tensor([1.0, 1.0, 0.0, 0.0])                 # m 0.5, s 0.57735
-    >>> shrunk_advantages(torch.tensor([1.0, 1.0]), [], of_step)     # b 2/3, 2/3
+    >>> step_rewards = torch.tensor([1.0, 1.0, 0.0, 0.0])                  # m 0.5, s 0.57735
+    >>> shrunk_advantages(torch.tensor([1.0, 1.0]), [], step_rewards)     # b 2/3, 2/3
     tensor([0.5773, 0.5773])
-    >>> shrunk_advantages(torch.tensor([1.0, 1.0]), [1.0], of_step)  # b 3/4, 3/4
+    >>> shrunk_advantages(torch.tensor([1.0, 1.0]), [1.0], step_rewards)  # b 3/4, 3/4
     tensor([0.4329, 0.4329])
     """
     others = sum(history) + rewards.sum() - rewards  # (G,)
     n_others = len(history) + len(rewards) - 1
-    baseline = (PRIOR * of_step.mean() + others) / (PRIOR + n_others)  # (G,)
-    return over_std(rewards - baseline, of_step)
+    baseline = (PRIOR * step_rewards.mean() + others) / (PRIOR + n_others)  # (G,)
+    return over_std(rewards - baseline, step_rewards)
 
 
 def replay_advantages(rewards: Tensor, baseline: Tensor | float) -> Tensor:

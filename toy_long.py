@@ -1,7 +1,8 @@
-"""toy_long.py: questions about two clips of the toy world, whose reasoning is long.
+r"""toy_long.py: questions about two clips of the toy world, whose reasoning is long.
 
-    python train.py --stage 0 --model assets/tiny-omni --data toy-long:4096,32     # a cold start
-    python train.py --model CHECKPOINT --data toy-long:256,160 --max_completion_tokens 320
+    python train.py --stage 0 --model assets/tiny-omni --data toy-long:4096,32 --steps 400 \
+        --prompts_per_step 16 --lr 1e-3 --train_towers false --max_completion_tokens 400
+    python train.py --model CHECKPOINT --data toy-long:256,160 --max_completion_tokens 400
 
 The questions of toy.py are solved in about 50 tokens. Temporal Advantage Shaping and the tiers are
 said to matter more where reasoning is long. So a record here shows two clips, and asks for how many
@@ -11,7 +12,7 @@ are those of toy.py: careful, guess, one-sense and slip; the careful one takes 1
     clip 1. listen: low tone 1101. look: blue disc left 0111 differs 1010 no. [..] found right no.
     count 0. clip 2. listen: mid tone 0010. [..] found left yes. count 1.   -> <answer>1</answer>
 
-Clips are those of toy.py for the same stage and split, each seen in several records.
+Clips are those of toy.py for the same stage and split, each in two records on average.
 """
 
 from collections.abc import Callable
@@ -44,9 +45,9 @@ def ask_count(
 ) -> Question:
     """For how many of the tones does their source have a trait?
 
-    wanted: the value of the trait; clause: the same in words. It is always the same one, since a
-    model as small as the bundled one does not learn to read it from the question in a short cold
-    start. Without ears one counts the first shapes of the clips.
+    wanted: the value of the trait; clause: the same in words. Of each trait one value alone is
+    asked for: a model as small as the bundled one does not learn in a short cold start to read it
+    from the question. Without ears one counts the first shapes of the clips.
     """
     careful: list[str] = []
     glanced: list[str] = []

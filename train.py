@@ -15,29 +15,9 @@ One step of --method avatar, the paper's setting:
     5 advantages   fresh: GRPO's; replayed: against Rbar(q)                            tas.py
     6 update       J = J_on + alpha J_off, clipped, importance-sampled, shaped by TAS  tas.py
 
-How this differs from the paper and its released trainer (the modules list their own points):
- 1. Only the fresh completions are generated. Until the buffer holds --replay_min completions a step
-    trains on them alone; `generated` in the log counts every completion sampled for training.
- 2. A replayed group is drawn from all stored prompts, so it is mostly another prompt than a fresh
-    one; where it is the same, both share one packed row. J_on and J_off are means over their own
-    completions.
- 3. top-k truncation (50 in the released run) is left out: it changes the sampled distribution but
-    not the trained one.
- 4. The KL term acts on fresh completions only: k3 estimates the KL from the policy's own samples.
-    On a replayed token that the policy has left, exp(ref - logp) is no such estimate, and a single
-    one of them outweighs all advantages of a step.
- 5. Groups whose advantages are all zero and that have neither a KL nor a hint term are left out of
-    the forward pass: exact, they have no gradient. They are counted.
- 6. With one update per rollout (--updates 1) a fresh completion's ratio is 1 up to rounding, and
-    clipping acts on replayed ones alone.
- 7. A record that cannot be used (media missing or unreadable, prompt too long) is left out, counted
-    and named in bad_media.jsonl or dropped.jsonl; nothing is cut.
- 8. --method avatar_fast is not the paper's: 2 fresh and up to 6 replayed completions per group (all
-    that are stored of a prompt in its first three visits), two updates per rollout, fresh rewards
-    against a shrunk baseline, the hint as a teacher of single tokens, CISPO's ratio instead of
-    PPO's clip, the loss a mean over tokens, no KL term.
- 9. After the warm-up the learning rate falls to 5 % of its peak along a cosine; the documents give
-    the warm-up only.
+How this differs from the paper and its released trainer: docs/method.md, in 18 points. With one
+update per rollout (--updates 1) a fresh completion's ratio is 1 up to rounding, and clipping acts
+on replayed ones alone.
 """
 
 import sys
@@ -68,7 +48,7 @@ from replay import ReplayBuffer
 from rewards import has_all_parts, score_prompts
 from rollout import Sampling, generate
 from run.curriculum import stages_of, write_summary
-from run.diagnostics import note_drift, note_ratios
+from run.diagnostics import note_ratios, note_sampler_mismatch
 from run.heldout import evaluate, example
 from run.learner import make_optimizer, optimizer_step, prepare
 from run.logs import Log
@@ -77,7 +57,6 @@ from run.stream import PromptStream, load_data
 from sft import train_sft
 from tas import (
     clipped_is_loss,
-    completion_means,
     group_advantages,
     importance_ratio,
     kl_k3,
@@ -127,9 +106,10 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         # Steps 1 and 2 run once. With --dynamic_sampling they run again, for new prompts in place
         # of groups of equal rewards; the last round's groups all stay.
         fresh: list[Group] = []
-        sampled: list[tuple[Group, list[dict]]] = []  # of all rounds, with the scores
+        sampled: list[Group] = []  # of all rounds
+        tail_seconds = 0.0
         for _ in range(1 + cfg.dynamic_sampling):
-            fresh = [group for group in fresh if group.has_signal]
+            fresh = [group for group in fresh if group.has_diverse_rewards]
             missing = run.per_rank - len(fresh)
             if missing == 0:
                 break
@@ -138,13 +118,14 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
             # them
             prompts = stream.take(missing, hinted=buffer.wants_hint)
             completions = generate(policy, prompts, features.of(prompts), cfg.fresh, sampling)
+            tail_seconds += sampling.tail_seconds
 
             # 2 reward: format, accuracy, self and judge, by the stage's table
             scores = score_prompts(prompts, completions, cfg.stage, judge)
-            groups = fresh_groups(prompts, completions, scores, step)
-            log.note_rewards(groups)
-            sampled += zip(groups, scores, strict=True)
-            fresh += groups
+            new_groups = fresh_groups(prompts, completions, scores, step)
+            log.note_rewards(new_groups)
+            sampled += new_groups
+            fresh += new_groups
         run.agree()  # else the judge or the media were away on some process: saved, and the end
 
         # the hint as a teacher: what it adds to the advantages of the tokens, less and less
@@ -153,19 +134,19 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
             set_hint_terms(fresh, teacher_weight, policy, builder, features, cfg.temperature)
             log.note(**hint_columns(fresh))
 
-        # 3 insert: Rbar(q) and hint states move with every group; one that lacks a verdict was
-        # measured by another ruler, and is trained on but not remembered
-        for group, group_scores in sampled:
-            if has_all_parts(group_scores, cfg.stage):
+        # 3 insert: Rbar(q) and hint states move with every group. One that lacks a verdict was
+        # scored without the judge: it is trained on, but its rewards compare with no other visit's
+        for group in sampled:
+            if has_all_parts([entry.scores for entry in group.entries], cfg.stage):
                 group.history = buffer.add(group.id, group.entries)
 
         # tiers are global: places among the Rbar(q) of all prompts, on all processes
         buffer.refresh(gather_lists(buffer.moves()))
         run.generated += sum(gather(len(sampled) * cfg.fresh))
         stored = sum(gather(len(buffer)))
-        of_step = torch.tensor(gather_lists(rewards_of(fresh)))  # (completions of the step,)
+        step_rewards = torch.tensor(gather_lists(rewards_of(fresh)))  # (completions of the step,)
         log.lap("rollout")
-        log.note(time_tail_max=[sampling.tail_seconds])
+        log.note(time_tail_max=[tail_seconds])
 
         # Steps 4-6 run --updates times. The completions and their recorded log-probs stay; so from
         # the second update on the ratio of fresh ones is not 1 either, and the clip acts on them.
@@ -183,18 +164,20 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
                 if cfg.baseline == "group" or group.history is None:
                     group.advantages = group_advantages(group.rewards)  # (G,)
                 else:
-                    group.advantages = shrunk_advantages(group.rewards, group.history, of_step)
+                    group.advantages = shrunk_advantages(
+                        group.rewards, group.history, step_rewards
+                    )  # (G,)
             for group in replayed:  # a prompt's first visit is unhinted, so it has a VCRS
                 group.advantages = replay_advantages(group.rewards, buffer.vcrs(group.id))  # (G,)
 
             # 6 update: J = J_on + alpha J_off, clipped, shaped by TAS
             groups = fresh + replayed
-            behaviour_kl = accumulate_gradients(
+            kl_by_prompt = accumulate_gradients(
                 cfg, learner, reference, groups, features, log, step, update
             )
             done, total = step * cfg.updates + update, run.steps * cfg.updates
             norm, lr = optimizer_step(cfg, policy, learner, optimizer, done, total)
-            for prompt_id, kl in behaviour_kl.items():
+            for prompt_id, kl in kl_by_prompt.items():
                 buffer.note_kl(prompt_id, float(np.mean(kl)))  # the hint rule asks for it
             trained.append(groups)
             norms.append(norm)
@@ -203,7 +186,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         if step % LOG_EVERY == 0:
             log.examples(step, first_examples(fresh[0]))
         log.step(step, run.generated, trained, buffer, norms, lr, stream.dropped)
-        run.check(step, groups, norms, stream.dropped)
+        run.check(step, trained[-1], norms, stream.dropped)
         if run.evaluates(step + 1):
             means, examples = evaluate(cfg, policy, builder, run.heldout, judge)
             log.evaluation(step + 1, run.generated, means, examples)
@@ -227,7 +210,7 @@ def accumulate_gradients(
     Returns KL(pi_theta || pi_behaviour) per token of the replayed completions, by prompt.
     """
     counts = global_counts(groups)  # (2, 2)
-    behaviour_kl: dict[str, list[float]] = defaultdict(list)
+    kl_by_prompt: dict[str, list[float]] = defaultdict(list)
 
     # A group without advantage, hint term and KL has no gradient: leaving it out is exact. A new
     # term that is not multiplied by the advantage must keep its groups.
@@ -242,6 +225,7 @@ def accumulate_gradients(
     features.of(list(itertools.chain.from_iterable(batch.prompts for batch in batches)))
 
     for batch in batches:
+        # trap: entropy has no gradient; a bonus on it would train nothing
         logp, mask, entropy = learner.completion_logps(
             batch.prompts,
             features.of(batch.prompts),
@@ -250,8 +234,9 @@ def accumulate_gradients(
             with_entropy=True,
         )  # (N, R) each
         mask = mask & batch.is_counted[:, None]  # (N, R)
+        fresh_tokens = mask & ~batch.is_replayed[:, None]  # (N, R)
 
-        # the clipped loss of --clip, with A_t = w_t A and the ratio pi_theta / pi_behaviour
+        # the clipped loss of --clip, with A_t = w_t A + c g_t and the ratio pi_theta / pi_behaviour
         weights = temporal_weights(mask, cfg.tas_lambda, cfg.tas_shape)  # (N, R)
         advantages = token_advantages(batch.advantages, weights, batch.hint_term)  # (N, R)
         ratio = importance_ratio(logp, batch.behaviour_logps, mask, cfg.is_level)  # (N, R)
@@ -261,7 +246,6 @@ def accumulate_gradients(
 
         # + beta KL_k3, on fresh completions only: k3 needs the policy's own samples
         if reference is not None:
-            fresh_tokens = mask & ~batch.is_replayed[:, None]  # (N, R)
             ref_logp = reference_logps(reference, batch, features, cfg.temperature)  # (N, R)
             ref_logp = torch.where(fresh_tokens, ref_logp, logp.detach())  # (N, R): KL 0 elsewhere
             kl = kl_k3(logp, ref_logp) * fresh_tokens  # (N, R)
@@ -277,11 +261,12 @@ def accumulate_gradients(
         # diagnostics; a new one is one more name
         log.note(loss_sum=loss / cfg.updates)  # the step's loss is the mean over its updates
         log.note(update_flops_sum=[learner.update_flops(batch.prompts, batch.completions)])
+        log.note(entropy=entropy[mask])
         log_ratio = ((logp - batch.behaviour_logps) * mask).detach()  # (N, R)
         kl_behaviour = kl_to_behaviour(log_ratio, mask)  # (N,)
-        note_ratios(log, batch, mask, ratio, clipped, step)
+        note_ratios(log, batch, mask, ratio, clipped, log_ratio, kl_behaviour, step)
         if update == 0:  # the policy is still the one that sampled
-            note_drift(log, log_ratio, logp.detach(), mask & ~batch.is_replayed[:, None])
+            note_sampler_mismatch(log, logp.detach(), batch.behaviour_logps, fresh_tokens)
         log.rollouts.note(
             step,
             update,
@@ -291,15 +276,10 @@ def accumulate_gradients(
             weights=weights,
             hint_term=batch.hint_term,
         )
-        log.note(
-            entropy=entropy[mask],
-            log_ratio_squared=completion_means(log_ratio**2, mask)[batch.is_replayed],
-            kl_behaviour=kl_behaviour[batch.is_replayed],
-        )
         for i in batch.is_replayed.nonzero().flatten().tolist():
-            behaviour_kl[batch.prompt_ids[i]].append(kl_behaviour[i].item())
+            kl_by_prompt[batch.prompt_ids[i]].append(kl_behaviour[i].item())
     features.backward()  # into trained towers, once for all micro-batches
-    return behaviour_kl
+    return kl_by_prompt
 
 
 @torch.no_grad()
@@ -328,7 +308,7 @@ def reference_logps(
 
 
 def rewards_of(groups: list[Group]) -> list[float]:
-    """The rewards of all completions of these groups, but for groups measured by another ruler."""
+    """The rewards of all completions of these groups, but for groups that lack a verdict."""
     rewards: list[float] = []
     for group in groups:
         if group.history is not None:

@@ -8,8 +8,9 @@
 
 A run is `train.py` with a cell's flags and one seed, on one core. Runs that were stopped go on
 where they were; finished ones are lines of bench/results/study.jsonl and are not run again (move
-that file away to measure all anew). Every method first finds its own learning rate on other seeds:
-it climbs through RATES until the mean accuracy over all evaluations gets worse. Held-out questions
+that file away to measure all anew). A method first finds its own learning rate on other seeds,
+unless it is `like` another: it climbs through RATES until the mean accuracy over all evaluations
+but the first gets worse. Held-out questions
 are answered HELDOUT_SAMPLES times, those of the tuning seeds once.
 
 Runs share their cores with others, and may come from several machines. So CPU-seconds are those of
@@ -22,6 +23,7 @@ Runs share their cores with others, and may come from several machines. So CPU-s
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -59,6 +61,7 @@ from bench.study_runs import (
 )
 from config import toy_sizes
 from engine.families import DEFAULT_MODEL
+from formats.files import write_whole
 
 REPO = Path(__file__).parent.parent
 QUICK_HELDOUT_CLIPS = 40
@@ -72,7 +75,8 @@ Job = tuple[tuple[str, ...], float, int]  # flags of a cell, learning rate, seed
 
 # ------------------------------------------------------------------------------ one run
 def run(plan: Plan, flags: tuple[str, ...], rate: float, seed: int) -> dict:
-    """One run of train.py from its start, or from where it was stopped, to its end: its result."""
+    """One run of train.py from its start, or from where it was stopped, to its end: its result.
+    Its folder is left, for it is not lost until the result is on disk."""
     out = plan.work / name_of(flags, rate, seed)
     out.mkdir(parents=True, exist_ok=True)
     train_flags = {"--lr": rate, "--seed": seed, "--out": out, "--save_every": 16}
@@ -82,21 +86,27 @@ def run(plan: Plan, flags: tuple[str, ...], rate: float, seed: int) -> dict:
     program = program_for(plan, flags)
     call(plan, out, program, *plan.common, *flags, "--resume", **train_flags)
     kept = collect(out)
-    shutil.rmtree(out)
     return identity(flags, rate, seed) | {"common": list(plan.common)} | kept
 
 
 def program_for(plan: Plan, flags: tuple[str, ...]) -> Path:
     """train.py, or that of the copy of the repository with the recipe that these flags need."""
     for recipe in recipes_of(flags):
-        return plan.work / f"with_{recipe}" / "train.py"
+        return tree_with(plan, recipe) / "train.py"
     return REPO / "train.py"
 
 
+def tree_with(plan: Plan, recipe: str) -> Path:
+    """Where the copy of the repository with a recipe is. Another patch is another copy."""
+    patch = (REPO / "recipes" / f"{recipe}.patch").read_bytes()
+    return plan.work / f"with_{recipe}_{hashlib.sha256(patch).hexdigest()[:8]}"
+
+
 def copy_with_recipe(plan: Plan, recipe: str) -> None:
-    """Make the copy that `program_for` names, anew."""
-    tree = plan.work / f"with_{recipe}"
-    shutil.rmtree(tree, ignore_errors=True)
+    """Make the copy that `program_for` names, where it is not there yet."""
+    tree = tree_with(plan, recipe)
+    if tree.exists():
+        return
     left_out = shutil.ignore_patterns(".*", "runs", "media_cache", "toy_world", "__pycache__")
     shutil.copytree(REPO, tree, ignore=left_out)
     # git apply passes over what lies inside of another repository, unless it cannot see that one
@@ -125,7 +135,7 @@ def repeat_questions(table: Path) -> None:
         for sample in range(HELDOUT_SAMPLES):
             lines.append(json.dumps(record | {"id": f"{record['id']}#{sample}"}))
     repeated = table.with_name(f"{table.stem}_repeated.jsonl")
-    repeated.write_text("\n".join(lines) + "\n")
+    write_whole(repeated, "\n".join(lines) + "\n")  # other runs may be reading it
 
 
 def call(plan: Plan, out: Path, program: Path, *words: str, **flags) -> None:
@@ -205,10 +215,11 @@ def run_all(plan: Plan, jobs: list[Job]) -> None:
             failed.append(str(error))
             print(f"failed: {error}", flush=True)
             return
-        with lock, plan.results.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+        with lock:
+            append_line(plan.results, result)
+        shutil.rmtree(plan.work / name_of(*job))
         minutes = (time.monotonic() - started) / 60
-        outcome = f"{result['evals'][-1][3]:.3f}" if "evals" in result else "done"
+        outcome = f"{result['evals'][-1][3]:.3f}"
         print(
             f"{minutes:6.1f} min  {' '.join(flags)} --lr {rate:g} --seed {seed}: {outcome}",
             flush=True,
@@ -218,6 +229,16 @@ def run_all(plan: Plan, jobs: list[Job]) -> None:
         list(pool.map(run_one, todo))
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed, the first: {failed[0]}")
+
+
+def append_line(file: Path, line: dict) -> None:
+    """Append a line of JSON. Where the last one was torn, the new one does not stick to it."""
+    text = json.dumps(line) + "\n"
+    content = file.read_bytes() if file.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        text = "\n" + text
+    with file.open("a") as opened:
+        opened.write(text)
 
 
 def run_cells(plan: Plan, cells: list[Cell]) -> None:
@@ -254,7 +275,8 @@ def make_long_start(plan: Plan) -> None:
     toy_long.build(plan.work / "toy_world", 2, "train", n_train)
     repeat_questions(toy_long.build(plan.work / "toy_world", 2, "heldout", n_heldout))
     out = plan.work / LONG_START
-    if (out / "checkpoint").exists():
+    steps = int(LONG_COLD_START.split()[LONG_COLD_START.split().index("--steps") + 1])
+    if (out / "checkpoint").resolve().name == f"{steps:06d}":
         return
     out.mkdir(exist_ok=True)
     call(plan, out, REPO / "train.py", *LONG_COLD_START.split(), "--resume", **{"--out": out})
@@ -283,8 +305,7 @@ def measure_costs(plan: Plan, names: list[str]) -> None:
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         seconds = [round(line["time_cpu"], 3) for line in lines if "loss" in line]
         cost = identity(method.flags, rate, seed) | {"cpu": seconds}
-        with plan.costs.open("a") as file:
-            file.write(json.dumps(cost) + "\n")
+        append_line(plan.costs, cost)
         print(f"{sum(seconds):6.1f} CPU-seconds: {method.name}", flush=True)
         shutil.rmtree(out)
 
@@ -301,10 +322,15 @@ def tuning_jobs(plan: Plan, methods: list[Cell]) -> list[Job]:
 
 
 def chosen_cells(parts: list[str], names: list[str]) -> list[Cell]:
-    """The cells of some parts, or those of them with these names."""
-    cells = []
+    """The cells of some parts, or those of them with these names. Raises ValueError on a name that
+    none has."""
+    cells: list[Cell] = []
     for part in parts:
         cells += PARTS[part].cells
+    known = [cell.name for cell in cells]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"--cells {name!r}: no such cell; there are {', '.join(known)}")
     return [cell for cell in cells if not names or cell.name in names]
 
 
@@ -349,7 +375,10 @@ def main() -> None:
     else:
         folder = REPO / "bench" / "results"
         page = REPO / "bench" / "STUDY.md"
-        cells = chosen_cells(args.parts, args.cells)
+        try:
+            cells = chosen_cells(args.parts, args.cells)
+        except ValueError as error:
+            parser.error(str(error))
         plan = Plan(folder / "study.jsonl", REPO / "runs" / "study", cores=args.cores)
     if args.cost:
         measure_costs(plan, args.cells)

@@ -15,8 +15,8 @@ from tas import SHAPES, temporal_weights
 
 plt = pyplot()
 
-# A colour, dashes and a marker for each method. Eight colours serve twelve methods: GRPO's first
-# three are grey and black, and belong together.
+# A colour, dashes and a marker for each method. There are more methods than colours, so the first
+# three, GRPO with fewer and more updates, are black and grey.
 GREYS = ("#000000", "#555555", "#999999")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">", "h", "d")
 STYLES: dict[str, dict] = {}
@@ -57,7 +57,7 @@ def draw_pictures(
     if runs.keys() & CONTROLS:
         shown = {"GRPO", "AVATAR fast"} | CONTROLS
         controls = {name: runs[name] for name in runs if name in shown}
-        caption = f"Accuracy and reward of the rows that keep the comparison honest, {OVER_SEEDS}"
+        caption = f"Accuracy and reward of GRPO with parts of AVATAR fast, {OVER_SEEDS}"
         save("controls", caption, curves_picture(controls, with_cpu))
     names = [name for name in methods if name in savings["completions"]]
     if names:

@@ -247,7 +247,7 @@ class Log:
         updates: the groups of each of the step's updates. norms: of each update's gradient.
         dropped: why records were left out so far, by id. Rewards are means over all completions
         that the step has sampled, on all processes. time_cpu: CPU-seconds of all processes, without
-        those that decode. updates_per_prompt: groups trained on, fresh and replayed, per prompt
+        those that decode. updates_per_prompt: groups of all updates, fresh and replayed, per prompt
         sampled.
         """
         self.rollouts.write(step, generated, updates, buffer)
@@ -278,8 +278,9 @@ class Log:
         speed_trained, those trained on; and speed_mfu, the fraction of the GPUs' peak that the
         updates reach (None without a GPU that engine/flops.py knows).
 
-        trained_tokens is that of all updates of the step; a prompt's tokens are not counted. The
-        time of an update holds that of the reference and of the optimiser, too.
+        trained_tokens is that of all groups of all updates of the step, those left out for want of
+        a gradient included; a prompt's tokens are not counted. The time of an update holds that of
+        the reference and of the optimiser, too.
         """
         speeds: dict[str, float | None] = {"speed_mfu": None}
         for name, tokens, phase in (
@@ -614,13 +615,14 @@ def effective_sample_fraction(row: dict) -> dict[str, float | None]:
 def sampler_correlation(row: dict) -> dict[str, float | None]:
     """Pearson's correlation of the recorded and the trainer's log-probs of fresh tokens.
 
-    Takes the place of the means that `run.diagnostics.note_drift` notes.
+    Takes the place of the means that `run.diagnostics.note_sampler_mismatch` notes.
 
-    >>> means = {"drift_x": 0.5, "drift_y": 1.0, "drift_xx": 0.5, "drift_yy": 2.0, "drift_xy": 1.0}
-    >>> sampler_correlation(means)
+    >>> means = {"x": 0.5, "y": 1.0, "xx": 0.5, "yy": 2.0, "xy": 1.0}
+    >>> sampler_correlation({f"mismatch_{name}": mean for name, mean in means.items()})
     {'sampler_correlation': 1.0}
     """
-    x, y, xx, yy, xy = (row.pop(f"drift_{name}", None) for name in ("x", "y", "xx", "yy", "xy"))
+    names = ("x", "y", "xx", "yy", "xy")
+    x, y, xx, yy, xy = (row.pop(f"mismatch_{name}", None) for name in names)
     if x is None:
         return {"sampler_correlation": None}
     variances = (xx - x * x) * (yy - y * y)

@@ -120,13 +120,13 @@ def test_entries_hold_their_completions_in_32_bits():
 
 
 @pytest.mark.parametrize(
-    ("rewards", "has_signal"),
+    ("rewards", "diverse"),
     [([0.2, 0.2, 0.2], False), ([0.1 + 0.2, 0.3], False), ([0.0], False), ([0.2, 0.2, 0.4], True)],
 )
-def test_a_group_of_equal_rewards_has_no_signal(rewards, has_signal):
+def test_a_group_of_equal_rewards_has_no_group_advantage(rewards, diverse):
     group = group_of("a", [entry([1], reward) for reward in rewards])
-    assert group.has_signal == has_signal
-    assert bool(group_advantages(group.rewards).any()) == has_signal
+    assert group.has_diverse_rewards == diverse
+    assert bool(group_advantages(group.rewards).any()) == diverse
 
 
 # ------------------------------------------------------------------ replayed groups

@@ -586,7 +586,7 @@ def update(cfg, policy, reference, groups, step=1, learner=None, features=None):
     """Step 6 up to the gradients; what was noted."""
     log = Recorder()
     features = features or Features(policy)
-    log.behaviour_kl = train.accumulate_gradients(
+    log.kl_by_prompt = train.accumulate_gradients(
         cfg, learner or policy, reference, groups, features, log, step
     )
     return log
@@ -626,7 +626,7 @@ def test_ratio_is_one_on_fresh_and_not_on_replayed_completions(cfg, fresh_policy
     log = update(cfg, fresh_policy, None, replayed)
     assert len(log["ratio_mean_replayed"]) == len(log["ratio_mean"]) > 0
     assert np.abs(np.array(log["ratio_mean"]) - 1).mean() > 1e-2
-    assert set(log.behaviour_kl) == {group.id for group in replayed}
+    assert set(log.kl_by_prompt) == {group.id for group in replayed}
 
 
 @pytest.mark.parametrize("norm", ["sequence", "token"])
