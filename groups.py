@@ -54,7 +54,7 @@ class Group:
     nothing.
     """
 
-    id: str  # the dataset id: question and media
+    prompt_id: str  # the dataset id: question and media
     prompts: dict[bool, Prompt]
     entries: list[Entry]
     replayed: bool
@@ -202,7 +202,7 @@ def packed_rows(groups: list[Group]) -> list[Row]:
         # the content counts, too: a copy with masked media has a row of its own
         keys = {}
         for hinted, prompt in group.prompts.items():
-            keys[hinted] = (group.id, hinted, media_digest(prompt))
+            keys[hinted] = (group.prompt_id, hinted, media_digest(prompt))
 
         terms = group.hint_terms or [torch.zeros(len(entry.tokens)) for entry in group.entries]
         advantages = group.advantages.tolist()

@@ -403,23 +403,23 @@ class ReplayBuffer:
 
     # ------------------------------------------------------------------ drawing
     def draw_groups(
-        self, prompts: int, completions: int, before: float = math.inf
+        self, n_prompts: int, n_completions: int, before: float = math.inf
     ) -> list[ReplayedGroup]:
-        """Replayed groups of `prompts` different stored prompts, or of as many as there are.
+        """Replayed groups of n_prompts different stored prompts, or of as many as there are.
 
-        completions: per group, at most. before: only entries written before that step are drawn,
+        n_completions: per group, at most. before: only entries written before that step are drawn,
         so that a step does not replay what it has just sampled.
         """
         diverse, equal = self._drawable_prompts(before)
         groups: list[ReplayedGroup] = []
-        while len(groups) < prompts:
+        while len(groups) < n_prompts:
             # A prompt of equal rewards is drawn only when no other is left.
             candidates = self._draw_tier(diverse) or equal
             if not candidates:
                 break
             prompt_id = candidates.pop(self.rng.integers(len(candidates)))
             entries = self.stored[prompt_id].entries_before(before)
-            groups.append(ReplayedGroup(prompt_id, self._draw_entries(entries, completions)))
+            groups.append(ReplayedGroup(prompt_id, self._draw_entries(entries, n_completions)))
         return groups
 
     def _drawable_prompts(self, before: float) -> tuple[dict[str, list[str]], list[str]]:
@@ -564,7 +564,9 @@ def prompt_columns(prompts: dict[str, PromptHistory]) -> dict:
     histories = list(prompts.values())
     rewards = list(itertools.chain.from_iterable(history.rewards for history in histories))
     columns = {
-        "n_rewards": np.array([len(history.rewards) for history in histories], np.int64),  # (P,)
+        "n_rewards": np.array(
+            [len(history.rewards) for history in histories], np.int64
+        ),  # (prompts,)
         "rewards": np.array(rewards, np.float64),  # (sum of n_rewards,)
         "tier": np.array([TIERS.index(history.tier) for history in histories], np.int64),
         "failed_visits": np.array([history.failed_visits for history in histories], np.int64),
@@ -607,7 +609,7 @@ def ranking_columns(ranking: list[Place]) -> dict:
     """A ranking as one array per field, the ids as one string; digests follow from the ids."""
     return {
         "ids": json.dumps([place.prompt_id for place in ranking]),
-        "vcrs": torch.tensor([place.vcrs for place in ranking], dtype=torch.float64),  # (P,)
+        "vcrs": torch.tensor([place.vcrs for place in ranking], dtype=torch.float64),  # (prompts,)
     }
 
 

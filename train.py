@@ -138,7 +138,7 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
         # scored without the judge: it is trained on, but its rewards compare with no other visit's
         for group in sampled:
             if has_all_parts([entry.scores for entry in group.entries], cfg.stage):
-                group.history = buffer.add(group.id, group.entries)
+                group.history = buffer.add(group.prompt_id, group.entries)
 
         # tiers are global: places among the Rbar(q) of all prompts, on all processes
         buffer.refresh(gather_lists(buffer.moves()))
@@ -168,7 +168,9 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
                         group.rewards, group.history, step_rewards
                     )  # (G,)
             for group in replayed:  # a prompt's first visit is unhinted, so it has a VCRS
-                group.advantages = replay_advantages(group.rewards, buffer.vcrs(group.id))  # (G,)
+                group.advantages = replay_advantages(
+                    group.rewards, buffer.vcrs(group.prompt_id)
+                )  # (G,)
 
             # 6 update: J = J_on + alpha J_off, clipped, shaped by TAS
             groups = fresh + replayed

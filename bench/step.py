@@ -177,7 +177,7 @@ class OurStep:
             # Random completions earn alike: rewards that differ keep every group in the update
             for i, entry in enumerate(group.entries):
                 entry.reward = entry.accuracy = float(i % 2)
-            buffer.add(group.id, group.entries)
+            buffer.add(group.prompt_id, group.entries)
         buffer.refresh()
         return groups
 

@@ -96,7 +96,7 @@ class RolloutLog:
             for group in groups:
                 if group.replayed or is_last:
                     records += self.records(step, update, group, buffer)
-                    prompts[group.id] = describe_prompt(group.sample)
+                    prompts[group.prompt_id] = describe_prompt(group.sample)
         self.values = {}
 
         # of all processes
@@ -116,12 +116,12 @@ class RolloutLog:
                 {
                     "step": step,
                     "update": update,
-                    "id": group.id,
+                    "id": group.prompt_id,
                     "replayed": group.replayed,
                     "hinted": entry.hinted,
                     "written": entry.step,
-                    "tier": buffer.tier(group.id),
-                    "vcrs": buffer.vcrs(group.id),
+                    "tier": buffer.tier(group.prompt_id),
+                    "vcrs": buffer.vcrs(group.prompt_id),
                     "reward": entry.reward,
                     "scores": entry.scores,
                     "advantage": advantage,

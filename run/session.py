@@ -552,7 +552,7 @@ def is_free(config: Path) -> bool:
 def describe_group(group: Group) -> dict:
     """A group as plain values, for a file that torch.load(weights_only=True) reads."""
     return {
-        "id": group.id,
+        "id": group.prompt_id,
         "hinted": [entry.hinted for entry in group.entries],
         "replayed": group.replayed,
         "tokens": [entry.tokens.tolist() for entry in group.entries],

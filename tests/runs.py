@@ -54,7 +54,7 @@ def sampled(cfg, policy, prompts, buffer=None, step=0, seed=0, judge=None) -> li
     scores = score_prompts(prompts, completions, cfg.stage, judge)
     groups = fresh_groups(prompts, completions, scores, step)
     for group in groups:
-        buffer.add(group.id, group.entries)
+        buffer.add(group.prompt_id, group.entries)
         group.advantages = group_advantages(group.rewards)
     buffer.refresh()
     return groups

@@ -77,7 +77,7 @@ def test_groups_store_their_own_rewards(cfg, policy, builder, samples):
     buffer = ReplayBuffer(seed=0)
     prompts = builder.build_or_raise(samples[:4])
     groups = sampled(cfg, policy, prompts, buffer, step=7, seed=3)
-    assert [group.id for group in groups] == [s.id for s in samples[:4]]
+    assert [group.prompt_id for group in groups] == [s.id for s in samples[:4]]
     for sample, prompt, group in zip(samples, prompts, groups, strict=False):
         assert group.prompts == {False: prompt}
         assert not group.replayed
@@ -141,7 +141,7 @@ def test_replayed_groups_build_the_prompts_that_their_entries_need():
     mixed = [entry([3], hinted=True), entry([4]), entry([5], hinted=True)]
     first, second = replayed_groups([("a", plain), ("b", mixed)], build_prompt)
     assert asked == [("a", False), ("b", False), ("b", True)]
-    assert (first.id, second.id) == ("a", "b")
+    assert (first.prompt_id, second.prompt_id) == ("a", "b")
     assert first.replayed and second.replayed
     assert first.entries == plain
     assert second.entries == mixed
@@ -156,7 +156,7 @@ def test_a_group_whose_media_are_gone_is_left_out(samples, builder):
     stream.samples[gone] = Sample(gone, "?", "numeric", "1", videos=["gone.mp4"])
     drawn = [(gone, [entry([1])]), (samples[1].id, [entry([2])])]
     (group,) = replayed_groups(drawn, stream.prompt)
-    assert group.id == samples[1].id
+    assert group.prompt_id == samples[1].id
     assert list(stream.dropped) == [gone]
 
     def only_plain(prompt_id, hinted):

@@ -270,7 +270,7 @@ def test_a_runs_advantages_are_against_the_group_or_the_prompts_history(
     def check(cfg, learner, reference, groups, features, log, step, update):
         for group in groups:
             rewards = np.array([entry.reward for entry in group.entries])
-            history = buffers[0].prompts[group.id].rewards
+            history = buffers[0].prompts[group.prompt_id].rewards
             baseline = np.mean(history) if group.replayed else rewards.mean()
             std = rewards.std(ddof=1)
             expected = (rewards - baseline) / (std + 1e-4) if std > 1e-6 else 0 * rewards
@@ -300,7 +300,7 @@ def test_a_runs_advantages_may_be_against_a_shrunk_baseline(
         of_step = np.array([entry.reward for group in fresh for entry in group.entries])
         for group in fresh:
             rewards = np.array([entry.reward for entry in group.entries])
-            history = seen.setdefault(group.id, [])
+            history = seen.setdefault(group.prompt_id, [])
             for i, reward in enumerate(rewards):
                 known = [*history, *np.delete(rewards, i)]
                 baseline = (2 * of_step.mean() + sum(known)) / (2 + len(known))
@@ -626,7 +626,7 @@ def test_ratio_is_one_on_fresh_and_not_on_replayed_completions(cfg, fresh_policy
     log = update(cfg, fresh_policy, None, replayed)
     assert len(log["ratio_mean_replayed"]) == len(log["ratio_mean"]) > 0
     assert np.abs(np.array(log["ratio_mean"]) - 1).mean() > 1e-2
-    assert set(log.kl_by_prompt) == {group.id for group in replayed}
+    assert set(log.kl_by_prompt) == {group.prompt_id for group in replayed}
 
 
 @pytest.mark.parametrize("norm", ["sequence", "token"])
