@@ -188,11 +188,12 @@ def part_table(findings: Findings, name: str) -> str:
 
 
 def cell_row(findings: Findings, cell: Cell, reference: Cell) -> list[str] | None:
-    """A cell as a row, with its difference from the reference. None without a seed in common."""
+    """A cell as a row, with its difference from the reference. None with fewer than two seeds in
+    common, which have no interval."""
     base = {run["seed"]: final(run) for run in findings.runs(reference)}
     runs = findings.runs(cell)
     differences = [final(run) - base[run["seed"]] for run in runs if run["seed"] in base]
-    if not differences:
+    if len(differences) < 2:
         return None
     spent = np.mean([run["evals"][-1][1] for run in runs])
     to_target = reached(*mean_curve(runs, "completions"), 0.7)
