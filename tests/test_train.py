@@ -793,7 +793,7 @@ def test_fresh_and_replayed_completions_of_a_prompt_share_its_row(
     by_id = {s.id: s for s in samples}
     drawn = buffer.draw_groups(2, cfg.replayed, before=1)
     groups += replayed_groups(drawn, lambda i, hinted: builder(by_id[i], hinted))
-    assert sorted(g.id for g in groups if g.replayed) == sorted(s.id for s in samples[:2])
+    assert sorted(g.prompt_id for g in groups if g.replayed) == sorted(s.id for s in samples[:2])
     assert {entry.step for g in groups[2:] for entry in g.entries} == {0}
 
     hinted_entries = []  # another prompt: the hint is part of it

@@ -103,7 +103,7 @@ def config_of(kind: str, *more: str):
 def own_groups(groups: list[Group]) -> list[Group]:
     """Those of a global batch whose prompts this process has."""
     rank, world = rank_and_world()
-    return [g for g in groups if owner(g.id, world) == rank]
+    return [g for g in groups if owner(g.prompt_id, world) == rank]
 
 
 def record_gradients(optimizer: Optimizer) -> dict[str, torch.Tensor]:
