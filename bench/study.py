@@ -10,8 +10,8 @@ A run is `train.py` with a cell's flags and one seed, on one core. Runs that wer
 where they were; finished ones are lines of bench/results/study.jsonl and are not run again (move
 that file away to measure all anew). A method first finds its own learning rate on other seeds,
 unless it is `like` another: it climbs through RATES until the mean accuracy over all evaluations
-but the first gets worse. Held-out questions
-are answered HELDOUT_SAMPLES times, those of the tuning seeds once.
+but the first gets worse. Held-out questions are answered HELDOUT_SAMPLES times, those of the tuning
+seeds once.
 
 Runs share their cores with others, and may come from several machines. So CPU-seconds are those of
 --cost: one run of every method after the other, on one quiet machine, without evaluations.
@@ -56,7 +56,7 @@ from bench.study_runs import (
     name_of,
     preset_of,
     read_results,
-    recipes_of,
+    recipe_of,
     tuning_flags,
 )
 from config import toy_sizes
@@ -65,9 +65,10 @@ from formats.files import write_whole
 
 REPO = Path(__file__).parent.parent
 QUICK_HELDOUT_CLIPS = 40
+LONG_STEPS = 400
 LONG_COLD_START = (
     f"--stage 0 --model {DEFAULT_MODEL} --data toy-long:4096,32 --max_completion_tokens 400 "
-    "--steps 400 --prompts_per_step 16 --lr 1e-3 --train_towers false --eval_every 0"
+    f"--steps {LONG_STEPS} --prompts_per_step 16 --lr 1e-3 --train_towers false --eval_every 0"
 )
 
 Job = tuple[tuple[str, ...], float, int]  # flags of a cell, learning rate, seed
@@ -91,28 +92,27 @@ def run(plan: Plan, flags: tuple[str, ...], rate: float, seed: int) -> dict:
 
 def program_for(plan: Plan, flags: tuple[str, ...]) -> Path:
     """train.py, or that of the copy of the repository with the recipe that these flags need."""
-    for recipe in recipes_of(flags):
-        return tree_with(plan, recipe) / "train.py"
-    return REPO / "train.py"
+    recipe = recipe_of(flags)
+    return (tree_with(plan, recipe) if recipe else REPO) / "train.py"
 
 
 def tree_with(plan: Plan, recipe: str) -> Path:
-    """Where the copy of the repository with a recipe is. Another patch is another copy."""
-    patch = (REPO / "recipes" / f"{recipe}.patch").read_bytes()
-    return plan.work / f"with_{recipe}_{hashlib.sha256(patch).hexdigest()[:8]}"
-
-
-def copy_with_recipe(plan: Plan, recipe: str) -> None:
-    """Make the copy that `program_for` names, where it is not there yet."""
-    tree = tree_with(plan, recipe)
-    if tree.exists():
-        return
-    left_out = shutil.ignore_patterns(".*", "runs", "media_cache", "toy_world", "__pycache__")
-    shutil.copytree(REPO, tree, ignore=left_out)
-    # git apply passes over what lies inside of another repository, unless it cannot see that one
-    hidden = os.environ | {"GIT_CEILING_DIRECTORIES": str(tree.parent)}
+    """The copy of the repository with a recipe, made where it is not there yet. Another patch is
+    another copy."""
     patch = REPO / "recipes" / f"{recipe}.patch"
-    subprocess.run(["git", "apply", str(patch)], cwd=tree, env=hidden, check=True)
+    tree = plan.work / f"with_{recipe}_{hashlib.sha256(patch.read_bytes()).hexdigest()[:8]}"
+    if tree.exists():
+        return tree
+
+    partial = tree.with_suffix(".part")  # what is there under the other name is whole
+    shutil.rmtree(partial, ignore_errors=True)
+    left_out = shutil.ignore_patterns(".*", "runs", "media_cache", "toy_world", "__pycache__")
+    shutil.copytree(REPO, partial, ignore=left_out)
+    # git apply passes over what lies inside of another repository, unless it cannot see that one
+    hidden = os.environ | {"GIT_CEILING_DIRECTORIES": str(partial.parent)}
+    subprocess.run(["git", "apply", str(patch)], cwd=partial, env=hidden, check=True)
+    partial.rename(tree)
+    return tree
 
 
 def identity(flags: tuple[str, ...], rate: float, seed: int) -> dict:
@@ -249,8 +249,8 @@ def run_cells(plan: Plan, cells: list[Cell]) -> None:
     repeat_questions(toy.build(plan.work / "toy_world", 2, "heldout", heldout))
     if any(LONG_DATA in cell.flags for cell in cells):
         make_long_start(plan)
-    for recipe in {recipe for cell in cells for recipe in recipes_of(cell.flags)}:
-        copy_with_recipe(plan, recipe)
+    for cell in cells:
+        program_for(plan, cell.flags)  # a recipe's copy is made here, before several runs would
 
     names = {cell.like or cell.name for cell in cells}
     methods = [method for method in plan.methods if not method.like and method.name in names]
@@ -275,8 +275,7 @@ def make_long_start(plan: Plan) -> None:
     toy_long.build(plan.work / "toy_world", 2, "train", n_train)
     repeat_questions(toy_long.build(plan.work / "toy_world", 2, "heldout", n_heldout))
     out = plan.work / LONG_START
-    steps = int(LONG_COLD_START.split()[LONG_COLD_START.split().index("--steps") + 1])
-    if (out / "checkpoint").resolve().name == f"{steps:06d}":
+    if (out / "checkpoint").resolve().name == f"{LONG_STEPS:06d}":
         return
     out.mkdir(exist_ok=True)
     call(plan, out, REPO / "train.py", *LONG_COLD_START.split(), "--resume", **{"--out": out})
@@ -300,7 +299,7 @@ def measure_costs(plan: Plan, names: list[str]) -> None:
         out.mkdir(parents=True)
         flags = {"--lr": rate, "--seed": seed, "--out": out, "--log_rollouts": 0}
         flags["--eval_every"] = 0  # stands after that of the method's flags, so it wins
-        call(plan, out, REPO / "train.py", *plan.common, *method.flags, **flags)
+        call(plan, out, program_for(plan, method.flags), *plan.common, *method.flags, **flags)
 
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         seconds = [round(line["time_cpu"], 3) for line in lines if "loss" in line]

@@ -13,7 +13,7 @@ presets have changed, and its methods took one update per rollout.
 import hashlib
 import itertools
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ TUNING_SEEDS = (100, 101, 102, 103)
 RATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)
 TRAIN_CLIPS = 256
 HELDOUT_CLIPS = 160
-HELDOUT_SAMPLES = 3  # completions per held-out question: a standard error of 0.016 instead of 0.028
+HELDOUT_SAMPLES = 3  # completions per held-out question, against the noise of sampling
 
 # Flags that a patch of recipes/ adds: a run with one of them is of a copy of the repository that
 # has the patch
@@ -62,9 +62,11 @@ def cell(
     paper: float | None = None,
     like: str = "",
     tuned_only: bool = False,
+    against: str = "",
 ) -> Cell:
     """A Cell of flags written as text; method: "avatar --fresh 4", length: "--steps 40"."""
-    return Cell(name, tuple(f"--method {method} {length}".split()), paper, like, tuned_only)
+    flags = tuple(f"--method {method} {length}".split())
+    return Cell(name, flags, paper, like, tuned_only, against)
 
 
 # A step samples 16 prompts: of GRPO 128 completions, of AVATAR 64, of AVATAR fast 32. Evaluations
@@ -144,8 +146,7 @@ def long_cell(name: str, options: str, against: str = "") -> Cell:
     """AVATAR on questions with long reasoning, at the learning rate of AVATAR: it is not tuned anew
     for them."""
     length = f"{LONG_FLAGS} --steps 24 --eval_every 6"
-    tuned = cell(name, f"avatar {options}".strip(), length, like="AVATAR")
-    return replace(tuned, against=against)
+    return cell(name, f"avatar {options}".strip(), length, like="AVATAR", against=against)
 
 
 PARTS: dict[str, Part] = {
@@ -206,13 +207,13 @@ def preset_of(flags: tuple[str, ...]) -> dict:
     return METHODS.get(flags[flags.index("--method") + 1], {})
 
 
-def recipes_of(flags: tuple[str, ...]) -> list[str]:
-    """The recipes that these flags need.
+def recipe_of(flags: tuple[str, ...]) -> str | None:
+    """The recipe that these flags need; None: none.
 
-    >>> recipes_of(("--method", "avatar", "--replay_dead", "true"))
-    ['popo']
+    >>> recipe_of(("--method", "avatar", "--replay_dead", "true"))
+    'popo'
     """
-    return [RECIPES[flag] for flag in flags if flag in RECIPES]
+    return next((RECIPES[flag] for flag in flags if flag in RECIPES), None)
 
 
 def tuning_flags(flags: tuple[str, ...]) -> tuple[str, ...]:
