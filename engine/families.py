@@ -19,6 +19,7 @@ Dimensions: T tokens, n tokens with a query, D width, H query heads, K key-value
 width, N patches, M mel bins, L mel frames.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -438,6 +439,9 @@ def parameter_counts(config, lora_rank: int, towers: bool) -> dict[str, int]:
     decoder (with its embedding), head (0 when tied), towers, layer (one of the decoder's), and
     adapters: those that LoRA of this rank adds to the decoder and, with `towers`, to the towers.
     """
+    # trap: transformers builds no model of a config that names our own attention of the towers
+    config = copy.deepcopy(config)
+    config._attn_implementation = "eager"
     with torch.device("meta"):  # shapes without memory
         modules = parts(model_class(config)(config))
     visual, audio_tower, text, head = modules

@@ -115,16 +115,13 @@ class KVPieces:
         kv_heads = heads // self.group
         q = q.view(n, kv_heads, self.group, d).transpose(1, 2)  # (N, g, K, d)
 
-        # the prompts: one line for each reading, and then those of each completion
+        # the prompts: one line for each reading
         asked = q.index_select(0, self.readers)  # (m, g, K, d)
         keys = self.prefix.keys[layer].flatten(0, 1)  # (B * P, K, d)
         values = self.prefix.values[layer].flatten(0, 1)  # (B * P, K, d)
         out, lse = attend_pieces(asked.flatten(0, 1), keys, values, self.pieces)
-        table = self.table.flatten()  # (N * S,)
-        out = out.view_as(asked).index_select(0, table)  # (N * S, g, K, d)
-        out = out.unflatten(0, self.table.shape)  # (N, S, g, K, d)
-        lse = lse.view(kv_heads, len(asked), self.group).index_select(1, table)  # (K, N * S, g)
-        lse = lse.unflatten(1, self.table.shape) + self.missing[..., None]  # (K, N, S, g)
+        out = out.view_as(asked)  # (m, g, K, d)
+        lse = lse.view(kv_heads, len(asked), self.group)  # (K, m, g)
 
         # the suffixes
         keys = self.suffix.keys[layer].flatten(0, 1)  # (N * (Q + R), K, d)
@@ -133,11 +130,29 @@ class KVPieces:
         own_out = own_out.view(q.shape)  # (N, g, K, d)
         own_lse = own_lse.view(kv_heads, n, 1, self.group)  # (K, N, 1, g)
 
-        # One softmax over both, in fp32. Over the last dimension, since a GPU's kernel for any
-        # other is several times slower.
-        lse = torch.cat([lse, own_lse], 2).permute(1, 3, 0, 2)  # (N, g, K, S + 1)
-        weights = lse.softmax(-1)[:, None]  # (N, 1, g, K, S + 1)
-        of_prompt = weights[..., :-1].transpose(1, -1)  # (N, S, g, K, 1)
-        of_suffix = weights[:, 0, ..., -1:]  # (N, g, K, 1)
-        joined = (out * of_prompt).sum(1) + own_out * of_suffix  # (N, g, K, d)
-        return joined.to(q.dtype).transpose(1, 2).reshape(n, heads, d)
+        joined = join_pieces(out, lse, self.table, self.missing, own_out, own_lse)  # (N, g, K, d)
+        return joined.transpose(1, 2).reshape(n, heads, d)
+
+
+def join_pieces(
+    out: Tensor, lse: Tensor, table: Tensor, missing: Tensor, own_out: Tensor, own_lse: Tensor
+) -> Tensor:
+    """One softmax over a completion's pieces and its suffix, in fp32.
+
+    Of the readings: out (m, g, K, d), lse (K, m, g); of each completion: table (N, S) its readings,
+    missing (N, S) -inf where there is none; of the suffixes: own_out (N, g, K, d), own_lse
+    (K, N, 1, g). Returns (N, g, K, d), in the type of own_out.
+    """
+    # the readings of each completion
+    readings = table.flatten()  # (N * S,)
+    out = out.index_select(0, readings).unflatten(0, table.shape)  # (N, S, g, K, d)
+    lse = lse.index_select(1, readings).unflatten(1, table.shape)  # (K, N, S, g)
+    lse = lse + missing[..., None]  # (K, N, S, g)
+
+    # Over the last dimension, since a GPU's kernel for any other is several times slower.
+    lse = torch.cat([lse, own_lse], 2).permute(1, 3, 0, 2)  # (N, g, K, S + 1)
+    weights = lse.softmax(-1)[:, None]  # (N, 1, g, K, S + 1)
+    of_prompt = weights[..., :-1].transpose(1, -1)  # (N, S, g, K, 1)
+    of_suffix = weights[:, 0, ..., -1:]  # (N, g, K, 1)
+    joined = (out * of_prompt).sum(1) + own_out * of_suffix  # (N, g, K, d)
+    return joined.to(own_out.dtype)

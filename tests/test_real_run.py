@@ -378,7 +378,7 @@ def row_seconds(prompt: int, completions: list[int]) -> float:
 def step_seconds(cfg: Config, gpus: int, prompt: int) -> dict[str, float]:
     """Seconds of a step's phases on one of the GPUs, by the formulas of the page."""
     prompts = cfg.prompts_per_step // gpus
-    towers = 20.2 / 32 * prompts * (3 if cfg.train_towers else 1)
+    towers = 9.7 / 32 * prompts * (3 if cfg.train_towers else 1)
     if cfg.stage == 0:
         update = prompts * row_seconds(prompt, [300])
         return {"rollout": 0.0, "towers": towers, "reference": 0.0, "update": update}
@@ -413,11 +413,11 @@ def test_the_formulas_find_what_was_measured():
     assert row_seconds(8192, [256] * 8) == pytest.approx(1.15, rel=0.02)
     row = 32 * row_seconds(4623, [256] * 8)
     rollout = 32 * 0.22 * 4623 / 8192 + 256 * 0.015
-    assert round(row + row / 3 + rollout + 20.2) == 59
-    assert "takes 59 s" in " ".join(PAGE.split())
+    assert round(row + row / 3 + rollout + 9.7) == 49
+    assert "takes 49 s" in " ".join(PAGE.split())
 
 
 def test_the_time_of_an_evaluation_is_that_of_its_formula():
     batches = -(-1197 // 32)
-    seconds = 1197 * (0.22 * 3750 / 8192 + 20.2 / 32) + batches * 2048 * 0.015
+    seconds = 1197 * (0.22 * 3750 / 8192 + 9.7 / 32) + batches * 2048 * 0.015
     assert f"take {seconds / 60:.0f} minutes on one card" in PAGE

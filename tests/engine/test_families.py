@@ -20,6 +20,7 @@ from data import build_prompt, prompt_builder
 from engine.families import (
     DEFAULT_MODEL,
     FAMILIES,
+    VARLEN,
     attend_windows_at_once,
     parameter_counts,
     parts,
@@ -226,6 +227,17 @@ def test_towers_attend_to_all_windows_in_one_call(all_families, policy, prompts,
         assert ours.keys() == theirs.keys()
         for medium, vectors in ours.items():
             torch.testing.assert_close(vectors, theirs[medium], atol=1e-5, rtol=1e-5)
+
+
+def test_weights_are_counted_where_towers_attend_by_a_kernel_of_ours(policy, monkeypatch):
+    """Such a config names an attention with which transformers builds no model."""
+    expected = parameter_counts(policy.config, 8, True)
+    monkeypatch.setattr(engine.families, "has_gpu_kernel", lambda x: True)
+    monkeypatch.setattr(policy.visual.config, "_attn_implementation", "sdpa")
+    attend_windows_at_once([policy.visual])
+    assert policy.config.vision_config._attn_implementation == VARLEN
+    assert parameter_counts(policy.config, 8, True) == expected
+    assert policy.config.vision_config._attn_implementation == VARLEN
 
 
 # ------------------------------------------------------------------ every form of checkpoint
