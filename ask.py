@@ -12,9 +12,14 @@
     python ask.py CLIP.mp4 "What knocks?" "How often?" --samples 4
     python ask.py CLIP.mp4
 
+    # choices come last, or end with --
+    python ask.py CLIP.mp4 "What colour?" --options red blue
+    python ask.py --options red blue -- CLIP.mp4 "What colour?"
+
 A word that ends like a media file (.mp4, .png, .wav, ..) is one, and every other word is a
-question. All questions are about all of the media, in the order in which they are named; a question
-may say where: "Is <image> like <image>?".
+question. All questions are about all of the media. The model reads the videos first, then the
+pictures, then the sounds, each kind in the order in which it is named, and then the question; a
+question may say where: "Is <image> like <image>?".
 
 The media are decoded once, and pass the model once, whatever is asked about them
 (run/conversation.py).
@@ -23,7 +28,7 @@ The media are decoded once, and pass the model once, whatever is asked about the
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,13 +39,14 @@ from formats.options import LETTERS, read_options
 from formats.sample import DataError, Sample, check_placeholders, file_of
 from media.prompt_format import MIN_PIXELS
 from problems import PROBLEM_TYPES, problem_type
-from run.flags import fill, flag, is_tiny, read_flags
+from run.flags import fill, flag, is_tiny, list_names, read_flags
 
 ENDINGS = {
     "video": ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .flv .wmv .3gp .ogv .gif",
     "image": ".png .jpg .jpeg .webp .bmp .tif .tiff",
     "audio": ".wav .flac .mp3 .m4a .aac .ogg .opus .aiff .aif .wma .amr",
 }
+QUESTION_MARKS = ("?", "？", "؟")
 
 
 # ------------------------------------------------------------------------------ flags
@@ -50,7 +56,10 @@ class WhatFlags:
 
     words: tuple[str, ...] = flag(
         (),
-        "media files, and questions about them; without a question: lines of the terminal",
+        "media files, and questions about all of them; written before the flags, or behind --. "
+        "The model reads first the videos, then the pictures, then the sounds, each kind in the "
+        "order named; a question may say where: 'Is <image> like <image>?'. Without a question: "
+        "lines of the terminal",
         positional=True,
     )
     model: str = flag("", "model folder, adapter folder or hub name; empty: the bundled tiny model")
@@ -110,6 +119,8 @@ class Config(WhatFlags, SamplingFlags, MediaFlags):
 def parse(argv: list[str]) -> Config:
     """Flags -> Config, every None filled in. Bad flags end the program with one sentence."""
     cfg, parser = read_flags(Config, __doc__.split("\n")[0], argv)
+    if "--" not in argv:  # with it, the user has said where a list ends
+        check_lists(cfg, parser)
     fill(cfg, ASKING["tiny" if is_tiny(cfg.model) else "real"])
     fill(cfg, {"temperature": 0.0 if cfg.samples == 1 else 1.0})
     cfg.problem_type = cfg.problem_type or ("multiple choice" if cfg.options else "free-form")
@@ -118,6 +129,35 @@ def parse(argv: list[str]) -> Config:
     if cfg.problem_type in ("multiple choice", "multi-label") and not cfg.options:
         parser.error(f"--problem_type {cfg.problem_type}: pass the choices by --options")
     return cfg
+
+
+def check_lists(cfg: Config, parser) -> None:
+    """End the program with one sentence where a list, as that of --options, seems to have taken
+    files or questions that stand behind it."""
+    for name in list_names(Config):
+        if name not in cfg.given:
+            continue
+        mend = f"write files and questions before --{name}, or end its list by --"
+        if taken := swallowed(getattr(cfg, name), cfg.words):
+            parser.error(f"--{name} took {taken}; {mend}")
+        if not cfg.words:
+            parser.error(f"no file and no question is left beside the list of --{name}; {mend}")
+
+
+def swallowed(taken: Sequence[str], words: Sequence[str]) -> str | None:
+    """What in a list seems to be a file or a question of the command line; None: nothing.
+
+    words: those that no list has taken. A file that is among them was named twice, on purpose. So
+    were questions, where all of the list are some, and another one is asked.
+    """
+    for word in taken:
+        if is_medium(word) and word not in words:
+            return f"'{word}', which is a media file"
+    asking = [word for word in taken if word.rstrip().endswith(QUESTION_MARKS)]
+    is_asked = any(not is_medium(word) for word in words)
+    if asking and not (is_asked and len(asking) == len(taken)):
+        return f"'{asking[0]}', which looks like a question"
+    return None
 
 
 # ------------------------------------------------------------------------------ what is asked
@@ -136,16 +176,23 @@ def medium_kind(word: str) -> str | None:
     return None
 
 
-def split_words(words: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """({kind: paths}, questions). Raises DataError for a file that is missing, or of no known kind.
+def is_medium(word: str) -> bool:
+    """Is this a media file that is there?"""
+    kind = medium_kind(word)
+    return kind is not None and os.path.isfile(file_of(word, kind))
 
+
+def split_words(words: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """({kind: paths}, questions), each in the order named.
+
+    Raises DataError for a file that is missing, or of no known kind.
     A word with spaces is a file only where there is one: "Describe a.mp4" is a question.
     """
     media: dict[str, list[str]] = {"video": [], "image": [], "audio": []}
     questions = []
     for word in words:
         kind = medium_kind(word)
-        if kind and os.path.isfile(file_of(word, kind)):
+        if is_medium(word):
             media[kind].append(word)
         elif kind and " " not in word:
             raise DataError(f"{word}: there is no such file")
@@ -201,15 +248,25 @@ def show(reply) -> None:
 
 
 def terminal_lines() -> Iterator[str]:
-    """Questions, one a line, until the end of the input (Ctrl-D)."""
+    """Questions, one a line, until the end of the input (Ctrl-D).
+
+    Raises DataError where the input is no terminal and ends without one.
+    """
+    has_asked = False
     while True:
         if sys.stdin.isatty():
             print("\nquestion> ", end="", flush=True)
         line = sys.stdin.readline()
         if not line:
-            return
+            break
         if line.strip():
+            has_asked = True
             yield line.strip()
+    if not has_asked and not sys.stdin.isatty():
+        raise DataError(
+            "there is no question on the command line, and none in the input; write one behind the "
+            "files"
+        )
 
 
 def answer_all(cfg: Config) -> None:
@@ -218,6 +275,11 @@ def answer_all(cfg: Config) -> None:
 
     media, questions = split_words(list(cfg.words))
     samples = [make_sample(cfg, media, question) for question in questions]  # errors first
+    if not any(media.values()):
+        print("no media file is named: the model is asked without media", file=sys.stderr)
+    if cfg.options and not samples:  # one of them may have been meant as the question
+        choices = ", ".join(f"'{option}'" for option in cfg.options)
+        print(f"questions are read from the input; the choices of each: {choices}", file=sys.stderr)
     conversation = Conversation(cfg)
     shown: list[str] = []  # what was said of the media
 

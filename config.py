@@ -227,14 +227,16 @@ class Update:
     )
     baseline: str | None = flag(
         None,
-        "what fresh rewards stand against: the mean of their group (avatar, grpo), or shrunk: that "
-        "of the prompt's other rewards, shrunk towards the step's mean (avatar_fast)",
+        "what fresh rewards stand against. group: their own mean (avatar, grpo); shrunk: the mean "
+        "of the prompt's other rewards, shrunk towards the step's (avatar_fast); or one that you "
+        "add to tas.BASELINES",
         choices="tas.BASELINES",
     )
     alpha: float = flag(1.0, "weight of the off-policy part in J = J_on + alpha J_off", 0, 1e6)
     tas_shape: str | None = flag(
         None,
-        "temporal weights: u, uniform, decay, incline, inverse (avatar u, grpo uniform = off)",
+        "temporal weights: u (avatar), uniform (grpo: off), decay, incline, inverse, or one that "
+        "you add to tas.SHAPES",
         choices="tas.SHAPES",
     )
     tas_lambda: float = flag(0.3, "lambda of the temporal weights; 0 = off", 0, 1e3)

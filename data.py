@@ -42,7 +42,7 @@ from media.features import VisionInput, vision_input
 from media.loader import MediaLoader
 from media.prompt_format import MERGE, TEMPORAL_PATCH, PromptFormat
 from media.tmrope import lay_out
-from problems import INSTRUCTION, problem_type
+from problems import INSTRUCTION, SYSTEM, problem_type
 
 
 class TooLong(DataError):
@@ -68,6 +68,9 @@ class Prompt:
     patches: torch.Tensor | None = None  # (N, 3 * 2 * 14 * 14)
     grids: list[tuple[int, int, int]] = field(default_factory=list)  # (t, h, w) of each, in patches
     mels: list[torch.Tensor] = field(default_factory=list)  # (M, L) of each sound
+
+    # the chat text that `ids` were made of, one placeholder for each medium: for people to read
+    text: str = ""
 
     # what became of the sound: "heard"; "cut", heard up to max_sound; "silent", a video that has
     # none; "off", none asked for. For the results of an evaluation.
@@ -122,9 +125,8 @@ def chat_text(sample: Sample, tokenizer, hinted: bool, audio_caption: bool) -> s
 
     # without a system turn, the template writes its own
     turns = [{"role": "user", "content": content}]
-    if sample.system:
-        system = {"role": "system", "content": [{"type": "text", "text": sample.system}]}
-        turns.insert(0, system)
+    if text := sample.system or SYSTEM:
+        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": text}]})
     return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
@@ -174,6 +176,7 @@ def build_prompt(
         patches=vision.patches,  # (N, 3 * 2 * 14 * 14)
         grids=vision.grids,
         mels=[torch.as_tensor(medium.mel) for medium in media if medium.mel is not None],
+        text=text,
     )
 
 

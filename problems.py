@@ -44,8 +44,12 @@ from reading.overlap import is_same, rouge_mean, word_error_rate
 from reading.text import plain
 from reading.yes_no import yes_no
 
-# What every prompt asks for, before the instruction of its problem type; rewards.py checks it
+# What every prompt asks for, before the instruction of its problem type: in all stages, ask.py and
+# eval.py. trap: rewards.py looks for these tags by name, so other tags here need others there.
 INSTRUCTION = "Think inside <think> </think>, then answer inside <answer> </answer>."
+
+# The system turn of all prompts that have none of their own; "": that of the chat template
+SYSTEM = ""
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,8 @@ def apportion(total: int, fractions: dict[str, float]) -> dict[str, int]:
 
 @dataclass
 class PromptHistory:
-    """What is known of one prompt."""
+    """What is known of one prompt. A new field is saved by `prompt_columns` and read by
+    `prompts_of_columns`, below."""
 
     rewards: deque[float] = field(default_factory=lambda: deque(maxlen=VCRS_WINDOW))
     vcrs: float | None = None  # Rbar(q), the mean of `rewards`; None before the first of them

@@ -9,13 +9,15 @@
 how much each of them weighs in which stage.
 
 A new reward is a function of a ScoringGroup, an entry in REWARDS and a weight in STAGE_REWARDS.
-For example a length reward as in Video-R1, for right answers of 320 to 512 tokens, where more than
-one completion of the group is right (score_group needs `lengths` for it; train.py passes them):
+It gives each completion a number. For example a length reward as in Video-R1, for right answers of
+320 to 512 tokens, where more than one completion of the group is right:
 
     >>> def length_rewards(group):
     ...     right = [accuracy == 1 for accuracy in accuracy_rewards(group)]
+    ...     if sum(right) < 2 or not group.lengths:  # a caller may not know the lengths
+    ...         return [0.0] * len(right)
     ...     good = [320 <= n <= 512 for n in group.lengths]
-    ...     return [float(r and g and sum(right) > 1) for r, g in zip(right, good, strict=True)]
+    ...     return [float(r and g) for r, g in zip(right, good, strict=True)]
     >>> group = ScoringGroup(["<answer>3</answer>"] * 2, "3", "numeric", lengths=[400, 20])
     >>> length_rewards(group)
     [1.0, 0.0]
@@ -195,7 +197,8 @@ def judge_rewards(group: ScoringGroup) -> list[float | None]:
     return [sum(v.values()) / len(v) if v else None for v in group.verdicts]
 
 
-# name in STAGE_REWARDS, in metrics and in the buffer: one value per completion, None if unknown
+# Name in STAGE_REWARDS, in metrics and in the buffer: one value per completion. None, where a
+# judge gave no verdict, is for the judge alone: such groups are not stored for replay.
 REWARDS: dict[str, Callable[[ScoringGroup], list[float | None]]] = {
     "format": format_rewards,
     "accuracy": accuracy_rewards,
@@ -234,7 +237,7 @@ def score_group(
     if stage not in STAGE_REWARDS:
         raise ValueError(f"stage {stage} has no reward table; known stages: {[*STAGE_REWARDS]}")
     group = ScoringGroup(texts, gold, problem_type, options, verdicts or [], lengths or [])
-    values = {name: reward(group) for name, reward in REWARDS.items()}
+    values = {name: values_of(name, group) for name in REWARDS}
 
     # where one completion lacks a part, the whole group is scored without it: else that completion
     # would be scored by other weights than its rivals
@@ -249,6 +252,23 @@ def score_group(
             parts[name] = None if of_group[i] is None else float(of_group[i])
         scores.append(parts | {"reward": weighted(parts | missing, weights)})
     return scores
+
+
+def values_of(name: str, group: ScoringGroup) -> list[float | None]:
+    """What a reward of REWARDS gives. Raises ValueError that names it where that is not one number
+    for each completion."""
+    values = REWARDS[name](group)
+    if len(values) != len(group.texts):
+        raise ValueError(
+            f"reward '{name}' gave {len(values)} values for {len(group.texts)} completions; "
+            "it must give one for each"
+        )
+    if name != "judge" and None in values:
+        raise ValueError(
+            f"reward '{name}' gave None; only the judge may, and groups without a verdict are not "
+            "stored for replay. Give 0 where the reward does not apply"
+        )
+    return values
 
 
 def has_all_parts(group_scores: list[dict], stage: int) -> bool:

@@ -1,6 +1,8 @@
 """tas.py: advantages, Temporal Advantage Shaping, the clipped loss. Pure tensor functions.
 
-    group_advantages     A_i = (R_i - mean R) / (std R + 1e-4)      fresh completions (GRPO)
+    fresh_advantages     one of BASELINES                           fresh completions
+    group_advantages     A_i = (R_i - mean R) / (std R + 1e-4)      GRPO's and AVATAR's
+    shrunk_advantages    A_i = (R_i - b_i) / (s + 1e-4)             avatar_fast's
     replay_advantages    A_i = (R_i - Rbar(q)) / (std R + 1e-4)     replayed ones, against the VCRS
     temporal_weights     w_t = 1 + lambda (2 t/(L-1) - 1)^2         plan and answer weigh more
     hint_gains           g_t = log(pi(y_t | q, hint) / pi(y_t | q)) the hint as a teacher, |g| <= 1
@@ -33,7 +35,6 @@ STD_EPS = 1e-4
 LEVELS = ("token", "sequence")  # of the importance ratio
 CLIPS = ("ppo", "cispo")
 NORMS = ("sequence", "token")  # what the loss is a mean over
-BASELINES = ("group", "shrunk")  # of the fresh completions
 HINT_GAIN_MAX = 1.0  # nats
 PRIOR = 2.0  # as how many completions of a prompt the step's mean counts in a shrunk baseline
 
@@ -93,6 +94,29 @@ def over_std(differences: Tensor, rewards: Tensor) -> Tensor:
     if std <= 1e-6:
         return torch.zeros_like(differences)  # (G,)
     return differences / (std + STD_EPS)  # (G,)
+
+
+# What fresh rewards stand against. A function of (rewards, history, step_rewards) as of
+# `shrunk_advantages` that is added here is a value of --baseline at once.
+BASELINES = {
+    "group": lambda rewards, history, step_rewards: group_advantages(rewards),
+    "shrunk": shrunk_advantages,
+}
+
+
+def fresh_advantages(
+    rewards: Tensor, history: list[float] | None, step_rewards: Tensor, baseline: str = "group"
+) -> Tensor:
+    """Advantages (G,) of a prompt's fresh completions by one of BASELINES.
+
+    history: None for a group that lacks a verdict. It was scored by another ruler than all other
+    groups, so it always stands against its own mean.
+    """
+    if baseline not in BASELINES:
+        raise ValueError(f"unknown baseline '{baseline}'; known: {', '.join(BASELINES)}")
+    if history is None:
+        return group_advantages(rewards)
+    return BASELINES[baseline](rewards, history, step_rewards)
 
 
 # ------------------------------------------------------------------------------ temporal weights

@@ -57,13 +57,12 @@ from run.stream import PromptStream, load_data
 from sft import train_sft
 from tas import (
     clipped_is_loss,
-    group_advantages,
+    fresh_advantages,
     importance_ratio,
     kl_k3,
     kl_to_behaviour,
     loss_weights,
     replay_advantages,
-    shrunk_advantages,
     temporal_weights,
     token_advantages,
 )
@@ -161,12 +160,9 @@ def train_rl(cfg: Config, run: Run, policy: Policy, builder: PromptBuilder) -> N
 
             # 5 advantages: fresh against their group, replayed against the prompt's own history
             for group in fresh:
-                if cfg.baseline == "group" or group.history is None:
-                    group.advantages = group_advantages(group.rewards)  # (G,)
-                else:
-                    group.advantages = shrunk_advantages(
-                        group.rewards, group.history, step_rewards
-                    )  # (G,)
+                group.advantages = fresh_advantages(
+                    group.rewards, group.history, step_rewards, cfg.baseline
+                )  # (G,)
             for group in replayed:  # a prompt's first visit is unhinted, so it has a VCRS
                 group.advantages = replay_advantages(
                     group.rewards, buffer.vcrs(group.prompt_id)

@@ -66,9 +66,13 @@ def read_config(folder: Path) -> dict:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return config | {"given": list(config["given"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
+        mend = "pass one that train.py has written"
+        # RUN/checkpoint, RUN/checkpoints/000004
+        for above in (folder.parent, folder.parent.parent):
+            if (above / "metrics.jsonl").is_file():
+                mend = f"it is a checkpoint; pass its run, {above}"
         raise DataError(
-            f"{folder}: not the folder of a run (config.json: {type(error).__name__}); pass one "
-            "that train.py has written"
+            f"{folder}: not the folder of a run (config.json: {type(error).__name__}); {mend}"
         ) from None
 
 

@@ -136,14 +136,15 @@ function ticks(low, high) {
   return found;
 }
 
-// [title, [columns], name of each line]
+// [title, [columns]]; a name that ends in "_" stands for all columns that begin with it
 const CURVES = [
-  ["reward of fresh completions", ["reward", "reward_format", "reward_accuracy", "reward_self", "reward_judge"]],
+  ["reward of fresh completions", ["reward", "reward_"]],
   ["share of groups without an advantage", ["zero_share"]],
   ["completions in the buffer, by tier", ["tier_hard", "tier_medium", "tier_easy"]],
   ["importance ratio, mean over tokens", ["ratio_mean", "ratio_mean_replayed"]],
   ["largest importance ratio", ["ratio_max"]],
   ["share of clipped tokens", ["clip_fraction"]],
+  ["share of clipped tokens, by age (steps)", ["clip_fraction_age_"]],
   ["KL per token (nats)", ["kl", "kl_behaviour"]],
   ["entropy per token (nats)", ["entropy"]],
   ["loss", ["loss"]],
@@ -151,12 +152,23 @@ const CURVES = [
   ["learning rate", ["lr"]],
   ["prompts whose hint is on", ["hints"]],
   ["age of replayed completions (steps)", ["replay_age"]],
+  ["replayed completions, by age (steps)", ["replayed_age_"]],
   ["tokens per second", ["speed_generated", "speed_trained"]],
   ["share of the GPUs' bf16 peak (MFU)", ["speed_mfu"]],
   ["seconds per step", ["time_rollout", "time_update", "time_tail_max"]],
   ["largest memory so far (GB)", ["memory_gb"]],
   ["largest |sampler - trainer| log-prob", ["sampler_difference_max"]],
+  ["records left out, updates skipped, verdicts missing", ["bad_media", "too_long", "skipped", "judge_missing"]],
 ];
+
+// Every other column of a step has a chart of its own under "other columns", but for these:
+// counters, and what a chart of CURVES is computed from.
+const NO_CHART = ["step", "stage", "generated", "groups", "zero_advantage_groups", "replayed", "buffer_size", "trained_tokens", "update_flops", "time_cpu"];
+
+// those of `names` that the columns of a chart stand for
+function membersOf(columns, names) {
+  return columns.flatMap((column) => names.filter((name) => name === column || (column.endsWith("_") && name.startsWith(column))));
+}
 
 function curves(runs) {
   const figures = [];
@@ -165,18 +177,28 @@ function curves(runs) {
     const series = runs.filter((run) => run.evaluations[column]).map((run) => accuracy(run, column, several ? run.name : "accuracy"));
     if (series.length) figures.push(chart("held-out accuracy, 95 % interval", label, series));
   }
-  for (const [title, columns] of CURVES) {
-    if (!several) {
-      const steps = runs[0].steps;
-      const known = columns.filter((name) => (steps[name] || []).some((v) => v !== null));
-      figures.push(chart(title, "step", known.map((name) => ({ name, x: steps.step, y: steps[name] }))));
-      continue;
-    }
-    const name = columns[0];
-    const known = runs.filter((run) => (run.steps[name] || []).some((v) => v !== null));
-    figures.push(chart(columns.length > 1 ? `${title}: ${name}` : title, "completions generated", known.map((run) => ({ name: run.name, x: run.steps.generated, y: run.steps[name] }))));
+  const names = [...new Set(runs.flatMap((run) => Object.keys(run.steps)))];
+  const drawn = new Set([...NO_CHART, ...CURVES.flatMap(([, columns]) => membersOf(columns, names))]);
+  const others = names.filter((name) => !drawn.has(name));
+  for (const [title, columns] of CURVES) figures.push(curve(runs, title, membersOf(columns, names)));
+  const otherFigures = others.map((name) => curve(runs, name, [name])).filter(Boolean);
+  const parts = [make("div", { class: "charts" }, ...figures.filter(Boolean))];
+  if (otherFigures.length) parts.push(make("h3", {}, "other columns"), make("div", { class: "charts" }, ...otherFigures));
+  return section("curves", "Curves", ...parts);
+}
+
+// a chart of some columns of one run, or of the first of them in several runs
+function curve(runs, title, columns) {
+  const isKnown = (run, name) => (run.steps[name] || []).some((v) => v !== null);
+  if (runs.length === 1) {
+    const { steps } = runs[0];
+    const known = columns.filter((name) => isKnown(runs[0], name));
+    const isOneOfMany = known.length === 1 && columns.length > 1; // its name is not below the chart
+    return chart(isOneOfMany ? `${title}: ${known[0]}` : title, "step", known.map((name) => ({ name, x: steps.step, y: steps[name] })));
   }
-  return section("curves", "Curves", make("div", { class: "charts" }, ...figures.filter(Boolean)));
+  const name = columns[0];
+  const known = runs.filter((run) => isKnown(run, name));
+  return chart(columns.length > 1 ? `${title}: ${name}` : title, "completions generated", known.map((run) => ({ name: run.name, x: run.steps.generated, y: run.steps[name] })));
 }
 
 function accuracy(run, column, name) {
@@ -433,19 +455,22 @@ function lens(rollouts, flags) {
     const rewards = members.map((i) => c.reward[i]);
     const mean = rewards.reduce((a, b) => a + b) / rewards.length;
     const std = Math.sqrt(rewards.reduce((a, r) => a + (r - mean) ** 2, 0) / Math.max(1, rewards.length - 1));
-    const shrunk = !c.replayed[first] && flags.baseline === "shrunk";
+    const isKnown = c.replayed[first] || flags.baseline === "group"; // is the baseline one of these numbers?
     const baseline = c.replayed[first] ? c.vcrs[first] : mean;
     const what = `${c.replayed[first] ? `replayed, update ${c.update[first]}` : "fresh"}: ${rollouts.prompts[c.prompt[first]].question}`;
-    const facts = shrunk ? "baseline shrunk (docs/method.md)" : `${c.replayed[first] ? "Rbar(q)" : "mean"} ${short(baseline)}, std ${short(std)}`;
+    const facts = isKnown ? `${c.replayed[first] ? "Rbar(q)" : "mean"} ${short(baseline)}, std ${short(std)}` : `baseline ${flags.baseline} (docs/method.md)`;
     return [make("tr", { class: "group" }, make("td", { colspan: 5 }, `${what} — ${facts}`)), ...members.map((i) => make("tr", {},
       make("td", { class: "text" }, textOf(rollouts, i).slice(0, 300)), make("td", { class: "number" }, short(c.reward[i])),
-      make("td", { class: "number" }, shrunk || std < 1e-6 || baseline === null ? "-" : short((c.reward[i] - baseline) / (std + STD_EPS))),
+      make("td", { class: "number" }, !isKnown || std < 1e-6 || baseline === null ? "-" : short((c.reward[i] - baseline) / (std + STD_EPS))),
       make("td", { class: "number" }, short(c.advantage[i])), make("td", { class: "number" }, short(c.loss[i]))))];
   }
 
   draw();
+  const ofFresh = flags.baseline === "group"
+    ? "that of fresh ones the mean of their group"
+    : `the A of fresh ones (--baseline ${flags.baseline}) is not recomputed here`;
   return section("step", "One step as numbers", make("p", { class: "soft" },
-    `A = (R - baseline) / (std + 1e-4); the baseline of fresh completions is the mean of their group, that of replayed ones Rbar(q). The loss is the mean over tokens of the clipped loss (${flags.clip}), without the KL term; a dash: the group had no gradient.`),
+    `A = (R - baseline) / (std + 1e-4). The baseline of replayed completions is Rbar(q); ${ofFresh}. A dash for A from these numbers: it was not recomputed, or the rewards of the group are equal. The loss is the mean over tokens of the clipped loss (${flags.clip}), without the KL term; a dash for it: the group had no gradient.`),
   make("div", { class: "filters" }, label, choice),
   make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...["completion", "reward R", "A from these numbers", "A of the run", "loss"].map((name) => make("th", {}, name)))), body)));
 }

@@ -16,8 +16,8 @@ from tas import SHAPES, temporal_weights
 plt = pyplot()
 
 # A colour, dashes and a marker for each method. There are more methods than colours, so the first
-# three, GRPO with fewer and more updates, are black and grey.
-GREYS = ("#000000", "#555555", "#999999")
+# four, GRPO with fewer and more updates, are black and grey.
+GREYS = ("#000000", "#444444", "#777777", "#aaaaaa")
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">", "h", "d")
 STYLES: dict[str, dict] = {}
 MARKER_OF: dict[str, str] = {}

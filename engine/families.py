@@ -38,6 +38,7 @@ from transformers.utils import cached_file, is_flash_attn_2_available
 
 from engine.adapter_folder import root_of
 from engine.attention import HALF, has_gpu_kernel
+from engine.run_folder import check_no_run
 from formats.sample import DataError, first_line
 from media.decode import MediaSettings
 from media.features import audio_tokens
@@ -113,6 +114,7 @@ def load_config(path: str | Path):
     Raises DataError where there is none, or none that can run here.
     """
     path = root_of(path)  # where it holds adapters alone, the model that they belong to
+    check_no_run(Path(path))
 
     # Read as a dict first, so that a model of another type gets our sentence.
     try:

@@ -81,7 +81,7 @@ class Sample:
     options: list[str] = field(default_factory=list)
     # Stands below the question in place of the think / answer instruction. Set by benchmarks.
     instruction: str | None = None
-    # A system turn in place of the chat template's own. Set by benchmarks.
+    # A system turn in place of the chat template's own, or of problems.SYSTEM. Set by benchmarks.
     system: str = ""
     # A strategy, shown when the prompt is stuck (replay.py); stage 0 shows it always.
     hint: str = ""

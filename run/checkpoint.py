@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from engine.checksums import check_checksums, write_checksums
 from engine.distributed import gather, rank_and_world
@@ -375,6 +376,27 @@ def report_resume(folder: Path, shared: dict, changes: dict[str, tuple], world: 
             "are assigned anew and random streams begin anew, so the run goes on as well, but not "
             "bit for bit"
         )
+
+
+def loadable(value: object, place: str) -> object:
+    """A state as `load` reads it: of tensors, texts, numbers, lists and dicts, and no others.
+
+    NumPy's numbers become Python's. place: where the value stands. Raises TypeError that names the
+    place of anything else: torch.save would write it, and no run could go on from that checkpoint.
+    """
+    if isinstance(value, dict):
+        return {key: loadable(entry, f"{place}[{key!r}]") for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(loadable(entry, f"{place}[{i}]") for i, entry in enumerate(value))
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, Tensor) or type(value) in (str, int, float, bool, bytes):
+        return value
+    kind = f"{type(value).__module__}.{type(value).__name__}"
+    raise TypeError(
+        f"{place}, a part of the state that a checkpoint holds, is a {kind}; store tensors, texts "
+        "and numbers (of an array torch.from_numpy, of an object its numbers)"
+    )
 
 
 def load(path: Path) -> dict:

@@ -17,6 +17,7 @@ Nothing heavy is imported here: `--help` must answer at once.
 
 import argparse
 import difflib
+import functools
 import importlib
 import json
 import math
@@ -35,7 +36,7 @@ LARGEST = 2**31 - 1  # of a number that a flag may have
 def flag(default, help: str, low=None, high=None, choices=(), positional=False):
     """A dataclass field with its `--help` text, its range and the values that it may have.
 
-    positional: a tuple of all words that belong to no flag.
+    positional: a tuple of all words that belong to no flag; those behind "--" are among them.
 
     default None: filled in later, by a preset (`fill`). choices: a tuple, or the address of one
     as "tas.SHAPES", which is looked up only when flags are parsed: a shape that is added to tas.py
@@ -58,10 +59,15 @@ def read_flags(config: type, title: str, argv: list[str]):
     read first, and argv wins over it. The instance gets the attribute `given`: the names that the
     user has set, here or in the run of that file. An unknown flag, or a value that is out of range
     or not among the choices, ends the program with one sentence; so does the parser's error().
+    Words behind "--" are no flags, and no flag's values.
     """
     check_names(config, title, argv)
     parser = make_parser(config, title)
-    words = vars(parser.parse_intermixed_args([with_underscores(word) for word in argv]))
+    before, behind = split_at_dashes(argv)
+    words = vars(parser.parse_intermixed_args([with_underscores(word) for word in before]))
+    if behind:
+        name = positional_name(config)
+        words[name] = [*words.get(name, ()), *behind]
     given = set(words)
     if words.get("config"):
         values, given_there = from_file(words["config"], words, parser)
@@ -84,12 +90,14 @@ class Parser(argparse.ArgumentParser):
 
 def check_names(config: type, title: str, argv: list[str]) -> None:
     """Answer --help and end the program where a flag is unknown, with the nearest one that is
-    known. Looks at names alone, so it can be called before anything heavy is imported."""
+    known, or where a word stands behind "--" that cannot. Looks at names alone, so it can be called
+    before anything heavy is imported."""
     parser = make_parser(config, title)
-    if {"-h", "--help"} & set(argv):
+    before, behind = split_at_dashes(argv)
+    if {"-h", "--help"} & set(before):
         parser.parse_args(["--help"])
     known = [f"--{f.name}" for f in fields(config)]
-    for word in argv:
+    for word in before:
         name = with_underscores(word).partition("=")[0]
         if not word.startswith("--") or name in known:
             continue
@@ -97,10 +105,44 @@ def check_names(config: type, title: str, argv: list[str]) -> None:
         question = f"; did you mean {nearest[0]}?" if nearest else ""
         parser.error(f"unrecognized arguments: {word}{question}")
 
+    if behind and not positional_name(config):
+        parser.error(f"unrecognized arguments: {' '.join(behind)}")
+    for word in behind:
+        if with_underscores(word).partition("=")[0] in [*known, "--help"]:
+            parser.error(f"{word} stands behind --, where no word is a flag; write it before --")
+
+
+def split_at_dashes(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The words before the first "--", and those behind it, which are no flags.
+
+    >>> split_at_dashes(["--options", "red", "blue", "--", "a.mp4", "-5 + 3?"])
+    (['--options', 'red', 'blue'], ['a.mp4', '-5 + 3?'])
+    """
+    at = argv.index("--") if "--" in argv else len(argv)
+    return argv[:at], argv[at + 1 :]
+
+
+def positional_name(config: type) -> str | None:
+    """The field that holds the words that belong to no flag; None where none may be."""
+    return next((f.name for f in fields(config) if f.metadata["positional"]), None)
+
+
+def list_names(config: type) -> list[str]:
+    """The flags that take every word up to the next flag or "--"."""
+    found = []
+    for f in fields(config):
+        if isinstance(f.default, tuple) and not f.metadata["positional"]:
+            found.append(f.name)
+    return found
+
 
 def make_parser(config: type, title: str) -> Parser:
     """One option per field, in groups: the class that defines a field is its group."""
+    # argparse's own usage has the words last, where a list of words would take them
+    words = positional_name(config)
+    usage = f"%(prog)s [{words.upper()} ...] [--FLAG VALUE ...]" if words else None
     parser = Parser(
+        usage=usage,
         description=title,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,  # what is not given is absent, so that we can tell
@@ -109,7 +151,7 @@ def make_parser(config: type, title: str) -> Parser:
     for heading, group_fields in groups_of(config).items():
         section = parser.add_argument_group(heading)
         for f in group_fields:
-            add_option(section, f)
+            add_option(section, f, words)
     return parser
 
 
@@ -128,23 +170,29 @@ def groups_of(config: type) -> dict[str, list]:
     return groups
 
 
-def add_option(section, f) -> None:
-    """One field as an option of a group."""
+def add_option(section, f, words: str | None) -> None:
+    """One field as an option of a group. words: of `positional_name`."""
     if f.metadata["positional"]:
         section.add_argument(f.name, nargs="*", help=f.metadata["help"], metavar=f.name.upper())
         return
     name_of_type = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
     kind = name_of_type.split(" ")[0].split("[")[0]  # "int | None" and "tuple[str, ...]"
     convert = {"int": int, "float": float, "str": str, "bool": to_bool, "tuple": str}[kind]
+    text = f.metadata["help"]
 
+    # These two may take a word that is not meant for them.
     how_many = {}
     if kind == "bool":
         how_many = {"nargs": "?", "const": True}  # --flag is --flag true
+        if words:
+            mend = f"; write {words.upper()} before --{f.name}, or behind --"
+            convert = functools.partial(to_bool, mend=mend)
     elif kind == "tuple":
         how_many = {"nargs": "+"}
+        if words:
+            text += f"; takes every word up to the next flag or --, so write {words.upper()} first"
 
     metavar = "STR" if kind == "tuple" else kind.upper()
-    text = f.metadata["help"]
     if f.default not in (None, "", ()):
         text += f" (default: {f.default})"
     text = text.replace("%", "%%")  # argparse formats its help
@@ -254,9 +302,10 @@ def fill(cfg, defaults: dict) -> None:
             setattr(cfg, name, value)
 
 
-def to_bool(text: str) -> bool:
+def to_bool(text: str, mend: str = "") -> bool:
+    """mend: what to do where the text is neither, for the error."""
     if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
+        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false{mend}")
     return text.lower() == "true"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from config import Config
-from data import Prompt, PromptBuilder, question_text
+from data import Prompt, PromptBuilder
 from engine.distributed import gather, gather_lists
 from formats.sample import Away, Sample
 from model import Policy
@@ -104,7 +104,7 @@ def example(
     return {
         "id": prompt.sample.id,
         "hinted": prompt.hinted,
-        "prompt": question_text(prompt.sample, prompt.hinted),
+        "prompt": prompt.text,
         "media": [path for _, path in prompt.sample.media],
         "gold": prompt.sample.answer,
         "completion": completion.text,

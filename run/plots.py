@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito (2008), which colour-blind people tell apart.
 their dashes, too, and bear their names at their ends.
 """
 
+import itertools
 import math
 from pathlib import Path
 
@@ -103,15 +104,21 @@ def plot_rewards(axes, x: list[int], rows: list[dict]) -> None:
     """The reward and its parts, as far as they are known."""
     names = [name for name in rows[-1] if name == "reward" or name.startswith("reward_")]
     known = [name for name in names if any(row.get(name) is not None for row in rows)]
-    for name, dashes in zip(known, DASHES, strict=False):
+    low, high = 0.0, 1.0
+    for name, dashes in zip(known, itertools.cycle(DASHES), strict=False):
         values = [row.get(name) for row in rows]
         values = [math.nan if value is None else value for value in values]
         axes.plot(x, values, linestyle=dashes, label=name.removeprefix("reward_"))
+        low = min(low, np.nanmin(values))
+        high = max(high, np.nanmax(values))
+
+    # the axis holds 0 and 1, and whatever a weight or a reward of one's own reaches
+    space = 0.02 * (high - low)
     axes.set(
         title="rewards of fresh completions",
         xlabel="completions generated",
         ylabel="mean of a step",
-        ylim=(0, 1.02),
+        ylim=(low - space if low < 0 else 0, high + space),
     )
     label_ends(axes)
 

@@ -1,8 +1,10 @@
-"""run/provenance.py: what a run was made with, by content: its records, their media, its model.
+"""run/provenance.py: what a run was made with, by content: its records, their media, its model, the
+wording of its prompts and the weights of its rewards.
 
 A run that goes on with other questions or other gold answers under the same ids would be neither
 the old run nor a new one, so that is refused. Media of another size or time, and other held-out
-questions, are listed: they may have been copied anew.
+questions, are listed: they may have been copied anew. Another wording or other weights, which only
+a change of the code brings, are listed, too: the buffer still holds what the old ones made.
 """
 
 import hashlib
@@ -14,17 +16,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data import instructions
 from engine.checksums import NAME as CHECKSUMS
 from engine.families import DEFAULT_MODEL
 from formats.sample import DataError, Sample, file_of
+from problems import SYSTEM
+from rewards import STAGE_REWARDS
 
 BYTES = 8  # of a digest of one record
 SAMPLES = 256  # pieces of a file of weights
 PIECE = 2**12  # bytes of each
 
 
-def provenance(samples: list[Sample], heldout: list[Sample], model: str) -> dict:
-    """What tells the data and the model of two runs apart, as tensors and texts of a checkpoint.
+def provenance(samples: list[Sample], heldout: list[Sample], model: str, stage: int) -> dict:
+    """What tells the data, the model and the task of two runs apart, as tensors and texts of a
+    checkpoint.
 
     heldout: those of this process.
     """
@@ -33,7 +39,15 @@ def provenance(samples: list[Sample], heldout: list[Sample], model: str) -> dict
         "media": digests([media_digest(sample) for sample in samples]),
         "heldout": digests([record_digest(sample) for sample in heldout]),
         "model": model_digest(model or DEFAULT_MODEL),
+        "wording": wording(samples),
+        "rewards": json.dumps(STAGE_REWARDS.get(stage, {})),
     }
+
+
+def wording(samples: list[Sample]) -> str:
+    """What the prompts ask for below their questions, and their system turns."""
+    texts = {(sample.system or SYSTEM, instructions(sample)) for sample in samples}
+    return json.dumps(sorted(texts))
 
 
 def digests(values: list[bytes]) -> Tensor:
@@ -129,7 +143,17 @@ def check_provenance(folder: Path, before: dict, now: dict, samples: list[Sample
             f"bring them back, {mend}"
         )
 
-    # what may be
+    # what may be; a checkpoint of an older version says nothing of wording and rewards
+    if before.get("wording", now["wording"]) != now["wording"]:
+        say(
+            "the prompts are worded otherwise than before: stored completions answer the old "
+            "wording, and their ratios compare two prompts; to leave them behind, start another run"
+        )
+    if before.get("rewards", now["rewards"]) != now["rewards"]:
+        say(
+            f"the rewards weigh {now['rewards']} now, before {before['rewards']}: Rbar(q) and "
+            "stored completions are of both; to leave the old ones behind, start another run"
+        )
     if differing(before["records"], now["records"]):
         say("the records stand in another order than before: the run goes on, but not bit for bit")
         return  # what follows is compared place by place

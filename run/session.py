@@ -41,6 +41,7 @@ from run.card import model_card
 from run.checkpoint import (
     clean_up,
     complete,
+    loadable,
     random_states,
     resume,
     save,
@@ -262,7 +263,7 @@ class Run:
         self.samples = [s for s in self.all_samples if self.owns(s.id)]
         self.made_with = {}
         if self.rank == 0:
-            self.made_with = provenance(self.all_samples, self.heldout, cfg.model)
+            self.made_with = provenance(self.all_samples, self.heldout, cfg.model, cfg.stage)
 
         # the checkpoint to go on from; a run is never written over
         self.saved = None
@@ -391,6 +392,8 @@ class Run:
 
         Raises DataError after saving where `check` has found that the run had better end.
         """
+        if done == self.start + 1:
+            self.own_state(state)  # what no checkpoint can hold is found now and not in the end
         asked = self.signals.agreed()  # the same on all processes
         every = self.cfg.save_every
         if asked or self.trouble or done == self.steps or (every and done % every == 0):
@@ -418,7 +421,8 @@ class Run:
         own = {"random": random_states(self.device)}
         for name, stateful in state.items():
             is_generator = isinstance(stateful, torch.Generator)
-            own[name] = stateful.get_state() if is_generator else stateful.state_dict()
+            taken = stateful.get_state() if is_generator else stateful.state_dict()
+            own[name] = loadable(taken, name)
         return own
 
     # -------------------------------------------------------------------------- what is away

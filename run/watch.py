@@ -2,8 +2,10 @@
 
     python -m run.watch runs/stage2-avatar-seed0          # until Ctrl-C, or the run's end
     python -m run.watch runs/stage2-avatar-seed0 --once
+    python -m run.watch runs/stage2-avatar-seed0 --all    # every column of metrics.jsonl
 
-Prints the newest line of metrics.jsonl and, for each metric, a sparkline of its last steps.
+Prints for each column of metrics.jsonl its newest number and a sparkline of its last steps:
+METRICS first, then all others that are not in DETAILS. A column that you add is printed at once.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from formats.sample import DataError
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60  # steps in a sparkline
-METRICS = (
+METRICS = (  # printed first, in this order
     "reward",
     "accuracy",
     "eval_accuracy",
@@ -35,6 +37,36 @@ METRICS = (
     "speed_mfu",
     "time_tail_max",
     "memory_gb",
+)
+DETAILS = (  # printed with --all; a name that ends in "_" stands for all that begin with it
+    "step",
+    "stage",
+    "generated",
+    "seconds",
+    "eval_",
+    "ratio_mean",
+    "ratio_mean_replayed",
+    "log_ratio_squared",
+    "kl_behaviour",
+    "effective_sample_fraction",
+    "clip_fraction_age_",
+    "replay_age",
+    "replayed",
+    "replayed_age_",
+    "buffer_size",
+    "tier_",
+    "sampler_difference_max",
+    "sampler_correlation",
+    "groups",
+    "updates_per_prompt",
+    "trained_tokens",
+    "update_flops",
+    "judge_missing",
+    "bad_media",
+    "too_long",
+    "skipped",
+    "lr",
+    "time_",
 )
 CLEAR = "\033[2J\033[H"
 
@@ -64,20 +96,44 @@ def read_lines(file: Path) -> list[dict]:
     return whole_lines(file)[0]
 
 
-def report(lines: list[dict], total: int) -> str:
-    """What is printed. total: the steps of the run; 0: not known."""
+def is_detail(name: str) -> bool:
+    """Is this a column that DETAILS names?
+
+    >>> is_detail("tier_hard"), is_detail("lr"), is_detail("lr_towers")
+    (True, True, False)
+    """
+    beginnings = tuple(detail for detail in DETAILS if detail.endswith("_"))
+    return name in DETAILS or name.startswith(beginnings)
+
+
+def numbers_by_column(lines: list[dict]) -> dict[str, list[float]]:
+    """The numbers of each column, METRICS first, then the others as they stand in the log. A column
+    without a number is left out."""
+    columns: dict[str, list[float]] = {name: [] for name in METRICS}
+    for line in lines:
+        for name, value in line.items():
+            numbers = columns.setdefault(name, [])
+            if isinstance(value, int | float):
+                numbers.append(value)
+    return {name: values for name, values in columns.items() if values}
+
+
+def report(lines: list[dict], total: int, everything: bool = False) -> str:
+    """What is printed. total: the steps of the run; 0: not known. everything: DETAILS, too."""
     steps = [line for line in lines if "loss" in line]
     if not steps:
         return "no step is done yet"
     newest = steps[-1]
     of = f" of {total}" if total else ""
     rows = [f"step {newest['step'] + 1}{of}, {newest.get('generated', 0):,} completions"]
-    for name in METRICS:
-        # evaluations have lines of their own
-        source = lines if name.startswith("eval_") else steps
-        values = [line[name] for line in source if isinstance(line.get(name), int | float)]
-        if values:
-            rows.append(f"{name:>22} {values[-1]:>10.4g}  {sparkline(values[-WIDTH:])}")
+    columns = numbers_by_column(lines)
+    shown = [name for name in columns if everything or name in METRICS or not is_detail(name)]
+    width = max(map(len, shown))
+    for name in shown:
+        values = columns[name]
+        rows.append(f"{name:>{width}} {values[-1]:>10.4g}  {sparkline(values[-WIDTH:])}")
+    if len(shown) < len(columns):
+        rows.append(f"({len(columns) - len(shown)} more columns: --all)")
     return "\n".join(rows)
 
 
@@ -91,6 +147,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--once", action="store_true", help="print once, and end")
+    parser.add_argument("--all", action="store_true", help="every column, not the usual ones alone")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks")
     args = parser.parse_args(argv)
 
@@ -98,7 +155,7 @@ def main(argv: list[str]) -> None:
     while True:
         lines = read_lines(args.run / "metrics.jsonl")
         clear = CLEAR if sys.stdout.isatty() and not args.once else ""
-        print(f"{clear}{args.run}\n{report(lines, total)}", flush=True)
+        print(f"{clear}{args.run}\n{report(lines, total, args.all)}", flush=True)
         done = max((line["step"] for line in lines if "loss" in line), default=-1) + 1
         if args.once or 0 < total <= done:
             return

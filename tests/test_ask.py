@@ -11,13 +11,14 @@ import soundfile
 import torch
 from PIL import Image
 
-from ask import answer_all, medium_kind, parse, split_words
+from ask import Config, answer_all, make_sample, medium_kind, parse, split_words
 from data import PromptBuilder, split_behind_media
 from formats.sample import DataError, Sample
 from media.decode import MediaSettings
 from model import Features
 from rollout import Sampling, answer_more, generate
 from run.conversation import Conversation
+from run.flags import list_names, make_parser
 from tests.families import QWEN3_OMNI
 from tests.reference import hf_logps
 from tests.runs import REPO
@@ -152,11 +153,18 @@ def test_a_moment_of_a_video_is_a_picture():
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["--options", "red"], "--options: two to 26 choices; got 1"),
+        (["a.mp4", "--options", "red"], "--options: two to 26 choices; got 1"),
         (["--problem_type", "multi-label"], "--problem_type multi-label: pass the choices by"),
         (["--samples", "0"], "--samples 0: must be at least 1"),
         (["--promt", "think"], "did you mean --prompt?"),
         (["--problem_type", "essay"], "--problem_type essay"),
+        (
+            ["--json", CLIP, COLOUR],
+            f"'{CLIP}' is neither true nor false; write WORDS before --json",
+        ),
+        (["--options", "--", CLIP], "argument --options: expected at least one argument"),
+        (["--", CLIP, "--samples", "2"], "--samples stands behind --, where no word is a flag"),
+        (["--", CLIP, "--use-audio=false"], "--use-audio=false stands behind --"),
     ],
 )
 def test_bad_flags_end_in_a_sentence(capsys, argv, sentence):
@@ -170,6 +178,89 @@ def test_several_samples_are_drawn_at_temperature_one_and_one_is_greedy():
     assert parse(["--samples", "3"]).temperature == 1
     assert parse(["--samples", "3", "--temperature", "0.5"]).temperature == 0.5
     assert parse(["a.mp4", "--samples", "3", "what?"]).words == ["a.mp4", "what?"]
+
+
+def test_the_list_of_a_flag_ends_at_two_dashes():
+    cfg = parse(["--options", "red", "blue", "--", "a.mp4", "-5 + 3?", "--what is that?"])
+    assert cfg.options == ["red", "blue"]
+    assert cfg.words == ["a.mp4", "-5 + 3?", "--what is that?"]
+    assert cfg.problem_type == "multiple choice"
+    assert {"options", "words"} <= cfg.given
+
+    # words before it count as well; a second -- is a word as others
+    assert parse(["a.mp4", "--seed", "1", "--", "b.mp4", "--"]).words == ["a.mp4", "b.mp4", "--"]
+    assert parse(["a.mp4", "--"]).words == ["a.mp4"]
+    assert parse(["--"]).words == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "taken", "sentence"),
+    [
+        ([], ["red", "blue", CLIP, COLOUR], f"took '{CLIP}', which is a media file"),
+        ([], ["red", "blue", f"{CLIP}#t=1", COLOUR], f"took '{CLIP}#t=1', which is a media file"),
+        ([CLIP], ["red", "blue", COLOUR], f"took '{COLOUR}', which looks like a question"),
+        ([CLIP], ["红", "蓝", "什么颜色？"], "took '什么颜色？', which looks like a question"),
+        ([CLIP, COUNT], ["red", "blue", COLOUR], f"took '{COLOUR}', which looks like a question"),
+        ([COLOUR], ["red", "blue", CLIP], f"took '{CLIP}', which is a media file"),
+        ([], ["red", "blue"], "no file and no question is left beside the list of"),
+        ([], ["red", "blue", "Name the colour."], "no file and no question is left beside"),
+    ],
+)
+def test_a_list_that_took_files_or_questions_is_refused(capsys, before, taken, sentence):
+    with pytest.raises(SystemExit) as end:
+        parse([*before, "--options", *taken])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line
+    assert "; write files and questions before --options, or end its list by --" in line
+
+    # the mend: where the list's end is said, nothing is suspected
+    assert parse([*before, "--options", *taken, "--"]).options == taken
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ([CLIP, COLOUR], ["red", "blue"]),
+        ([CLIP], ["red", "blue"]),  # questions come from the terminal
+        ([COLOUR], ["red", "blue"]),
+        ([CLIP, "Which file?"], [CLIP, "none.mp4"]),  # named twice, on purpose
+        ([CLIP, "What does she ask?"], ["Who?", "Where?"]),
+    ],
+)
+def test_a_list_of_its_own_words_is_taken(words, options):
+    cfg = parse([*words, "--options", *options])
+    assert (cfg.words, cfg.options) == (words, options)
+
+
+def test_every_flag_that_takes_several_words_says_so_in_help(capsys):
+    """Of the parser itself: a new one is checked for swallowed words, and explained, as well."""
+    actions = [a for a in make_parser(Config, "")._actions if a.nargs in ("+", "*")]
+    assert [a.dest for a in actions if a.option_strings] == list_names(Config)
+    for action in actions:
+        says = "takes every word up to the next flag or --, so write WORDS first"
+        assert (says in action.help) == bool(action.option_strings)
+
+    # words stand first in the usage, too
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    assert "[WORDS ...] [--FLAG VALUE ...]" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_media_are_read_by_kind_and_within_a_kind_as_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["b.wav", "b.png", "b.mp4", "a.wav", "b.mp4#t=1", "a.mp4"]
+    for word in words:
+        (tmp_path / word.partition("#")[0]).touch()
+    media, (question,) = split_words([*words, "What?"])
+    order = ["b.mp4", "a.mp4", "b.png", "b.mp4#t=1", "b.wav", "a.wav"]
+    assert [path for _, path in make_sample(parse([]), media, question).media] == order
+
+    # and so says the help
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "first the videos, then the pictures, then the sounds, each kind in the order" in text
 
 
 # ------------------------------------------------------------------ output
@@ -235,6 +326,31 @@ def test_questions_come_line_by_line_and_a_bad_one_ends_nothing(monkeypatch, cap
     assert printed.out.count("answer: ") == 2
     assert "cut off at --max_completion_tokens" in printed.out
     assert "the text of record 'Is <image> red?' holds 1 <image> for 0 file(s)" in printed.err
+
+
+def test_an_input_without_a_question_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n  \n"))
+    with pytest.raises(DataError, match="no question on the command line, and none in the input"):
+        answer_all(parse([CLIP, "--options", "red", "blue", "Name the colour."]))
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert "choices of each: 'red', 'blue', 'Name the colour.'" in printed.err
+
+
+def test_a_question_without_media_is_answered_and_that_is_said(monkeypatch, capsys):
+    """On stderr, so that --json stays what it is; with media nothing is said."""
+    note = "no media file is named: the model is asked without media\n"
+    few = ["--max_completion_tokens", "2"]
+    answer_all(parse([COLOUR, "--json", *few]))
+    printed = capsys.readouterr()
+    assert printed.err.count(note) == 1
+    assert json.loads(printed.out)["shown"] == []
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{COLOUR}\n"))
+    answer_all(parse(few))
+    assert capsys.readouterr().err.count(note) == 1
+    answer_all(parse([CLIP, COLOUR, *few]))
+    assert note not in capsys.readouterr().err
 
 
 def test_a_broken_clip_ends_in_one_sentence(tmp_path):

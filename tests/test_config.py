@@ -183,10 +183,13 @@ def test_help_imports_neither_torch_nor_transformers(program, flag):
     assert program == "eval.py" or "numpy" not in imported
 
 
-def test_a_new_shape_is_a_value_of_its_flag_at_once(monkeypatch, capsys):
+def test_a_new_shape_or_baseline_is_a_value_of_its_flag_at_once(monkeypatch, capsys):
     monkeypatch.setitem(tas.SHAPES, "cubic", lambda tt: tt**3)
     assert parse(["--tas_shape=cubic"]).tas_shape == "cubic"
-    assert "inverse, cubic" in refused(["--tas_shape=w"], capsys)
+    assert ", cubic" in refused(["--tas_shape=w"], capsys)
+    monkeypatch.setitem(tas.BASELINES, "median", lambda *rewards: rewards[0])
+    assert parse(["--baseline=median"]).baseline == "median"
+    assert ", median" in refused(["--baseline=w"], capsys)
 
 
 def test_a_key_in_the_judges_address_is_refused_before_it_is_written_anywhere():

@@ -18,6 +18,7 @@ from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import (
     _get_feat_extract_output_lengths,
 )
 
+import data
 from data import (
     Prompt,
     PromptBuilder,
@@ -185,6 +186,16 @@ def test_vision_token_ids_and_timestamps_equal_transformers(
 
 
 # ------------------------------------------------------------------ the chat form
+def test_a_system_turn_stands_in_place_of_the_templates_own(samples, builder, monkeypatch):
+    monkeypatch.setattr(data, "SYSTEM", "You hear well.")
+    text = builder(samples[0], False).text
+    assert text.startswith("<|im_start|>system\nYou hear well.<|im_end|>\n<|im_start|>user")
+
+    # a sample's own wins
+    text = builder(replace(samples[0], system="Be brief."), False).text
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user")
+
+
 def test_hint_goes_into_the_user_turn_and_keeps_the_system_prompt(policy, samples, builder):
     sample = samples[0]
     plain = builder(sample)

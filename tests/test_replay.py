@@ -2,13 +2,22 @@
 
 import io
 import tracemalloc
-from collections import Counter
+from collections import Counter, deque
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 
-from replay import TIER_FRACTIONS, Entry, ReplayBuffer, digest_of
+from replay import (
+    TIER_FRACTIONS,
+    Entry,
+    PromptHistory,
+    ReplayBuffer,
+    digest_of,
+    prompt_columns,
+    prompts_of_columns,
+)
 
 
 def entry(reward, step=0, hinted=False, accuracy=None, length=3):
@@ -471,6 +480,25 @@ def test_saved_and_reloaded_buffer_goes_on_identically():
         each.add("q3", [entry(0.9)] * 4)
         each.refresh()
     assert [buffer.tier(f"q{i}") for i in range(10)] == [twin.tier(f"q{i}") for i in range(10)]
+
+
+def test_every_field_of_a_history_is_saved():
+    history = PromptHistory(
+        rewards=deque([0.25, 0.5], maxlen=20),
+        vcrs=0.375,
+        tier="hard",
+        failed_visits=2,
+        hint_on=True,
+        hint_next=True,
+        kl=0.1,
+    )
+    again = prompts_of_columns(prompt_columns({"a": history}))["a"]
+    for saved in fields(PromptHistory):
+        if saved.name == "entries":  # these are saved apart
+            continue
+        value = getattr(history, saved.name)
+        assert value != getattr(PromptHistory(), saved.name), f"give {saved.name} a value above"
+        assert getattr(again, saved.name) == value, f"prompt_columns must save {saved.name}"
 
 
 def test_an_empty_buffer_is_saved_and_reloaded():

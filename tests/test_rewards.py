@@ -135,6 +135,20 @@ def test_a_new_reward_is_a_function_and_a_weight(monkeypatch):
     assert score_group([GOOD], *CHOICE, 1, lengths=[20])[0]["reward"] == pytest.approx(0.8)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "reward 'brevity' gave 0 values for 2 completions; it must give one for each"),
+        ([1.0, None], "reward 'brevity' gave None; only the judge may"),
+    ],
+)
+def test_a_reward_that_gives_no_number_is_named(monkeypatch, values, message):
+    """A group with a None would not be stored, and replay would never begin."""
+    monkeypatch.setitem(rewards.REWARDS, "brevity", lambda group: values)
+    with pytest.raises(ValueError, match=message):
+        score_group([GOOD, WRONG], *CHOICE, 2)
+
+
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 TAGGED = st.lists(st.sampled_from([*TAGS, "A", " ", "3.5", "left: x", "|", "\n"]), max_size=12)
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from tas import (
+    BASELINES,
     SHAPES,
     clipped_is_loss,
     completion_means,
+    fresh_advantages,
     group_advantages,
     hint_gains,
     importance_ratio,
@@ -126,6 +128,26 @@ def test_shrunk_advantages_equal_the_formula_written_out():
             baseline = (2 * of_step.mean() + known.sum()) / (2 + len(known))
             expected = (reward - baseline) / (of_step.std(ddof=1) + 1e-4)
             assert ours[i].item() == pytest.approx(expected)
+
+
+def test_fresh_advantages_are_those_of_the_named_baseline(monkeypatch):
+    rewards, history, of_step = torch.tensor([1.0, 0.0, 0.0]), [1.0], torch.tensor([1.0, 0.0])
+    against_others = shrunk_advantages(rewards, history, of_step)
+    assert torch.equal(fresh_advantages(rewards, history, of_step, "shrunk"), against_others)
+    against_mean = group_advantages(rewards)
+    assert torch.equal(fresh_advantages(rewards, history, of_step, "group"), against_mean)
+    for baseline in BASELINES:  # a group without a verdict compares with itself alone
+        assert torch.equal(fresh_advantages(rewards, None, of_step, baseline), against_mean)
+
+    # one of one's own is used, and one that nobody added is refused
+    def leave_one_out(rewards, history, step_rewards):
+        return rewards - (rewards.sum() - rewards) / (len(rewards) - 1)
+
+    monkeypatch.setitem(BASELINES, "rloo", leave_one_out)
+    ours = fresh_advantages(rewards, history, of_step, "rloo")
+    torch.testing.assert_close(ours, torch.tensor([1.0, -0.5, -0.5]))
+    with pytest.raises(ValueError, match="unknown baseline 'remax'; known: group, shrunk"):
+        fresh_advantages(rewards, history, of_step, "remax")
 
 
 def test_a_group_of_equal_rewards_has_advantages_against_a_shrunk_baseline():

@@ -122,6 +122,10 @@ def test_several_runs_are_compared(run, tmp_path):
 def test_what_is_no_run_is_refused(tmp_path, run):
     with pytest.raises(DataError, match=r"not the folder of a run \(config\.json: FileNotFound"):
         view.main([str(tmp_path)])
+    message = f"it is a checkpoint; pass its run, {re.escape(str(run))}$"
+    for checkpoint in (run / "checkpoint", run / "checkpoints" / "000004"):
+        with pytest.raises(DataError, match=message):
+            view.main([str(checkpoint)])
     shutil.copy(run / "config.json", tmp_path)
     with pytest.raises(DataError, match=r"metrics\.jsonl is missing"):
         view.main([str(tmp_path)])
@@ -233,6 +237,87 @@ def test_the_page_works_in_a_browser(browser, run):
     assert browser.get_log("browser") == []
     outside = [a for a in addresses(browser) if not a.startswith((page.as_uri(), "data:"))]
     assert outside == []
+
+
+def with_columns(run: Path, folder: Path, **columns: float) -> Path:
+    """A copy of a run whose steps have further columns."""
+    shutil.copytree(run, folder, symlinks=True)
+    file = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [row | columns if "loss" in row else row for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def charts(browser, place: str) -> dict[str, list[str]]:
+    """Title of each chart -> names of its lines; none where there is one line alone."""
+    found = {}
+    for figure in find(browser, f"#curves {place} .chart"):
+        title = figure.find_element("css selector", "figcaption").text
+        found[title] = [e.text for e in figure.find_elements("css selector", ".names > span")]
+    return found
+
+
+def test_a_new_column_has_a_chart(browser, run, tmp_path):
+    """A reward stands beside the others, whatever it reaches; any other column stands alone."""
+    folder = with_columns(run, tmp_path / "new", reward_brevity=-2.5, my_note=7)
+    open_page(browser, view.write_page([folder], folder / "run.html"))
+    named = charts(browser, "h2 + .charts")
+    names = named["reward of fresh completions"]
+    assert names[0] == "reward"
+    assert set(names) == {
+        "reward",
+        *(f"reward_{x}" for x in ("format", "accuracy", "self", "brevity")),
+    }
+    lines = find(browser, "#curves .chart polyline")
+    assert lines
+    for line in lines:
+        heights = [float(xy.split(",")[1]) for xy in line.get_attribute("points").split()]
+        assert all(0 < y < 190 for y in heights)
+
+    others = charts(browser, "h3 + .charts")
+    assert find(browser, "#curves h3")[0].text == "other columns"
+    assert "my_note" in others
+    assert len(others) < 12
+    assert not {"step", "stage", "generated", "groups", "reward_brevity", "loss"} & others.keys()
+
+
+def test_a_new_column_of_several_runs_has_a_chart(browser, run, tmp_path):
+    """One of them has not got it."""
+    folders = [with_columns(run, tmp_path / name, my_note=7) for name in ("a", "b")]
+    open_page(browser, view.write_page([*folders, run], tmp_path / "all.html"))
+    assert charts(browser, "h3 + .charts")["my_note"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("baseline", ["group", "shrunk", "mine"])
+def test_an_advantage_is_recomputed_where_its_baseline_is_known(browser, run, tmp_path, baseline):
+    """Of fresh completions only with --baseline group; of replayed ones always."""
+    folder = tmp_path / "other"
+    shutil.copytree(run, folder, symlinks=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"baseline": baseline}))
+    open_page(browser, view.write_page([folder], folder / "run.html"))
+
+    recomputed = {"fresh": 0, "replayed": 0}
+    slider = find(browser, "#step input")[0]
+    for place in range(4):
+        browser.execute_script(
+            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))",
+            slider,
+            place,
+        )
+        for row in find(browser, "#step tbody tr"):
+            if row.get_attribute("class") == "group":
+                kind = "fresh" if row.text.startswith("fresh") else "replayed"
+                is_unknown = kind == "fresh" and baseline != "group"
+                assert (f"baseline {baseline} (docs/method.md)" in row.text) == is_unknown
+                assert ("std" in row.text) != is_unknown
+            else:
+                recomputed[kind] += row.text.split()[-3] != "-"
+    assert recomputed["replayed"]
+    assert bool(recomputed["fresh"]) == (baseline == "group")
+    sentence = find(browser, "#step p")[0].text
+    assert (f"--baseline {baseline}" in sentence) == (baseline != "group")
 
 
 @pytest.mark.parametrize("width", [1280, 400])

@@ -10,8 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from config import parse
-from engine.families import DEFAULT_MODEL
+import ask
+import eval
+import train
+from config import parse, to_json
+from engine.families import DEFAULT_MODEL, load_config
 from formats.sample import DataError
 from model import load_policy
 from tests.runs import REPO
@@ -110,6 +113,106 @@ def test_a_pickle_of_weights_is_not_opened(folder):
     torch.save(weights, folder / "pytorch_model.bin")
     assert "no weights could be loaded" in refused(folder)
     assert "weights are *.safetensors" in refused(folder)
+
+
+# ------------------------------------------------------------------ folders of runs
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run as train.py leaves it, with two checkpoints, named from the working folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/t5")
+    for step in ("000009", "000010"):
+        shutil.copytree(DEFAULT_MODEL, folder / "checkpoints" / step)
+    (folder / "checkpoint").symlink_to("checkpoints/000010")
+    (folder / "config.json").write_text(to_json(parse([])))
+    (folder / "metrics.jsonl").write_text('{"step": 0}\n')
+    return folder
+
+
+def refused_run(path: str | Path) -> str:
+    """The sentence with which this is refused, the same by its config alone and as a policy."""
+    sentences = set()
+    for load in (load_config, load_policy):
+        with pytest.raises(DataError) as raised:
+            load(path)
+        sentences.add(str(raised.value))
+    (sentence,) = sentences
+    return sentence
+
+
+PASS = "runs/t5 is the folder of a run; pass its checkpoint, runs/t5/checkpoint"
+
+
+def test_the_folder_of_a_run_names_its_checkpoint(run):
+    assert refused_run("runs/t5") == PASS
+    assert refused_run("runs/t5/checkpoints") == PASS
+    load_config("runs/t5/checkpoint")
+    load_config("runs/t5/checkpoints/000009")
+
+    # flags and logs may have been lost, each for itself
+    (run / "metrics.jsonl").rename("metrics.jsonl")
+    assert refused_run("runs/t5") == PASS
+    (run / "config.json").unlink()
+    shutil.move("metrics.jsonl", run)
+    assert refused_run(run.resolve()) == PASS
+    (run / "config.json").write_text('{"stage": 2, ')
+    assert refused_run("runs/t5") == PASS
+
+
+def test_a_run_whose_link_was_lost_names_its_newest_checkpoint(run):
+    """As where it was copied from another machine."""
+    (run / "checkpoint").unlink()
+    for path in ("runs/t5", "runs/t5/checkpoint"):
+        assert refused_run(path).endswith("pass its checkpoint, runs/t5/checkpoints/000010")
+
+
+def test_a_damaged_checkpoint_is_not_taken_for_one_that_is_absent(run):
+    (run / "checkpoints" / "000010" / "config.json").unlink()
+    with pytest.raises(DataError, match="runs/t5/checkpoint: not a model folder"):
+        load_config("runs/t5/checkpoint")
+
+
+def test_a_run_without_a_checkpoint_says_that_it_has_none_yet(run):
+    (run / "checkpoint").unlink()
+    shutil.rmtree(run / "checkpoints")
+    nothing = "runs/t5 is the folder of a run, and holds no checkpoint yet; a run saves one at its"
+    for path in ("runs/t5", "runs/t5/checkpoint"):
+        assert refused_run(path).startswith(nothing)
+
+
+def test_a_folder_of_several_runs_names_a_checkpoint(run):
+    """Those of a curriculum, or all."""
+    shutil.copytree(run, "runs/t6", symlinks=True)
+    shutil.copytree(run, "runs/t7", ignore=shutil.ignore_patterns("checkpoint*"))
+    assert refused_run("runs") == (
+        "runs holds the folders of runs; pass the checkpoint of one, for example runs/t6/checkpoint"
+    )
+
+
+def test_a_model_beside_logs_is_a_model_and_what_is_neither_is_no_run(run, folder):
+    (folder / "metrics.jsonl").touch()
+    shutil.copytree(run, folder / "t5", symlinks=True)
+    load_config(folder)
+    change(folder / "config.json", model_type="llama", thinker_config={"model_type": "llama"})
+    assert "config.json says model_type 'llama'" in refused_run(folder)
+    (folder / "metrics.jsonl").unlink()
+    (folder / "config.json").write_text('{"stage": 2}')
+    assert "config.json says model_type 'None'" in refused_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("main", "argv"),
+    [
+        (lambda argv: ask.answer_all(ask.parse(argv)), [str(REPO / "assets/clip.mp4"), "What?"]),
+        (eval.main, ["--limit=1"]),
+        (train.main, ["--data=toy:2,1", "--out=new"]),
+    ],
+    ids=["ask", "eval", "train"],
+)
+def test_every_program_says_so(run, main, argv):
+    with pytest.raises(DataError) as raised:
+        main(["--model", "runs/t5", *argv])
+    assert str(raised.value) == PASS
 
 
 # ------------------------------------------------------------------ broken files

@@ -20,6 +20,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import data
+import rewards
 import train
 from bench.chaos import chaos, equal, run_state
 from config import DEFAULTS, parse
@@ -32,7 +34,7 @@ from media.errors import MediaError
 from replay import ReplayBuffer, prompts_of_columns
 from run import logs, session
 from run import signals as run_signals
-from run.checkpoint import attempt, complete, random_states, resume
+from run.checkpoint import attempt, complete, loadable, random_states, resume
 from run.provenance import check_provenance, provenance
 from run.session import Run, only_run
 from run.signals import STOP, Signals
@@ -114,6 +116,35 @@ def copied(finished, tmp_path) -> Path:
     """A copy of it to be spoilt."""
     shutil.copytree(finished, tmp_path / "run", symlinks=True)
     return tmp_path / "run"
+
+
+# ------------------------------------------------------------------ what can be saved
+def test_numpy_numbers_in_the_state_are_saved_as_pythons(tmp_path):
+    state = {
+        "entries": [{"size": np.float32(0.5), "n": np.int64(3)}],
+        "pair": (np.bool_(True), "a"),
+    }
+    torch.save(loadable(state, "buffer"), tmp_path / "rank0.pt")
+    again = torch.load(tmp_path / "rank0.pt", weights_only=True)
+    assert again == {"entries": [{"size": 0.5, "n": 3}], "pair": (True, "a")}
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), Path("x"), {1, 2}, SimpleNamespace()])
+def test_what_no_checkpoint_can_hold_is_named(value):
+    kind = re.escape(f"is a {type(value).__module__}.{type(value).__name__}; store")
+    with pytest.raises(TypeError, match=rf"buffer\['entries'\]\[0\]\['size'\].*{kind}"):
+        loadable({"entries": [{"size": value}]}, "buffer")
+
+
+def test_a_state_that_cannot_be_saved_ends_a_run_at_its_first_step(tmp_path, monkeypatch):
+    """And not at its end, where the first checkpoint may be."""
+    real = ReplayBuffer.state_dict
+    monkeypatch.setattr(ReplayBuffer, "state_dict", lambda self: real(self) | {"sizes": {1}})
+    out = tmp_path / "run"
+    with pytest.raises(TypeError, match=r"buffer\['sizes'\]"):
+        train.main(flags(out, "--save_every", "0"))
+    rows = (out / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 2  # the first evaluation, and one step
 
 
 # ------------------------------------------------------------------ kills and signals
@@ -675,8 +706,8 @@ def test_records_that_came_went_or_moved(capsys):
     samples = [Sample(str(i), f"How many are {i}?", "counting", "3") for i in range(6)]
 
     def check(now: list[Sample]) -> None:
-        before = provenance(samples[:5], [], DEFAULT_MODEL)
-        check_provenance(Path("000004"), before, provenance(now, [], DEFAULT_MODEL), now)
+        before = provenance(samples[:5], [], DEFAULT_MODEL, 2)
+        check_provenance(Path("000004"), before, provenance(now, [], DEFAULT_MODEL, 2), now)
 
     check(samples[:5])
     assert capsys.readouterr().err == ""
@@ -686,6 +717,21 @@ def test_records_that_came_went_or_moved(capsys):
         check(samples)
     with pytest.raises(DataError, match="2 of 5 are no longer there as they were; go on with"):
         check(samples[:3])
+
+
+def test_another_wording_and_other_weights_are_listed(copied, monkeypatch, capsys):
+    """Which a change of the code brings."""
+    monkeypatch.setattr(data, "INSTRUCTION", "Reason in <think>, answer in <answer>.")
+    monkeypatch.setitem(rewards.STAGE_REWARDS, 2, {"format": 0.5, "accuracy": 0.5})
+    train.main(flags(copied, "--resume"))
+    said = capsys.readouterr().err
+    assert "the prompts are worded otherwise than before" in said
+    assert 'the rewards weigh {"format": 0.5, "accuracy": 0.5} now, before {"format": 0.2,' in said
+
+
+def test_a_run_that_goes_on_unchanged_says_nothing(copied, capsys):
+    train.main(flags(copied, "--resume"))
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_media_and_held_out_questions_that_changed_are_listed(copied, tmp_path, toy_folder, capsys):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data import question_text
+from data import PromptBuilder, chat_text, question_text
 from rewards import score_prompts
 from rollout import Completion
 from run import heldout
@@ -116,7 +116,7 @@ def test_an_example_says_what_was_asked_and_answered(builder, samples):
     assert example(prompt, completion, parts, advantage=0.5) == {
         "id": samples[0].id,
         "hinted": True,
-        "prompt": question_text(samples[0], True),
+        "prompt": chat_text(samples[0], builder.tokenizer, True, False),
         "media": samples[0].videos,
         "gold": samples[0].answer,
         "completion": "<answer>3</answer>",
@@ -126,3 +126,24 @@ def test_an_example_says_what_was_asked_and_answered(builder, samples):
         "advantage": 0.5,
     }
     assert example(prompt, completion, parts)["advantage"] is None
+
+
+def test_an_example_shows_the_whole_prompt(builder, samples):
+    """The system turn and the caption of the sound, too."""
+    sample = replace(samples[0], system="Answer in one word.", audio_caption="two low tones")
+    captioned = PromptBuilder(builder.tokenizer, builder.form, builder.settings, audio_caption=True)
+    shown = example(captioned(sample, False), Completion([0], [-1.0], "x", True), {})["prompt"]
+    turns = [
+        {"role": "system", "content": [{"type": "text", "text": "Answer in one word."}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "video"},
+                {"type": "text", "text": question_text(sample, audio_caption=True)},
+            ],
+        },
+    ]
+    assert "Sound: two low tones" in shown
+    assert shown == builder.tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True
+    )

@@ -30,6 +30,25 @@ def test_the_newest_values_stand_before_the_bars(tmp_path, capsys):
     assert "entropy" not in printed
 
 
+def test_a_new_column_is_printed_behind_the_usual_ones(tmp_path, capsys):
+    """Details of a run are printed with --all alone, and texts never."""
+    line = {"step": 0, "generated": 8, "my_note": None, "lr": 0.001, "tier_hard": 3, "loss": 0.1}
+    line |= {"reward_brevity": 0.5, "hinted_prompts": ["a"], "note_of_a_long_long_name": 1}
+    lines = [line, line | {"my_note": 7.0}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+
+    def printed(*flags: str) -> list[str]:
+        main([str(tmp_path), "--once", *flags])
+        return [row.split()[0] for row in capsys.readouterr().out.splitlines()[2:]]
+
+    usual = ["loss", "my_note", "reward_brevity", "note_of_a_long_long_name"]
+    assert printed() == [*usual, "(4"]  # (4 more columns: --all)
+    everything = printed("--all")
+    assert everything[0] == "loss"
+    assert set(everything) == {*usual, "step", "generated", "lr", "tier_hard"}
+
+
 def test_a_run_that_is_done_ends_the_watch(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "generated": 8, "loss": 0.1}\n')
     (tmp_path / "config.json").write_text('{"steps": 2}')
