@@ -40,7 +40,7 @@ AVATAR_FAST = AVATAR | {  # ours: far fewer completions than GRPO (bench/STUDY.m
     "beta": 0.0,
     "hint_teacher": 0.3,
 }
-GRPO = AVATAR | {  # the baseline: no replay, uniform weights, no hints
+GRPO = AVATAR | {  # to compare with: no replay, uniform weights, no hints
     "fresh": 8,
     "replayed": 0,
     "tas_shape": "uniform",
@@ -110,7 +110,7 @@ class Common:
     method: str = flag(
         "avatar",
         "preset of the flags below: avatar (the paper's numbers), avatar_fast (ours: fewer fresh "
-        "completions, two updates per rollout, the hint as a teacher), grpo (the baseline), "
+        "completions, two updates per rollout, the hint as a teacher), grpo (to compare with), "
         "tas_only, replay_only",
         choices=tuple(METHODS),
     )

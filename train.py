@@ -1,7 +1,7 @@
 """train.py: AVATAR, top to bottom.
 
     python train.py                        # the bundled model on the toy world: minutes on 2 cores
-    python train.py --method grpo          # the baseline in the same loop: no replay, 8 completions
+    python train.py --method grpo          # to compare with: no replay, 8 fresh completions
     python train.py --method avatar_fast   # ours: fewer completions, and the hint as a teacher
     python train.py --stage 0,1,2,3        # the curriculum: each stage from the last checkpoint
     torchrun --nproc_per_node=8 train.py --stage 2 --model Qwen/Qwen2.5-Omni-7B --data DATA.jsonl
