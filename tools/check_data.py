@@ -175,7 +175,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "--convert",
         default="",
         metavar="FILE",
-        help="write the records to FILE in our own form, media paths in full, and stop",
+        help="write the records to FILE in our own form, media paths relative to its folder, and "
+        "stop",
     )
     parser.add_argument(
         "--model",
