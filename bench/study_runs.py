@@ -99,6 +99,9 @@ REST = (
     "--hint_teacher 0.3"
 )
 
+# Twice as long, and with it the schedules of learning rate and teacher: does it get further?
+LONGER_FAST = "AVATAR fast, 48 steps"
+
 METHOD_CELLS = [
     cell("GRPO", "grpo", GRPO_LENGTH, 45.4),
     *(updates_cell(updates) for updates in UPDATES),
@@ -108,6 +111,7 @@ METHOD_CELLS = [
     cell("replay only", "replay_only", "--steps 64 --eval_every 4", 47.8, like="AVATAR"),
     cell("AVATAR", "avatar", AVATAR_LENGTH, 49.1),
     cell("AVATAR fast", "avatar_fast", FAST_LENGTH),
+    cell(LONGER_FAST, "avatar_fast", "--steps 48 --eval_every 4", like="AVATAR fast"),
 ]
 CONTROLS = {"GRPO, 4 completions", GRPO_LIKE_FAST}  # in a picture of their own
 
