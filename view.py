@@ -29,6 +29,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from config import Config
+from engine.run_folder import is_run
 from formats.files import write_whole
 from formats.sample import DataError
 from run.flags import groups_of
@@ -69,7 +70,7 @@ def read_config(folder: Path) -> dict:
         mend = "pass one that train.py has written"
         # RUN/checkpoint, RUN/checkpoints/000004
         for above in (folder.parent, folder.parent.parent):
-            if (above / "metrics.jsonl").is_file():
+            if is_run(above):
                 mend = f"it is a checkpoint; pass its run, {above}"
         raise DataError(
             f"{folder}: not the folder of a run (config.json: {type(error).__name__}); {mend}"

@@ -1,12 +1,15 @@
-"""engine/run_folder.py: the folder of a run, given where its model was wanted.
+"""engine/run_folder.py: what the folder of a run is, and which checkpoints it holds.
 
-A run keeps its models in checkpoints (run/checkpoint.py), and its own config.json holds flags.
+A run keeps its models in checkpoints (run/checkpoint.py writes them), and its own config.json holds
+flags. So its folder, given where its model was wanted, is refused with the name of the checkpoint.
 """
 
 import json
 from pathlib import Path
 
 from formats.sample import DataError
+
+FLAGS_OF_A_RUN = {"stage", "method"}  # in its config.json, and in no model's
 
 
 def check_no_run(folder: Path) -> None:
@@ -44,21 +47,36 @@ def check_no_run(folder: Path) -> None:
 
 def is_run(folder: Path) -> bool:
     """Is this what train.py has written: a config.json of flags, or logs and no model?"""
-    try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        settings = None
-    names = set(settings) if isinstance(settings, dict) else set()
+    names = settings_in(folder / "config.json").keys()
     if names & {"model_type", "thinker_config"}:
         return False
-    return names >= {"stage", "method"} or (folder / "metrics.jsonl").is_file()
+    return names >= FLAGS_OF_A_RUN or (folder / "metrics.jsonl").is_file()
+
+
+def settings_in(config: Path) -> dict:
+    """The object in a config.json; {} where there is none that can be read."""
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def complete(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first: a folder gets such a name when all is written."""
+    # while one is written or removed, there is more behind its number
+    folders = [f for f in (run / "checkpoints").glob("*") if f.name.isdigit() and f.is_dir()]
+    return sorted(folders, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at whose end a checkpoint was made, from the name of its folder."""
+    return int(checkpoint.name)
 
 
 def checkpoints_of(run: Path) -> list[Path]:
     """The models that a run has saved, the newest first."""
-    numbered = [path for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
-    numbered.sort(key=lambda path: int(path.name), reverse=True)
-    candidates = [run / "checkpoint", *numbered]  # the link is lost where a run was copied
+    candidates = [run / "checkpoint", *reversed(complete(run))]  # the link is lost in a copied run
     return [path for path in candidates if (path / "config.json").is_file()]
 
 

@@ -38,6 +38,7 @@ from torch import Tensor
 from engine.checksums import check_checksums, write_checksums
 from engine.distributed import gather, rank_and_world
 from engine.optim import Optimizer
+from engine.run_folder import complete, step_of
 from formats.sample import DataError, Sample
 from run.provenance import check_provenance
 
@@ -91,6 +92,7 @@ def save(
     there before is whole.
     """
     rank, world = rank_and_world()
+    own = loadable(own)
     final = out / "checkpoints" / f"{step:06d}"
     partial = final.with_name(final.name + ".part")
     optimizer_state = optimizer.state_dict()  # gathers shards: every process takes part
@@ -243,18 +245,6 @@ def leftovers(checkpoints: Path, ending: str) -> list[Path]:
     return found
 
 
-def complete(out: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first: a folder gets such a name when all is written."""
-    # names with PART or BEFORE behind them are no numbers
-    folders = [f for f in (out / "checkpoints").glob("*") if f.name.isdigit() and f.is_dir()]
-    return sorted(folders, key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step at whose end a checkpoint was made, from the name of its folder."""
-    return int(checkpoint.name)
-
-
 # ------------------------------------------------------------------ reading
 @dataclass
 class Saved:
@@ -378,14 +368,18 @@ def report_resume(folder: Path, shared: dict, changes: dict[str, tuple], world: 
         )
 
 
-def loadable(value: object, place: str) -> object:
+def loadable(value: object, place: str = "") -> object:
     """A state as `load` reads it: of tensors, texts, numbers, lists and dicts, and no others.
 
-    NumPy's numbers become Python's. place: where the value stands. Raises TypeError that names the
-    place of anything else: torch.save would write it, and no run could go on from that checkpoint.
+    NumPy's numbers become Python's. place: where the value stands; "": it is the state of a
+    process. Raises TypeError that names the place of anything else: torch.save would write it, and
+    no run could go on from that checkpoint.
     """
     if isinstance(value, dict):
-        return {key: loadable(entry, f"{place}[{key!r}]") for key, entry in value.items()}
+        entries = {}
+        for key, entry in value.items():
+            entries[key] = loadable(entry, f"{place}[{key!r}]" if place else str(key))
+        return entries
     if type(value) in (list, tuple):
         return type(value)(loadable(entry, f"{place}[{i}]") for i, entry in enumerate(value))
     if isinstance(value, np.generic):

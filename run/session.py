@@ -33,6 +33,7 @@ from engine.distributed import (
     start_processes,
 )
 from engine.families import model_class
+from engine.run_folder import FLAGS_OF_A_RUN, settings_in
 from formats.load import count_left_out
 from formats.sample import Away, DataError, LeftOut
 from groups import Group
@@ -393,7 +394,9 @@ class Run:
         Raises DataError after saving where `check` has found that the run had better end.
         """
         if done == self.start + 1:
-            self.own_state(state)  # what no checkpoint can hold is found now and not in the end
+            loadable(
+                self.own_state(state)
+            )  # what no checkpoint can hold is found now, not in the end
         asked = self.signals.agreed()  # the same on all processes
         every = self.cfg.save_every
         if asked or self.trouble or done == self.steps or (every and done % every == 0):
@@ -421,8 +424,7 @@ class Run:
         own = {"random": random_states(self.device)}
         for name, stateful in state.items():
             is_generator = isinstance(stateful, torch.Generator)
-            taken = stateful.get_state() if is_generator else stateful.state_dict()
-            own[name] = loadable(taken, name)
+            own[name] = stateful.get_state() if is_generator else stateful.state_dict()
         return own
 
     # -------------------------------------------------------------------------- what is away
@@ -544,13 +546,7 @@ class Run:
 
 def is_free(config: Path) -> bool:
     """Is there no config.json, or that of a run?"""
-    if not config.exists():
-        return True
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(settings, dict) and {"stage", "method"} <= settings.keys()
+    return not config.exists() or settings_in(config).keys() >= FLAGS_OF_A_RUN
 
 
 def describe_group(group: Group) -> dict:
