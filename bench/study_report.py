@@ -61,8 +61,11 @@ def compared(differences: list[float], paper: float | None) -> list[str]:
 
 # ------------------------------------------------------------------------------ methods
 def rates_table(findings: Findings) -> str:
-    """Each method's tuning scores by learning rate; the rate it runs at is bold."""
+    """Each method's tuning scores by learning rate; the rate it runs at is bold. "" where nothing
+    was tuned."""
     plan = findings.plan
+    if not plan.tuning:
+        return ""
     rows = []
     for method in plan.methods:
         if method.name in findings.rates:

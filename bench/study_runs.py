@@ -44,7 +44,8 @@ class Cell:
     flags: of train.py, without learning rate and seed. paper: its accuracy on OmniBench in the
     paper, where it has one. like: the method whose learning rate it uses; "": it has its own.
     tuned_only: runs on the tuning seeds alone, to be chosen or not. against: the cell that it is
-    compared with; "": the reference of its part.
+    compared with; "": the reference of its part. more_seeds: beside those of the plan, where a
+    small difference matters.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Cell:
     like: str = ""
     tuned_only: bool = False
     against: str = ""
+    more_seeds: tuple[int, ...] = ()
 
 
 def cell(
@@ -63,10 +65,11 @@ def cell(
     like: str = "",
     tuned_only: bool = False,
     against: str = "",
+    more_seeds: tuple[int, ...] = (),
 ) -> Cell:
     """A Cell of flags written as text; method: "avatar --fresh 4", length: "--steps 40"."""
     flags = tuple(f"--method {method} {length}".split())
-    return Cell(name, flags, paper, like, tuned_only, against)
+    return Cell(name, flags, paper, like, tuned_only, against, more_seeds)
 
 
 # A step samples 16 prompts: of GRPO 128 completions, of AVATAR 64, of AVATAR fast 32. Evaluations
@@ -117,7 +120,7 @@ CONTROLS = {"GRPO, 4 completions", GRPO_LIKE_FAST}  # in a picture of their own
 
 QUICK_CELLS = [
     cell("GRPO", "grpo", "--steps 32 --eval_every 4"),
-    cell("AVATAR", "avatar", "--steps 24 --eval_every 4"),
+    cell("AVATAR", "avatar", "--steps 40 --eval_every 4"),
     cell("AVATAR fast", "avatar_fast", "--steps 20 --eval_every 4"),
 ]
 
@@ -141,14 +144,16 @@ def fast_cell(name: str, options: str) -> Cell:
 # the reasoning is. The policy is a cold start of its own, from the bundled model
 LONG_DATA = "toy-long:256,160"
 LONG_START = "long_start"  # in the plan's folder
+LONG_MORE_SEEDS = tuple(range(8, 18))  # of the claim itself: pairs of runs differ by 0.04
 LONG_FLAGS = f"--model {LONG_START}/checkpoint --data {LONG_DATA} --max_completion_tokens 400"
 
 
-def long_cell(name: str, options: str, against: str = "") -> Cell:
+def long_cell(name: str, options: str, against: str = "", more_seeds: tuple[int, ...] = ()) -> Cell:
     """AVATAR on questions with long reasoning, at the learning rate of AVATAR: it is not tuned anew
     for them."""
+    method = f"avatar {options}".strip()
     length = f"{LONG_FLAGS} --steps 24 --eval_every 6"
-    return cell(name, f"avatar {options}".strip(), length, like="AVATAR", against=against)
+    return cell(name, method, length, like="AVATAR", against=against, more_seeds=more_seeds)
 
 
 PARTS: dict[str, Part] = {
@@ -172,8 +177,8 @@ PARTS: dict[str, Part] = {
     "long reasoning": Part(
         "uniform weights, long",
         [
-            long_cell("uniform weights, long", "--tas_shape uniform"),
-            long_cell("u, long", ""),
+            long_cell("uniform weights, long", "--tas_shape uniform", more_seeds=LONG_MORE_SEEDS),
+            long_cell("u, long", "", more_seeds=LONG_MORE_SEEDS),
             long_cell("decay, long", "--tas_shape decay"),
             long_cell("inverse, long", "--tas_shape inverse"),
             long_cell("u with lambda 0.6, long", "--tas_lambda 0.6", "u, long"),
@@ -202,6 +207,10 @@ class Plan:
     @property
     def costs(self) -> Path:
         return self.results.with_name(f"{self.results.stem}-cost.jsonl")
+
+    def seeds_of(self, cell: Cell) -> tuple[int, ...]:
+        """The seeds of a cell's results; none where it is only tuned."""
+        return () if cell.tuned_only else (*self.seeds, *cell.more_seeds)
 
 
 def preset_of(flags: tuple[str, ...]) -> dict:
@@ -284,7 +293,10 @@ def climb(
 ) -> tuple[float | None, float | None]:
     """From the first learning rate upward until one does worse; where already the second does,
     downward instead: (the best, None), or, while a tuning run is missing, (None, the rate to try).
+    A plan without tuning seeds runs at its first rate.
     """
+    if not plan.tuning:
+        return plan.first_rate, None
 
     def score(index: int) -> float | None:
         return tuning_score(done, plan, flags, plan.rates[index])
@@ -349,7 +361,8 @@ class Findings:
 
     def runs(self, cell: Cell) -> list[dict]:
         """A cell's results, by seed."""
-        names = [name_of(cell.flags, self.rate(cell), seed) for seed in self.plan.seeds]
+        seeds = self.plan.seeds_of(cell)
+        names = [name_of(cell.flags, self.rate(cell), seed) for seed in seeds]
         return [self.done[name] for name in names if name in self.done]
 
     def of_methods(self) -> dict[str, list[dict]]:

@@ -5,7 +5,7 @@
 A result is a dict, one line of results.jsonl:
 
     id, benchmark, video, labels    of the item; the bootstrap draws videos, labels make the splits
-    prompt, completion              as texts
+    prompt, completion              as texts; where it could not be asked, its question and ""
     answer, gold                    the answer read from the completion ("": none), the right one
     parts, score                    the item's scores by name, most often {"score": ..}, and the
                                     first of them; None until a judge has scored an open answer
@@ -163,7 +163,7 @@ def make_result(
         "id": sample.id,
         "video": item.video,
         "labels": item.labels,
-        "prompt": question_text(sample),
+        "prompt": question_text(sample) if completion is None else prompt.text,
         "completion": text,
         "answer": answer,
         "gold": item.sample.answer,

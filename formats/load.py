@@ -96,17 +96,27 @@ def load_samples(
     if not samples and problems is None:
         raise DataError(f"{path}: none of its records can be used; the first: {unused[0]}")
 
-    # who asks for the errors gets them; else left-out records are told, and bad ones were raised
+    tell_unused(path, unused, problems, left_out)
+    return samples
+
+
+def tell_unused(
+    path: Path,
+    unused: list[DataError],
+    problems: list[str] | None,
+    left_out: list[LeftOut] | None,
+) -> None:
+    """The errors of a file's unused records, to who asks for them (see `load_samples`); records
+    that were left out are else a warning, and bad ones have been raised."""
     harmless = [error for error in unused if isinstance(error, LeftOut)]
     if left_out is not None:
         left_out += harmless
         unused = [error for error in unused if not isinstance(error, LeftOut)]
     elif problems is None:
         for sentence in count_left_out(harmless):
-            warnings.warn(f"{path}: {sentence}", stacklevel=2)
+            warnings.warn(f"{path}: {sentence}", stacklevel=3)
     if problems is not None:
         problems += [str(error) for error in unused]
-    return samples
 
 
 def count_left_out(left_out: list[LeftOut]) -> list[str]:

@@ -32,7 +32,7 @@ from engine.distributed import (
     name_rank,
     start_processes,
 )
-from engine.families import model_class
+from engine.families import load_config, model_class
 from engine.run_folder import FLAGS_OF_A_RUN, settings_in
 from formats.load import count_left_out
 from formats.sample import Away, DataError, LeftOut
@@ -257,6 +257,10 @@ class Run:
         cfg = self.cfg
         for set_seed in (random.seed, np.random.seed, torch.manual_seed):
             set_seed(cfg.seed)
+
+        # a model that cannot be loaded is told now, not after hours of decoding
+        if cfg.model:
+            load_config(cfg.model)
 
         # this process's prompts, and what tells the data and the model of two runs apart
         self.left_out: list[LeftOut] = []

@@ -108,7 +108,9 @@ def test_a_run_lists_every_item_once_and_counts_failures_as_wrong(undisturbed):
     results = read_lines(undisturbed)
     assert [result["id"] for result in results] == [f"dailyomni-{n}" for n in range(N_ITEMS)]
     assert all(result["score"] == result["parts"]["score"] for result in results)
-    assert all(result["prompt"].startswith("What is it, number") for result in results)
+    assert all("What is it, number" in result["prompt"] for result in results)
+    asked = [result["prompt"] for result in results if not result["reason"]]
+    assert all(prompt.endswith("<|im_end|>\n<|im_start|>assistant\n") for prompt in asked)
     assert all(result["sound"] == "heard" for result in results if not result["reason"])
 
     bad = [result for result in results if result["failure"] == BAD_MEDIA]

@@ -176,6 +176,7 @@ def test_the_rate_is_chosen_on_the_tuning_seeds_alone(tmp_path):
     assert climb(first_three, plan((7, 8)), GRPO) == (None, 2e-4)
     assert climb({}, plan((7, 8)), GRPO) == (None, 1e-4)
     assert climb(first_four, plan((8,), rates=(1e-4, 2e-4)), GRPO) == (2e-4, None)
+    assert climb({}, plan(()), GRPO) == (1e-4, None)  # nothing is tuned
 
 
 def test_a_rate_below_the_first_is_tried_where_the_one_above_is_worse(tmp_path):
@@ -189,6 +190,22 @@ def test_a_rate_below_the_first_is_tried_where_the_one_above_is_worse(tmp_path):
     ):
         done[name_of(TUNED, rate, 7)] = make_run([0, accuracy], rate=rate, seed=7)
         assert climb(done, plan, GRPO) == expected
+
+
+def test_a_cell_may_have_more_seeds_than_the_plan(tmp_path):
+    """They are run and shown for it alone; one that is only tuned has none."""
+    plan = Plan(tmp_path / "r.jsonl", tmp_path, seeds=(0, 1), tuning=(), first_rate=1e-4)
+    few = Cell("GRPO", GRPO)
+    more = Cell("long", GRPO, like="GRPO", more_seeds=(5,))
+    assert plan.seeds_of(few) == (0, 1)
+    assert plan.seeds_of(more) == (0, 1, 5)
+    assert plan.seeds_of(Cell("tuned", GRPO, tuned_only=True)) == ()
+
+    plan.methods = (few,)
+    write_runs(plan.results, [make_run([0, 0.5], GRPO, 1e-4, seed) for seed in (0, 5)])
+    findings = Findings(plan)
+    assert [run["seed"] for run in findings.runs(few)] == [0]
+    assert [run["seed"] for run in findings.runs(more)] == [0, 5]
 
 
 def test_a_result_counts_while_its_method_means_the_same(tmp_path):

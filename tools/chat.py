@@ -189,19 +189,28 @@ class Endpoint:
     def _send(self, message: urllib.request.Request) -> str:
         """The text of one reply."""
         deadline = time.monotonic() + REPLY_SECONDS
+        try:
+            content = self._receive(message)
+        except (OSError, http.client.HTTPException):
+            # A connection that was cut off may end in any of these, "reset by peer" among them
+            check_deadline(deadline)
+            raise
+        check_deadline(deadline)
+
+        text = json.loads(content)["choices"][0]["message"]["content"]
+        if not isinstance(text, str | None):
+            raise TypeError("the reply's content is not a text")
+        return text or ""
+
+    def _receive(self, message: urllib.request.Request) -> bytes:
+        """The bytes of one reply, as many as came before its connection ended."""
         content = b""
         with self.opener.open(message, timeout=REPLY_SECONDS) as reply:
             while chunk := reply.read1(2**16):
                 content += chunk
                 if len(content) > MAX_REPLY_BYTES:
                     raise ValueError(f"the reply has more than {MAX_REPLY_BYTES:,} bytes")
-        if time.monotonic() > deadline:  # it was cut off
-            raise TimeoutError(f"the reply took longer than {REPLY_SECONDS:g} s")
-
-        text = json.loads(content)["choices"][0]["message"]["content"]
-        if not isinstance(text, str | None):
-            raise TypeError("the reply's content is not a text")
-        return text or ""
+        return content
 
     def _no_usable_reply(self, error: Exception) -> Away:
         """The error as one sentence. A server may quote the key in its own message: hide it."""
@@ -212,6 +221,12 @@ class Endpoint:
             f"{self.url}/chat/completions: no usable reply from model '{self.model}' "
             f"({reason[:300]}); check the address, the model's name and OPENAI_API_KEY"
         )
+
+
+def check_deadline(deadline: float) -> None:
+    """Raises TimeoutError past a reply's deadline, of time.monotonic()."""
+    if time.monotonic() > deadline:
+        raise TimeoutError(f"the reply took longer than {REPLY_SECONDS:g} s")
 
 
 def chat_content(request: Request) -> list[dict]:

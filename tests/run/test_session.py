@@ -194,6 +194,12 @@ def test_a_run_that_cannot_begin_frees_its_folder(tmp_path, in_shared_folder):
         pass
 
 
+def test_a_model_that_is_none_is_told_before_the_data_are_read(tmp_path):
+    cfg = small_config(tmp_path, "--data=gone.jsonl", f"--model={tmp_path}")
+    with pytest.raises(DataError, match="not a model folder"), Run(cfg):
+        pass
+
+
 def test_prompts_that_cannot_be_split_over_processes_are_one_sentence(tmp_path, monkeypatch):
     three = (0, 3, torch.device("cpu"))
     monkeypatch.setattr("run.session.start_processes", lambda: three)

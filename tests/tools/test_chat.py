@@ -100,6 +100,21 @@ def test_a_reply_that_trickles_is_given_up(server, impatient, monkeypatch):
     assert 0.4 * chat.TRIES < time.monotonic() - start < 8
 
 
+@pytest.mark.parametrize(("seconds", "reason"), [(0.02, r"longer than 0\.02 s"), (60, "reset")])
+def test_a_reset_after_the_limit_is_called_too_long(impatient, monkeypatch, seconds, reason):
+    """A server that goes on sending into a connection that was cut off resets it."""
+
+    def reset(*args, **kwargs):
+        time.sleep(0.05)
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", reset)
+    monkeypatch.setattr(chat, "REPLY_SECONDS", seconds)
+    monkeypatch.setattr(chat, "TRIES", 2)
+    with pytest.raises(Away, match=reason):
+        Endpoint("http://here/v1", "judge").ask([Request("?")])
+
+
 @pytest.mark.parametrize("dripped", ["status line", "headers", "chunks"])
 def test_a_head_that_trickles_is_given_up(impatient, monkeypatch, dripped):
     """A byte or a line at a time, for ever, before the reply or within a chunk's length."""
@@ -132,7 +147,7 @@ def test_a_head_that_trickles_is_given_up(impatient, monkeypatch, dripped):
     try:
         start = time.monotonic()
         endpoint = Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "judge")
-        with pytest.raises(Away, match="no usable reply"):
+        with pytest.raises(Away, match=r"longer than 0\.4 s"):
             endpoint.ask([Request("?")])
         assert 0.7 < time.monotonic() - start < 4
     finally:
