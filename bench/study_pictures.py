@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from bench.study_runs import CONTROLS, METHOD_CELLS, Findings
 from bench.study_statistics import TARGETS, smooth
@@ -91,6 +92,9 @@ def curves_picture(runs: dict[str, list[dict]], with_cpu: dict[str, list[dict]])
     axes[2].set(xlabel="fresh completions", ylabel="reward of fresh completions")
     for ax in axes:
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.grid(alpha=0.3)
     axes[0].legend(fontsize=9, handlelength=4)
     return figure
