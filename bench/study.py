@@ -42,6 +42,7 @@ import toy
 import toy_long
 from bench.study_report import report
 from bench.study_runs import (
+    FEW_DATA,
     HELDOUT_CLIPS,
     HELDOUT_SAMPLES,
     LONG_DATA,
@@ -250,6 +251,8 @@ def run_cells(plan: Plan, cells: list[Cell]) -> None:
     repeat_questions(toy.build(plan.work / "toy_world", 2, "heldout", heldout))
     if any(LONG_DATA in cell.flags for cell in cells):
         make_long_start(plan)
+    if any(FEW_DATA in cell.flags for cell in cells):
+        toy.build(plan.work / "toy_world", 2, "train", toy_sizes(FEW_DATA)[0])
     for cell in cells:
         program_for(plan, cell.flags)  # a recipe's copy is made here, before several runs would
 

@@ -156,6 +156,17 @@ def long_cell(name: str, options: str, against: str = "", more_seeds: tuple[int,
     return cell(name, method, length, like="AVATAR", against=against, more_seeds=more_seeds)
 
 
+# So few clips that each question is asked about ten times: else the paper's hints, which come after
+# three failed visits, are hardly ever shown
+FEW_DATA = f"toy:48,{HELDOUT_CLIPS}"
+
+
+def few_cell(name: str, options: str) -> Cell:
+    """AVATAR on few questions, at the learning rate of AVATAR."""
+    method = f"avatar {options}".strip()
+    return cell(name, method, f"--data {FEW_DATA} --steps 64 --eval_every 8", like="AVATAR")
+
+
 PARTS: dict[str, Part] = {
     "methods": Part("GRPO", METHOD_CELLS),
     "what makes AVATAR fast": Part(
@@ -183,6 +194,13 @@ PARTS: dict[str, Part] = {
             long_cell("inverse, long", "--tas_shape inverse"),
             long_cell("u with lambda 0.6, long", "--tas_lambda 0.6", "u, long"),
             long_cell("u, draws without tiers, long", "--uniform_draws true", "u, long"),
+        ],
+    ),
+    "few questions": Part(
+        "no hints, few questions",
+        [
+            few_cell("no hints, few questions", "--hint_patience 0 --hint_kl 0"),
+            few_cell("hints, few questions", ""),
         ],
     ),
 }
