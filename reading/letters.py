@@ -13,7 +13,8 @@ Then `choice_in` takes the first of these rules that finds a letter which an opt
     3 a letter leads the first line ("B. text", "B) text", "B - text"), or is all of the last line
     4 "option B"
     5 a capital stands alone ("A dog", "I see", "vitamin C" and "N/A" name none)
-    6 the text of exactly one option occurs
+    6 the text of exactly one option occurs, in a reply that does not refuse; or, where all options
+      are numbers, its number is that of one option
 It never sees letters that are said to be wrong ("not B", "B is incorrect") or right only in another
 case ("B would be correct if .."). From rule 3 on it does not see the options where the reply only
 repeats them one after the other.
@@ -28,7 +29,16 @@ import functools
 import itertools
 import re
 
-from reading.text import Token, plain, same_characters, tokens, unmarked, words_of
+from reading.formulas import one_spelling, symbols_agree, symbols_in, with_unit
+from reading.numbers import number, number_in
+from reading.text import (
+    Token,
+    plain,
+    same_characters,
+    tokens,
+    unmarked,
+    words_of,
+)
 
 # --------------------------------------------------------------------------- marks of options
 
@@ -40,6 +50,9 @@ MARK = "\ue000-\ue019"
 FULL = "\ue100-\ue119"
 
 # --------------------------------------------------------------------------- pieces of patterns
+
+# Before a text that is only part of a formula.
+IN_FORMULA = re.compile(r"[√^]-?$")
 
 # What may not follow a lone letter: "B2", "A&E", "I'm", "T-shirt", "A/V".
 LETTER_END = r"(?![A-Za-z0-9&+#]|'[A-Za-z]|-[A-Za-z0-9]|/[A-Za-z])"
@@ -58,7 +71,7 @@ FUNCTION_WORDS = (
 # What may stand between "is" and a letter: "(the answer is) the option B", "choice (B".
 OPTION_WORD = (
     r"(?:that\s{1,3})?"
-    r"(?:(?:the\s{1,3})?(?:options?|choices?|letters?|answers?|statement)\b[\s\"'(\[:]{0,6})?"
+    r"(?:(?:the\s{1,3})?(?:options?|choices?|letters?|answers?|statement)\b[\s\"'(\[:-]{0,6})?"
 )
 
 # The link between "the answer" and the answer: ":", "=", " is", " should be most likely".
@@ -92,6 +105,9 @@ LETTER_BEFORE_TEXT = re.compile(
     rf"(?<![A-Za-z0-9&])([A-Za-z])[\s\"')\].,:(\[–-]{{0,6}}(?:with\s)?([{MARK}])"
 )
 
+# Behind an option's text: the sentence goes on, as in "A piano is heard".
+GOES_ON = re.compile(r" {1,3}(?!(?:because|since|as|given|due|based|for)\b)[a-z]")
+
 # A letter behind its option's text: "blue (B)".
 LETTER_BEHIND_TEXT = re.compile(rf"([{MARK}])[\s\"']{{0,3}}[(\[]([A-Z])[)\]]")
 
@@ -110,9 +126,13 @@ LETTERED_THING = re.compile(
 
 # An initial: the "F. " between two names, the "A. " of "A. I.".
 INITIAL = re.compile(r"\. ?(?:[A-Z]\b\.)")
+BEHIND_INITIAL = re.compile(r"(?<![A-Za-z])[A-Z]\. ?$")
 
 # Behind the letter of a formula: the " = " of "F = m a".
-IN_EQUATION = re.compile(r" ?[=*^<>](?!\w{0,20}>)")
+IN_EQUATION = re.compile(r" ?[=*^<>∩∪∧∨×÷±≤≥≠](?!\w{0,20}>)")
+
+# Before the letter of a formula: the "= " of "F = B".
+BEHIND_OPERATOR = re.compile(r"[=∩∪∧∨×÷±≤≥≠] $")
 
 # Behind a letter in lower case: the end of a sentence or a function word ("answer is b because").
 AFTER_LOWER_CASE = re.compile(
@@ -176,7 +196,10 @@ OR_LETTER = re.compile(r"[\"')\]]{0,3}\s{1,3}or\s{1,3}(?:option\s{1,3})?[\"'(\[]
 
 # "Option B", "choice (c", "选项B".
 OPTION_LETTER = re.compile(
-    r"\b(?:options?|choices?|answers?)[ \"'(\[:]{1,6}" + OPTION + r"|选项[\s\"'(\[:]{0,6}" + OPTION,
+    r"\b(?:options?|choices?|answers?)[ \"'(\[:-]{1,6}"
+    + OPTION
+    + r"|选项[\s\"'(\[:]{0,6}"
+    + OPTION,
     re.I,
 )
 
@@ -202,7 +225,8 @@ IS_RIGHT = re.compile(
     r"consistent|relevant))\b"
     r"|is(?=[\s.!]{0,3}$|\.)|[-–—:]\s{0,3}(?:this is\s)?(?:the\s)?correct\b|(?:fits|matches) best\b"
     r"|[-–—:][ \t]{0,3}(?:yes|true|✓|✔|✅)(?=[ \t.]{0,3}(?:\n|$))"
-    r"|(?:是|为)?(?:正确|对的))",
+    r"|\?[ \t]{0,2}(?:[Yy]es|[Tt]rue|[Cc]orrect)(?=[.;!\n]|$)"
+    r"|(?:选项|项)?(?:是|为)?(?:正确|对的|符合题意))",
     re.I,
 )
 
@@ -218,15 +242,18 @@ IS_WRONG = re.compile(
     r"|(?:may|might|could)[ \t](?:also[ \t])?"
     r"(?:seem|appear|look|be[ \t](?:considered|tempting|plausible))\b"
     r"|(?:[Nn]o|[Ff]alse|❌|✗)(?=[ \t.]{0,3}(?:\n|$))"
+    r"|\?[ \t]{0,2}(?:[Nn]o|[Ff]alse|[Ww]rong)(?=[.;\n]|$)"
+    r"|[Nn]ot (?:heard|seen|shown|present|mentioned|correct|right|true)(?=[ \t.]{0,3}(?:\n|$))"
+    r"|(?:is|are|looks?|seems?)[ \t](?:[a-z]{2,14}[ \t]){1,3}but[ \t](?:it is[ \t])?"
+    r"(?:wrong|incorrect|false)\b"
     r"|(?:does|do|did|can|could|would)[ \t]?not\b"
     r"|(?:[Ii]ncorrect|[Ww]rong|INCORRECT|WRONG|[Nn]ot shown)\b|(?:是|为)?(?:错|不))"
 )
 
 # Behind a letter: further ones, as ", B and D" in "A, B and D are wrong".
 AND_LETTERS = re.compile(
-    r"(?:[\"')\]]{0,2}(?:,|,?[ \t]{1,3}(?:and|or|nor)\b)[ \t]{0,3}(?:option\s)?[\"'(\[]{0,2}"
-    + OPTION
-    + "){1,6}"
+    r"(?:[\"')\]]{0,2}(?:,(?:[ \t]{1,3}(?:and|or|nor)\b)?|[ \t]{1,3}(?:and|or|nor)\b|[、和与及])"
+    r"[ \t]{0,3}(?:option\s)?[\"'(\[]{0,2}" + OPTION + "){1,9}"
 )
 
 # "not B", "rather than option C", "eliminates A or D", "不是B"; never over the end of a line.
@@ -240,6 +267,37 @@ NOT_LETTER = re.compile(
     + r"(?:[\"')\]]{0,2}[ \t]{1,3}(?:or|nor)[ \t]{1,3}(?:option\s)?[\"'(\[]{0,2}"
     + OPTION
     + "){0,1}",
+    re.I,
+)
+
+# "does not show a piano", "not like a dog", "no cat": the text of an option that is not there.
+NOT_TEXT = re.compile(
+    r"(?:\b(?:not|never|no|without|neither|nor|cannot)|n't)\b"
+    r"(?:[ \t]{1,3}(?:actually|really|any|an?|the|to|be|have|show|sound|look|seem|appear|like|hear|"
+    r"heard|see|seen|contain|include|feature|depict|play|present|visible|of)\b){0,4}"
+    rf"[ \t]{{1,3}}([{MARK}])",
+    re.I,
+)
+
+# "between A, B and C": none of them is chosen.
+BETWEEN = re.compile(
+    r"\b(?:between|among)[ \t]{1,3}(?:options?[ \t]{1,3})?"
+    + OPTION
+    + "(?:,[ \\t]{0,3}"
+    + OPTION
+    + r"){0,9},?[ \t]{1,3}(?:and|or)[ \t]{1,3}"
+    + OPTION,
+    re.I,
+)
+
+# What "no" and "true" do not say here.
+NO_DOUBT = re.compile(r"\b(?:there is )?no doubt\b[\s,]{0,3}", re.I)
+NOT_TRUE = re.compile(r"\bis(?: not|n't) (true|false)\b", re.I)
+
+# "I cannot answer", "unable to tell": a text that occurs beside it is not chosen.
+REFUSAL = re.compile(
+    r"\b(?:can(?: ?not|'t)|could(?: not|n't)|(?:unable|impossible|not possible|no way) to)"
+    r"(?: be)?(?: \w{1,12}ly)? (?:answer|determin|tell|say|decid|identif|choose|know)",
     re.I,
 )
 
@@ -334,10 +392,19 @@ def bodies_of(options: list[str]) -> dict[str, str]:
     for option in options:
         match = OPTION_LABEL.match(same_characters(option))
         if not match:
-            return {chr(65 + i): unmarked(text) for i, text in enumerate(options[:26])}
+            return {chr(65 + i): bare(text) for i, text in enumerate(options[:26])}
         letter = (match[1] or match[2] or match[3]).upper()
-        bodies[letter] = unmarked(same_characters(option)[match.end() :])
+        bodies[letter] = bare(same_characters(option)[match.end() :])
     return bodies
+
+
+def bare(text: str) -> str:
+    r"""An option or a reply without marks, its formulas in one spelling.
+
+    >>> bare(r"**$\sqrt{2}$**"), bare("√2")
+    ('√2', '√2')
+    """
+    return unmarked(one_spelling(text))
 
 
 def key_of(text: str, fold: bool, symbols: bool = True) -> tuple[str, ...]:
@@ -414,6 +481,10 @@ def with_marks(text: str, bodies: dict[str, str]) -> str:
     def full(match: re.Match) -> str:
         letter, mark = (match[1], match[2]) if ord(match[1]) < 128 else (match[2], match[1])
         place = ord(mark) - TEXT_MARK
+        # "a piano", "A piano is heard": an article; "A piano." may be the letter and its text
+        is_before = match[1] == letter and marked[match.end(1) : match.start(2)].isspace()
+        if is_before and (letter == "a" or (letter == "A" and GOES_ON.match(marked, match.end()))):
+            return mark
         return chr(FULL_MARK + place) if letters[place] == letter.upper() else match[0]
 
     marked = LETTER_BEFORE_TEXT.sub(full, marked)
@@ -434,6 +505,14 @@ def text_spans(
             continue
         letter, n = hit
         start, end = found[i].start, found[i + n - 1].end
+
+        # a part of a formula is no option ("√3", "10^3"), nor are its words with other symbols
+        if IN_FORMULA.search(text, max(start - 2, 0), start) or text.startswith("^", end):
+            i += 1
+            continue
+        if not symbols_agree(with_unit(text, start, end), bodies[letter]):
+            i += 1
+            continue
 
         # an article before the text belongs to it, unless it may be the letter of this option
         article = found[i - 1] if i else None
@@ -497,7 +576,7 @@ def letter_of(answer: str, options: list[str]) -> str | None:
     (None, None, 'E')
     """
     bodies = bodies_of(options)
-    reply = unmarked(answer)
+    reply = bare(answer)
     if not options:  # the options may stand in the question: any letter may be one
         match = re.fullmatch(r"[(\[]?([A-Za-z])[)\]]?(?:[.:)].*)?", reply, flags=re.DOTALL)
         return match[1].upper() if match else None
@@ -540,7 +619,7 @@ def whole_choice(reply: str, bodies: dict[str, str], by_text: bool = True) -> st
 
     # first as written, then with symbols and signs, then by the words alone
     forms = (
-        lambda text: " ".join(text.casefold().split()),
+        lambda text: "".join(text.casefold().split()),
         lambda text: key_of(text, False),
         lambda text: key_of(text, True),
         lambda text: key_of(text, True, symbols=False),
@@ -549,8 +628,38 @@ def whole_choice(reply: str, bodies: dict[str, str], by_text: bool = True) -> st
         wanted = form(reply)
         same = [letter for letter, body in bodies.items() if wanted and form(body) == wanted]
         if len(same) == 1:
-            return same[0]
-    return None
+            return same[0] if symbols_agree(reply, bodies[same[0]]) else None
+
+    # numbers in another spelling: "three", "3 kg", "0.50"
+    return by_value(reply, number(reply), bodies)
+
+
+def by_value(reply: str, value: float | None, bodies: dict[str, str]) -> str | None:
+    """The one option that is this number, where all options are numbers; not one in another unit.
+
+    >>> by_value("three", 3.0, {"A": "2 kg", "B": "3 kg"}), by_value("3", 3.0, {"A": "3", "B": "a"})
+    ('B', None)
+    >>> print(by_value("3 g", 3.0, {"A": "2 kg", "B": "3 kg"}))
+    None
+    """
+    if value is None:
+        return None
+    values = {letter: number(body) for letter, body in bodies.items()}
+    same = [letter for letter in values if values[letter] == value]
+    if None in values.values() or len(same) != 1:
+        return None
+
+    # what stands beside the number in both
+    unit = beside_number(reply)
+    other_unit = beside_number(bodies[same[0]])
+    agree = not unit or not other_unit or other_unit <= unit
+    return same[0] if agree and symbols_agree(reply, bodies[same[0]]) else None
+
+
+def beside_number(text: str) -> set[str]:
+    """The words of a text that are no numbers: beside_number("3 red cars") = {"red", "cars"}."""
+    words = [token.text for token in tokens(text) if token.is_word]
+    return {word for word in words if number(word) is None}
 
 
 # --------------------------------------------------------------------------- one letter, leniently
@@ -572,13 +681,18 @@ def choice_in(text: str, options: list[str], several: str = "last") -> str | Non
     ('A', 'B')
     """
     bodies = bodies_of(options)
-    reply = unmarked(text)
+    reply = bare(text)
     if not bodies:
         return None
 
     # rule 1
     if letter := whole_choice(reply, bodies):
         return letter
+
+    # "No doubt, yes"; "not true", where "True" and "False" are the options
+    reply = NO_DOUBT.sub("", reply)
+    if {words_of(body) for body in bodies.values()} == {"true", "false"}:
+        reply = NOT_TRUE.sub(opposite, reply)
 
     # rules 2 to 5: the first one that finds letters decides
     reply = without_wrong(without_supposed(with_marks(reply, bodies)), bodies)
@@ -601,7 +715,21 @@ def choice_in(text: str, options: list[str], several: str = "last") -> str | Non
         return list(bodies)[texts.index(word)]
 
     # rule 6
-    return letters[0] if len(set(letters)) == 1 else None
+    if REFUSAL.search(rest):
+        return None
+    if letters:
+        return letters[0] if len(set(letters)) == 1 else None
+
+    # where all options are bare numbers, the number of a reply that is no formula
+    operators = set(symbols_in(rest)[0]) - set("=~≈")
+    if operators or any(beside_number(body) or any(symbols_in(body)) for body in bodies.values()):
+        return None
+    return by_value("", number_in(rest), bodies)
+
+
+def opposite(match: re.Match) -> str:
+    """What NOT_TRUE has matched, without its "not"."""
+    return "is false" if match[1].lower() == "true" else "is true"
 
 
 def without_supposed(text: str) -> str:
@@ -642,6 +770,14 @@ def without_wrong(text: str, bodies: dict[str, str]) -> str:
         for group in (1, 2):
             if match[group] and not match[group].islower():
                 wrong.add(match.start(group))
+    for match in NOT_TEXT.finditer(text):
+        wrong.add(match.start(1))
+
+    # "between A, B and C"
+    for match in BETWEEN.finditer(text):
+        for letter in LONE_LETTER.finditer(text, match.start(1), match.end()):
+            if not letter[1].islower():
+                wrong.add(letter.start(1))
 
     for match in LONE_LETTER.finditer(text):
         if letter_at(match[1], bodies) is None or match[1].islower():
@@ -722,6 +858,8 @@ def declared(text: str, bodies: dict[str, str]) -> list[str]:
     # "The statement is false", where "False" is an option
     for link in itertools.chain(ANSWER_IS.finditer(text), THIS_IS.finditer(text)):
         hints += common_text(text, link.end(), bodies)
+        if link[0].lower().endswith("both"):  # a word of the link, or the option "Both"
+            hints += common_text(text, link.end() - len("both"), bodies)
 
     # "So B."
     for match in SO_LETTER.finditer(text):
@@ -818,11 +956,11 @@ def alone(text: str, bodies: dict[str, str]) -> list[str]:
         letter = letter_at(match[1], bodies)
         if letter is None or is_text(match[1]) or match[1].islower() or is_article(text, match):
             continue
-        if IN_EQUATION.match(text, match.end()) or text.endswith("= ", 0, match.start()):
+        operator = BEHIND_OPERATOR.search(text, max(match.start() - 2, 0), match.start())
+        if operator or IN_EQUATION.match(text, match.end()):
             continue
-        is_initial = INITIAL.match(text, max(match.start() - 2, 0)) and text.startswith(
-            ".", match.end()
-        )
+        before = text[max(match.start() - 4, 0) : match.start()]
+        is_initial = BEHIND_INITIAL.search(before) and text.startswith(".", match.end())
         if INITIAL.match(text, match.end()) or is_initial:
             continue
         if not LETTERED_THING.search(text, max(match.start() - 12, 0), match.start()):
@@ -868,7 +1006,7 @@ def labels_in(text: str, options: list[str]) -> frozenset[str]:
     if not bodies or all(len(label) == 1 for label in labels):
         return labels
 
-    marked = ENTRY.sub("", with_marks(unmarked(text), bodies))
+    marked = ENTRY.sub("", with_marks(bare(text), bodies))
     if exception := ALL_EXCEPT.search(marked):
         return frozenset(bodies) - letters_of_line(marked[exception.end() :].strip(), bodies)
     marked = without_wrong(without_supposed(marked), bodies)

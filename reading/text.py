@@ -84,6 +84,7 @@ def tokens(text: str, fold: bool = True) -> list[Token]:
             continue
         if match["number"]:
             word = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", word)
+            word = re.sub(r"^([-+]?)0+(?=\d)", r"\1", word)  # "00:30" is "0:30"
         elif fold:
             word = word.casefold()
         found.append(Token(word, match.start(), match.end(), not match["symbol"]))
