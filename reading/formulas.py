@@ -40,6 +40,9 @@ FRACTIONS = "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 # What `one_spelling` changes; most texts have none of it
 IN_FORMULAS = re.compile(rf"[$\\^_{FRACTIONS}⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ₀₁₂₃₄₅₆₇₈₉]|[<>!]=|\+-|sqrt")
 
+# Of the mathematical symbols, those that may be left out: "120" for "♩ = 120", "5" for "~5".
+LEFT_OUT = "=~≈"
+
 # Behind a number.
 UNIT = re.compile(r" ?[%°]")
 
@@ -108,10 +111,11 @@ def symbols_agree(text: str, other: str) -> bool:
 
 def symbols_in(text: str) -> tuple[list[str], list[str]]:
     """The operators of a text, and its units and links ("%", "°", "$", "/", "-", "&")."""
-    symbols = [token.text for token in tokens(text.lstrip(" =~≈")) if not token.is_word]
+    symbols = [token.text for token in tokens(text) if not token.is_word]
     operators = [s for s in symbols if s == "^" or unicodedata.category(s) == "Sm"]
+    operators = [s for s in operators if s not in LEFT_OUT]
     # a tick, a note or an emoji (So) says nothing; the degree sign is of that class, too
-    dropped = [s for s in symbols if s == "#" or (s != "°" and unicodedata.category(s) == "So")]
+    dropped = [s for s in symbols if s in "#~≈" or (s != "°" and unicodedata.category(s) == "So")]
     return operators, [s for s in symbols if s not in operators and s not in dropped]
 
 

@@ -272,7 +272,8 @@ NOT_LETTER = re.compile(
 
 # "does not show a piano", "not like a dog", "no cat": the text of an option that is not there.
 NOT_TEXT = re.compile(
-    r"(?:\b(?:not|never|no|without|neither|nor|cannot)|n't)\b"
+    r"(?:\b(?:do|does|did)(?:n't| not)[ \t]\w{2,14}"
+    r"|\b(?:not|never|no|without|neither|nor|cannot)|n't)\b"
     r"(?:[ \t]{1,3}(?:actually|really|any|an?|the|to|be|have|show|sound|look|seem|appear|like|hear|"
     r"heard|see|seen|contain|include|feature|depict|play|present|visible|of)\b){0,4}"
     rf"[ \t]{{1,3}}([{MARK}])",
@@ -721,7 +722,7 @@ def choice_in(text: str, options: list[str], several: str = "last") -> str | Non
         return letters[0] if len(set(letters)) == 1 else None
 
     # where all options are bare numbers, the number of a reply that is no formula
-    operators = set(symbols_in(rest)[0]) - set("=~≈")
+    operators, _ = symbols_in(rest)
     if operators or any(beside_number(body) or any(symbols_in(body)) for body in bodies.values()):
         return None
     return by_value("", number_in(rest), bodies)

@@ -78,6 +78,11 @@ SAME_FORMULAS = [
     (["A. 50%", "B. 60%"], "The answer is 60.", "B"),
     (["A. A → B", "B. B → A"], r"$A \to B$", "A"),
     (["A. Δt", "B. Δx"], r"\Delta x", "B"),
+    (["A. $E = mc^2$", "B. $E = mc^3$"], "E = mc²", "A"),
+    (["A. x₁ > x₂", "B. x₁ < x₂"], r"The answer is $x_1 < x_2$.", "B"),
+    ([r"A. \(2^n\)", r"B. \(n^2\)"], "n²", "B"),
+    (["A. ♩=120", "B. ♩=90"], "120", "A"),
+    (["A. 5 m/s", "B. 10 m/s"], "10", "B"),
 ]
 
 NUMBERS = [
@@ -107,6 +112,7 @@ ABSENT = [
     (INSTRUMENTS, "We never see a guitar, but we hear a piano.", "A"),
     (ANIMALS, "It doesn't sound like a dog. It sounds like a horse.", "C"),
     (ANIMALS, "Not a cat but a bird.", "D"),
+    (["A. Left", "B. Ahead"], "The car does not turn left; it goes ahead.", "B"),
     (ANIMALS, "The dog is silent, so the horse.", "C"),
 ]
 
