@@ -57,9 +57,9 @@ AMOUNT = (
 )
 
 # A number in digits with its sign, and the power or the fraction that belongs to it. The 5 of "x5"
-# and the parts of a time "0:12" are none.
+# and the parts of a time "0:12" are none. A dash with a blank behind it is no sign: "people - 4".
 DIGITS = re.compile(
-    r"(?<![A-Za-z0-9_.,])(?<!\d:)(?P<sign>[-+]?) ?(?:[$€£¥₹] ?)?"
+    r"(?<![A-Za-z0-9_.,])(?<!\d:)(?P<sign>[-+]?)(?:[$€£¥₹] ?)?"
     rf"(?P<amount>{AMOUNT})"
     r"(?:e(?P<e>[-+]?\d{1,4})(?![\w])"
     r"|\^ ?\(? ?(?P<power>[-+]?\d{1,4}) {0,2}\)?"
@@ -84,8 +84,22 @@ NO_UNIT = re.compile(
     re.I,
 )
 
-# Before an answer that is a number: "x = ", "≈", "(".
-BEFORE = re.compile(r"(?:[A-Za-z] ?= ?|[≈~=(]|answer: ){0,2} {0,4}")
+# Before an answer that is a number: the dash of a list, "x = ", "≈", "(".
+BEFORE = re.compile(r"(?:[-+•] {1,3})?(?:[A-Za-z] ?= ?|[≈~=(]|answer: ){0,2} {0,4}")
+
+# What `readable` makes of dashes, each with its new spelling. In TeX a minus with a blank behind it
+# is a sign, and so is a true minus (U+2212) before a whole answer; dashes between words never are.
+DASHES = (
+    (re.compile(r"([-−+])[ \t](?=\\[dt]?frac)|(?<=\$)([-−+])[ \t](?=\.?\d)"), r"\1\2"),
+    (re.compile(r"\A(\s{0,9})−[ \t](?=\.?\d)"), r"\1-"),
+    (re.compile(r"[–—](?=\s)|(?<=[^\W\d_][ \t])—(?=\d)"), "• "),
+)
+
+# A sign with a blank behind it: behind an operator, and behind a colon where no list begins.
+FAR_SIGN = re.compile(
+    r"((?:[=+×·/<≤≥≈~(±^→]|(?<=\S)>|(?<=\S )>)[ \t]{0,2}[-+])[ \t](?=\.?\d)"
+    r"|(:[ \t]{0,2}[-+])[ \t](?=\.?\d)(?![^\n]{0,200}? - \d)"
+)
 
 # Chinese numerals, with what is counted behind them: "五次".
 CHINESE_NUMBER = re.compile(r"[零〇一二两三四五六七八九十百千万]{1,12}(?![些直样起定般旦共])")
@@ -95,7 +109,8 @@ CHINESE_NUMBER = re.compile(r"[零〇一二两三四五六七八九十百千万]
 RESULT_IS = re.compile(
     r"(?:\b(?:answer|total|count|number|sum|result)\b"
     r"(?:\s{1,3}(?:of|for|to|count|number|that|which|in|here)\b[^.:=\n]{0,60}?(?=[\s:=]))?"
-    r"(?:\s{0,3}[:=]|\s{1,3}(?:is|are|was|were|be|would be|should be|comes to|equals)\b):?"
+    r"(?:\s{0,3}[:=]|\s{1,3}[-•]\s"
+    r"|\s{1,3}(?:is|are|was|were|be|would be|should be|comes to|equals)\b):?"
     r"|=|\btotal of\b"
     r"|\b(?:in total|in all|altogether),?(?: there (?:is|are|were|was)| I (?:see|count|hear))?"
     r"|(?:答案|总数|一共|总共|共有|共)[^-+\dA-Za-z。，\n零〇一二两三四五六七八九十百千万]{0,6}"
@@ -154,6 +169,8 @@ def readable(text: str) -> str:
     ('1/2', '5 × 10^3', '90°')
     """
     text = text.translate(FRACTIONS).replace("⁄", "/")
+    for pattern, spelling in DASHES:
+        text = pattern.sub(spelling, text)
     text = re.sub(r"\\[dt]?frac ?\{ ?(-?[\d.]{1,40}) ?\} ?\{ ?([\d.]{1,40}) ?\}", r"\1/\2", text)
     text = re.sub(r"\\(?:times|cdot)\b|\*(?=10\^)", "×", text)
     text = re.sub(r"\^ ?\{? ?\\circ ?\}?|\\degree\b", "°", text)
@@ -166,7 +183,16 @@ def readable(text: str) -> str:
     text = re.sub(r"(?<=\d)’(?=\d)", "'", text)
     if not text.isascii():
         text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
-    return unmarked(text).replace("^  ", "^")
+    return FAR_SIGN.sub(r"\1\2", unmarked(text).replace("^  ", "^"))
+
+
+def is_dashed(text: str) -> bool:
+    """Whether a dash with a blank leads the answer, which may be meant as a sign or as a list.
+
+    >>> is_dashed("- 5"), is_dashed("-5"), is_dashed("x = - 5")
+    (True, False, False)
+    """
+    return readable(text).startswith(("- ", "• "))
 
 
 def value_of(match: re.Match) -> float | None:
@@ -320,9 +346,11 @@ def number_in(text: str) -> float | None:
     if value is not None:
         return value
     reply = readable(text)
-    lines = reply.splitlines() or [""]
-    if len(lines) > 1 and len(lines[-1]) <= 40 and len(lines[-1].split()) <= 3:
-        value = number(lines[-1])
+    lines = [line for line in reply.splitlines() if line.strip()] or [""]
+    last = lines[-1].removeprefix("- ").removeprefix("• ")
+    is_item = last != lines[-1] and lines[-2:-1] and is_dashed(lines[-2])
+    if len(lines) > 1 and not is_item and len(last) <= 40 and len(last.split()) <= 3:
+        value = number(last)
         if value is not None:
             return value
 
