@@ -20,31 +20,16 @@ import math
 import re
 import unicodedata
 
+from reading.number_words import (
+    MULTIPLES,
+    NUMBER_WORDS,
+    TENS,
+    chinese_count,
+    count_of_words,
+    in_digits,
+    words_of_letters,
+)
 from reading.text import unmarked
-
-# fmt: off
-TENS = {
-    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
-    "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
-}
-
-NUMBER_WORDS = {
-    "no": 0, "none": 0, "zero": 0, "once": 1, "one": 1, "twice": 2, "two": 2, "thrice": 3,
-    "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-    "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
-    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
-}
-
-# What multiplies the words before it: "two hundred", "a dozen".
-MULTIPLES = {"couple": 2, "pair": 2, "dozen": 12, "hundred": 100, "thousand": 1000,
-             "million": 1_000_000, "billion": 1_000_000_000}
-
-CHINESE_DIGITS = {"零": 0, "〇": 0, "一": 1, "二": 2, "两": 2, "三": 3, "四": 4, "五": 5, "六": 6,
-                  "七": 7, "八": 8, "九": 9}
-CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000, "万": 10_000}
-# fmt: on
-
-# --------------------------------------------------------------------------- patterns
 
 # An amount in digits: "1,200.5", "1 200", "1.234,5", "4,5" (a decimal comma), "3.2", ".5". Commas
 # that neither part thousands nor stand before decimals make a list ("1,2,3"): its first number.
@@ -102,7 +87,7 @@ FAR_SIGN = re.compile(
 )
 
 # Chinese numerals, with what is counted behind them: "五次".
-CHINESE_NUMBER = re.compile(r"[零〇一二两三四五六七八九十百千万]{1,12}(?![些直样起定般旦共])")
+CHINESE_NUMBER = re.compile(r"[零〇一二两三四五六七八九十百千万]{1,12}(?![些直样起定般旦共半])")
 
 # What stands before a result: "the answer is ", "Total: ", "the number of cups is about ", "= ",
 # "in total there are ", "一共有".
@@ -146,6 +131,9 @@ UNIT = re.compile(
     r"(?:st|nd|rd|th)\b|[ -]?(?:s|secs?|seconds?|mins?|minutes?|hours?|ms|frames?)\b|:\d", re.I
 )
 
+# Behind a fraction that says which part is meant: "in 1/3 of the video", but "3/4 of the 12".
+PART_OF = re.compile(r" of (?!(?:the |these |those )?\d)")
+
 # Behind a result: " in total", " red cups in all".
 IN_ALL = re.compile(r"(?:\s{1,3}\w{1,20}){0,3}?\s{1,3}(?:in total|in all|altogether)\b", re.I)
 
@@ -165,6 +153,8 @@ SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 def readable(text: str) -> str:
     r"""The text with its numbers in one spelling: ASCII digits, fractions as "1/2", no TeX.
 
+    Counts in words stay words; fractions, decimals and signs in words become digits.
+
     >>> readable(r"$\frac{1}{2}$"), readable("٥ × 10³"), readable(r"90^\circ")
     ('1/2', '5 × 10^3', '90°')
     """
@@ -183,7 +173,8 @@ def readable(text: str) -> str:
     text = re.sub(r"(?<=\d)’(?=\d)", "'", text)
     if not text.isascii():
         text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
-    return FAR_SIGN.sub(r"\1\2", unmarked(text).replace("^  ", "^"))
+    text = in_digits(unmarked(text).replace("^  ", "^"))
+    return FAR_SIGN.sub(r"\1\2", text)
 
 
 def is_dashed(text: str) -> bool:
@@ -257,6 +248,8 @@ def count_of(text: str) -> float | None:
         return chinese_count(chinese[0])
 
     words = words_of_letters(text)
+    if words in (["half"], ["一半"]):
+        return 0.5
     if re.sub(r"[^\W\d_]+|[\s.,!?'\"()-]", "", text) or len(words) > 10:
         return None
     for end in range(len(words), 0, -1):
@@ -275,53 +268,6 @@ def count_of(text: str) -> float | None:
 
 # "No" before these is no count of 0.
 NO_COUNTED = frozenset(["answers", "of", "another", "by", "the", "times"])
-
-
-def count_of_words(words: list[str]) -> float | None:
-    """The count that is all of the words: count_of_words(["half", "a", "dozen"]) = 6.0."""
-    if words == ["half", "a", "dozen"]:
-        return 6.0
-    if len(words) == 1 and words[0] in NUMBER_WORDS:
-        return float(NUMBER_WORDS[words[0]])
-
-    # a word below twenty begins the number, or follows a multiple; below ten also tens
-    total = part = 0
-    previous = ""
-    for i, word in enumerate(words):
-        unit = NUMBER_WORDS.get(word, 0)
-        may_follow = previous in ("", *MULTIPLES) or (previous in TENS and unit < 10)
-        if word == "and" and previous in MULTIPLES and i + 1 < len(words):
-            continue
-        if word in ("a", "an") and i == 0 and len(words) > 1 and words[1] in MULTIPLES:
-            part = 1
-        elif word == "of" and previous in ("couple", "pair") and i + 1 == len(words):
-            continue
-        elif word in MULTIPLES and part:
-            part *= MULTIPLES[word]
-            if MULTIPLES[word] >= 1000:
-                total, part = total + part, 0
-        elif word in TENS and previous in ("", *MULTIPLES):
-            part += TENS[word]
-        elif 0 < unit < 20 and word not in ("once", "twice", "thrice") and may_follow:
-            part += unit
-        else:
-            return None
-        previous = word
-    return float(total + part) if total + part else None
-
-
-def chinese_count(text: str) -> float:
-    """A count in Chinese numerals: chinese_count("一百零五") = 105.0."""
-    total = part = digit = 0
-    for character in text:
-        if character in CHINESE_DIGITS:
-            digit = CHINESE_DIGITS[character]
-        elif character == "万":
-            total, part, digit = (total + part + digit) * 10_000, 0, 0
-        else:
-            part += max(digit, 1) * CHINESE_UNITS[character]
-            digit = 0
-    return float(total + part + digit)
 
 
 # --------------------------------------------------------------------------- leniently
@@ -368,6 +314,7 @@ def number_in(text: str) -> float | None:
             return value
     for match in all_digits:
         labelled = LABEL.search(reply, max(match.start() - 12, 0), match.start())
+        labelled = labelled or (match["below"] and PART_OF.match(reply, match.end()))
         if not labelled and not UNIT.match(reply, match.end()):
             return value_of(match)
 
@@ -412,15 +359,12 @@ def number_at(reply: str, start: int) -> float | None:
     digits = DIGITS.match(reply, start)
     if digits:
         return value_of(digits)
+    if re.compile(r"half[.!]?\s{0,3}(?:\n|\Z)", re.I).match(reply, start):
+        return 0.5
     chinese = CHINESE_NUMBER.match(reply, start)
     if chinese:
         return chinese_count(chinese[0])
     return count_at(words_of_letters(reply[start : start + 60]), 0)
-
-
-def words_of_letters(text: str) -> list[str]:
-    """words_of_letters("Twenty-one!") = ['twenty', 'one']."""
-    return re.findall(r"[^\W\d_]+", text.lower())
 
 
 def first_count(text: str) -> float | None:

@@ -100,9 +100,9 @@ NO_NOUN = (
 # A "no" that answers nothing; found in replies without regard to case.
 REFUSAL = re.compile(
     rf"\bno (?:{ADJECTIVE}(?: and |,? )){{0,3}}{NOT_A_NO}\b"
-    rf"|\bno(?: one|body|-one)? (?!{NO_NOUN}\b)(?:[\w-]{{1,20}} ){{0,4}}?{CANNOT}\b"
+    rf"|\bno(?: one)? (?!{NO_NOUN}\b)(?:[\w-]{{1,20}} ){{0,4}}?{CANNOT}\b"
     rf"|\bno (?!{NO_NOUN}\b)[\w-]{{1,20}}[^.!?\n]{{0,120}}?\bI {CANNOT}\b"
-    r"|\bno(?: one|body|-one) (?:can|could|knows|would know)\b"
+    r"|\bno one (?:knows|(?:can|could|would) (?:tell|say|know|answer|judge|decide|be sure))\b"
     r"|\bno (?:l[oae]s? )?(?:s[ée]|puedo|se puede|se sabe|es posible|estoy segur[oa]|tengo)\b"
     r"|\bno hay (?:respuesta|video|vídeo|audio|informaci[óo]n|duda|forma|manera|evidencia)\b"
     r"|\bnon (?:l[oa] )?(?:so|posso|si può|è possibile|è chiaro|sono sicur[oa])\b"

@@ -84,6 +84,7 @@ NO = [
     "No not at all",
     "No smiling is seen",
     "No dog received food.",
+    "No one can be seen.",
     "No man shared his food.",
     "No dog is visible",
     "No, I cannot hear it",
