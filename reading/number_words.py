@@ -174,6 +174,18 @@ VERB = re.compile(
     re.I,
 )
 
+# "not a single clap", "not once", "never once"; "not one, but two" is two
+NOT_ONE = re.compile(
+    r"\bnot (?:even )?(?:one|a single)(?: one)?(?! ?[.,;:!?]| but\b| it\b)(?=\s+[a-z])"
+    r"|\A(?:not (?:even )?(?:one|once|a single one))(?=[.!]?\Z)",
+    re.I,
+)
+NOT_ONCE = re.compile(
+    r"\b(?:not|never|n't) (?:(?!once)\w{1,20} ){0,3}?once(?=\s{0,2}(?:[.;!?\n]|$)| (?:in|during) )"
+    r"|\bnot (?:even )?a single time\b",
+    re.I,
+)
+
 # "5 degrees below zero"
 BELOW_ZERO = re.compile(
     rf"(?<![\w.,/-])(?P<count>{COUNT}|\d{{1,6}}(?:[.,]\d{{1,4}})?)"
@@ -186,6 +198,9 @@ BELOW_ZERO = re.compile(
 CHINESE_PART = re.compile(
     rf"(?:(?P<whole>{CHINESE}{{1,8}}|\d{{1,4}})又)?"
     rf"(?P<below>{CHINESE}{{1,8}}|\d{{1,4}})分之(?P<above>{CHINESE}{{1,8}}|\d{{1,4}}(?:\.\d{{1,4}})?)"
+)
+CHINESE_NONE = re.compile(
+    r"(?:连)?一[次个声人点下只](?:[^，。,.\n\d]{0,4}?)[也都](?:没有?|不|未)|没有?(?:任何)?一[次个声人下只]"
 )
 CHINESE_POINT = re.compile(
     rf"(?P<whole>{CHINESE}{{1,8}})点(?P<digits>[零〇一二三四五六七八九]{{1,8}})(?![十分钟半刻])"
@@ -331,7 +346,9 @@ def chinese_sign(match: re.Match) -> str:
 
 
 RESPELLED_AT_ALL = re.compile(
-    rf"point|minus|negative|below|and \d|first|second|[点分半负零]|{'|'.join(DENOMINATORS)}", re.I
+    r"point|minus|negative|below|and \d|first|second|once|not|[点分半负零没也都]|"
+    rf"{'|'.join(DENOMINATORS)}",
+    re.I,
 )
 
 # the longer forms first: "two and a half" holds "a half", "minus two thirds" holds "two thirds"
@@ -339,6 +356,9 @@ RESPELLED: tuple[tuple[re.Pattern, Callable[[re.Match], str]], ...] = (
     (DECIMAL, decimal),
     (MIXED, mixed),
     (SIMPLE, simple),
+    (NOT_ONCE, lambda match: "0 times"),
+    (NOT_ONE, lambda match: "0"),
+    (CHINESE_NONE, lambda match: "0"),
     (DIGITS_MIXED, lambda match: f"{match[1]} "),
     (HALF_A, lambda match: "1/2 "),
     (ORDINAL, lambda match: "_"),

@@ -7,11 +7,13 @@
 What `number` reads, `number_in` reads alike. It takes the first of these that is there:
     1 the whole reply, or a last line, which is one number
     2 the last number said to be the result: behind "the answer is", "total:", "the number of .. is"
-      or "=", else before "in all", else behind "so"
+      or "=", else before "in all", else behind "so", else in a last sentence that begins with "so";
+      else the first behind a list that nothing is counted before
     3 the first number in digits, as the benchmarks' authors take it; but no ordinal, time or label
-      ("1st", "10 seconds", "0:12", "Frame 1")
-    4 the first count in words ("one of them" is no count)
+      ("1st", "10 seconds", "0:12", "Frame 1", the "1." of a list)
+    4 the first count in words ("one of them" is no count), or none: "No bells are heard"
     5 the first number in digits of any kind
+From rule 2 on, a number does not count that the reply takes back: "not 4, but 5", "4? No, 5".
 
 As in letters.py, every pattern has bounded repeats: reading takes time linear in the reply.
 """
@@ -24,6 +26,7 @@ from reading.number_words import (
     MULTIPLES,
     NUMBER_WORDS,
     TENS,
+    WORD,
     chinese_count,
     count_of_words,
     in_digits,
@@ -77,6 +80,7 @@ BEFORE = re.compile(r"(?:[-+•] {1,3})?(?:[A-Za-z] ?= ?|[≈~=(]|answer: ){0,2}
 DASHES = (
     (re.compile(r"([-−+])[ \t](?=\\[dt]?frac)|(?<=\$)([-−+])[ \t](?=\.?\d)"), r"\1\2"),
     (re.compile(r"\A(\s{0,9})−[ \t](?=\.?\d)"), r"\1-"),
+    (re.compile(r"^([ \t]{0,8})\* (?=\S)", re.M), r"\1• "),
     (re.compile(r"[–—](?=\s)|(?<=[^\W\d_][ \t])—(?=\d)"), "• "),
 )
 
@@ -105,12 +109,38 @@ RESULT_IS = re.compile(
     re.I,
 )
 
-# Before a conclusion: "so ", "thus there are ", "I get ".
+# Before a conclusion: "so ", "thus there are ", "I get ", "totaling ".
 SO = re.compile(
-    r"\b(?:so|thus|hence|therefore|which makes|making|I get|I count|I counted|we get|gives?)\b[,:]?"
-    r"(?: (?:there (?:is|are|were|was)|it is|it's|that is|a total of|about|only))?\s{1,3}",
+    r"\b(?:so|thus|hence|therefore|(?:which|that|it) makes|making|I get|I count|I counted|we get|"
+    r"gives?|giving|leaving|totall?ing|totals|totals up to|(?:add|sum)(?:s|ming|ing)? (?:up )?to|"
+    r"amount(?:s|ing) to|bring(?:s|ing) (?:the total|it|that|us|this) to)\b[,:]?"
+    r"(?: (?:there (?:is|are|was|were)|it is|it's|that is|a total of|about|only))?\s{1,3}",
     re.I,
 )
+
+# Before the result of a sum in words: "5 men plus 4 women makes ", "two and two make ".
+NUMBER = rf"(?:\d[\d.,]{{0,12}}|\b(?:{WORD})\b)"
+SUM = re.compile(
+    rf"{NUMBER}[^.;:\n]{{0,30}}?"
+    rf"\b(?:plus|minus|added to|multiplied by|divided by|times(?= {NUMBER}))"
+    r"\b[^.;:\n]{1,40}?\b(?:makes?|equals?|is|are|gives?|leaves?|totals?|comes? to)\s{1,3}"
+    rf"|{NUMBER}(?: [^\W\d_]{{1,20}}){{0,4}} and {NUMBER}(?: [^\W\d_]{{1,20}}){{0,4}} "
+    r"(?:make|equals?|total|totals|is|are|makes(?= [\w-]{1,20}(?:[.,;!]|$))) "
+    rf"(?={NUMBER})",
+    re.I,
+)
+
+# What begins a sentence or a clause that concludes: "Therefore, the bell rings 3 times".
+CONCLUSION = re.compile(
+    r"(?:(?:^|[.,;:!?)•])\s{0,3}|\band )(?:so(?! (?:that|many|much|far|on|called)\b)|thus|hence|"
+    r"therefore|overall|in total|in all|altogether|all in all|all told|in conclusion|to conclude|"
+    r"in summary|in sum|to sum up|as a result|consequently|(?:that|which|this) means|meaning|"
+    r"(?:adding|summing|counting) (?:all|it|them|these|those|this|up)\b)\b(?P<clause>[^\n]{1,200})",
+    re.I | re.M,
+)
+
+# The end of a sentence; the point of "2.5" ends none.
+SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 
 # Before a count in words: "there are ", "I see exactly ".
 THERE_ARE = re.compile(
@@ -126,16 +156,107 @@ LABEL = re.compile(
     re.I,
 )
 
+# The same of persons and places, of which one may also say "he calls the woman 3 times".
+NAMED = re.compile(
+    r"(?:(?<!\bthe )(?<!\ba )(?<!\ban )(?<!\bhis )(?<!\bher )(?<!\bone )"
+    r"\b(?:players?|persons?|speakers?|man|woman|boy|girl|contestants?|participants?|candidates?|"
+    r"characters?|students?|teams?|groups?|rounds?|questions?|levels?|chapters?|pages?|rows?|"
+    r"rooms?|bus|routes?|gates?|platforms?|flights?|tracks?|channels?|episodes?|seasons?|laps?|"
+    r"slides?|cameras?|shots?|segments?|sections?|samples?|trials?|stages?|phases?|lanes?|seats?|"
+    r"floors?|versions?|jersey|day|week|game|item|point|object)"
+    r"|\b(?:player|person|speaker|contestant|jersey|bus|room|track|question|gate|shirt|car|item) "
+    r"(?:number|no\.|nr\.)) ?$",
+    re.I,
+)
+NOT_NAMED = re.compile(r" (?:times?\b|or \d)")
+NUMBERED = re.compile(r"\bnumber $", re.I)
+DOES = re.compile(
+    r" (?!is |was |times |chairs )[a-z]{2,14}s (?:the|a|an|his|her|it|him|in|on|at|to)\b"
+)
+
+# "clap 1: 0:03, clap 2: 0:07": what a word with 1 and 2 behind it names.
+SERIES = re.compile(r"\b([A-Za-z]{2,14}) #?(\d{1,2})(?= ?[:)]| -| •| (?:is |occurs |comes )?at\b)")
+
+# The mark of a list's item, in its own line or, as "1)", within one.
+ITEM = re.compile(r"^[ \t]{0,8}(?:[-•·]|\(?\d{1,3}[.):])[ \t]{1,4}\S", re.M)
+ENUMERATED = re.compile(
+    r"(?:^[ \t]{0,8}\(?(?P<line>\d{1,3})[.):]|(?<=[\s(])(?P<inline>\d{1,2})\))(?=\s{1,3}\S)", re.M
+)
+
+# "4 m x 5 m", "4 by 5 meters"
+LENGTH = r"\d[\d.,]{0,8}(?: ?(?:mm|cm|km|m|ft|feet|foot|in|inch(?:es)?|met(?:er|re)s?|pixels?))?"
+SIZE = re.compile(rf"(?<![\w.,]){LENGTH} ?(?:(?:x|×|by) ?{LENGTH}){{1,2}}", re.I)
+
 # Behind digits that are an ordinal or a time: "st", " seconds", "-minute", ":30".
 UNIT = re.compile(
-    r"(?:st|nd|rd|th)\b|[ -]?(?:s|secs?|seconds?|mins?|minutes?|hours?|ms|frames?)\b|:\d", re.I
+    r"(?:st|nd|rd|th)\b|[ -]?(?:s|secs?|seconds?|mins?|minutes?|hours?|ms|frames?|[ap]m)\b|:\d",
+    re.I,
 )
 
 # Behind a fraction that says which part is meant: "in 1/3 of the video", but "3/4 of the 12".
 PART_OF = re.compile(r" of (?!(?:the |these |those )?\d)")
 
 # Behind a result: " in total", " red cups in all".
-IN_ALL = re.compile(r"(?:\s{1,3}\w{1,20}){0,3}?\s{1,3}(?:in total|in all|altogether)\b", re.I)
+ALL = r"(?:in total|in all|altogether|overall|combined|all together|all told|in sum|total(?! of))\b"
+IN_ALL = re.compile(rf"(?:\s{{1,3}}\w{{1,20}}){{0,3}}?\s{{1,3}}{ALL}", re.I)
+
+# Numbers that a reply takes back, in the group "gone": "not 4", "4? No, 5", "I thought 4, but 5".
+GONE = rf"(?P<gone>[-+]?\d[\d.,]{{0,12}}(?<![.,])|\b(?:{WORD})\b(?:[ -](?:{WORD})\b){{0,3}})"
+TAKEN_BACK = (
+    re.compile(
+        r"(?:\b(?:not|nor|neither|rather than|instead of)|n't)"
+        rf"(?: (?:just|really|exactly|actually|quite|there (?:is|are)))? {GONE}(?! of\b)",
+        re.I,
+    ),
+    re.compile(
+        rf"{GONE}(?: [^\W\d_]{{1,20}}){{0,3}} ?[?.,;:!•-]{{1,4}} ?"
+        r"(?:no(?=[,.;:!]| it\b| there\b)|wait\b|correction\b|sorry\b|oops\b|actually\b|"
+        rf"(?:or )?rather\b|I mean\b|make that\b)(?=[^\n]{{0,60}}?{NUMBER})",
+        re.I,
+    ),
+    re.compile(
+        r"\b(?:thought|guessed|assumed|(?:at first|initially|first),? (?:I )?(?:counted|count|saw|"
+        rf"see|heard|hear|guess))\b[^.;\n\d]{{0,40}}?{GONE}"
+        r"(?=[^\n]{0,60}?(?:;|\.|\b(?:but|however|actually|though|in fact)\b)"
+        rf"[^\n]{{0,60}}?{NUMBER})",
+        re.I,
+    ),
+    re.compile(
+        rf"\b(?:looks|looked|seems|seemed|seem) (?:like|to be)?[^.;\n\d]{{0,30}}?{GONE}"
+        rf"(?=[^.\n]{{0,60}}?\b(?:actually|in fact|really|turns out)\b[^\n]{{0,60}}?{NUMBER})",
+        re.I,
+    ),
+)
+
+# Nothing is counted where one of these is missing: it is a refusal.
+UNCOUNTED = (
+    r"(?:one|answers?|way|audio|video|information|info|evidence|ideas?|clues?|doubt|data|context|"
+    r"footage|response|access|question|indication|clip|file|transcript|need|reason|further|clear)\b"
+)
+
+# No count in digits or words, but none is there.
+NONE_THERE = re.compile(
+    rf"\bthere (?:is|are|was|were) no(?:ne\b| (?!{UNCOUNTED}))"
+    rf"|\bno (?!{UNCOUNTED})(?:[^\W\d_]{{1,20}} ){{1,3}}?"
+    r"(?:is|are|was|were|can be|could be|has been|have been) (?:ever |being )?"
+    r"(?:heard|seen|shown|visible|audible|present|made|played|there|rung|thrown|"
+    r"found|detected|produced|used|observed|in the|in this)\b"
+    r"|(?<!\bI )\bnever (?!mind|know|stated|said|says|mentioned|specified|clear|tells|shown how)\w"
+    r"|\bno(?:body| one) (?!knows|can|could|would|is sure)\w"
+    r"|\bnone (?:is|are|was|were|of (?!the above|the options|the answers))"
+    r"|(?<!\bI )\b(?:does|do|did|is|are|was|were)(?: not|n't) (?!know|matter)\w{1,20}"
+    r"(?: \w{1,20}){0,2}? at all\b"
+    r"|从未|从来没",
+    re.I,
+)
+
+# What says that nothing could be counted at all.
+REFUSED = re.compile(
+    r"\b(?:can(?:not|'t)|could(?: not|n't)|unable to|impossible to) (?:be )?(?:tell|say|determine|"
+    r"determined|answer|count|counted|see|hear|watch|verify|know)\b"
+    r"|\b(?:not|no \w{1,20}) (?:was |is |were |are )?(?:provided|available|given|attached)\b",
+    re.I,
+)
 
 # "one" and "once" are no counts before these words: "one of the men", "once the door opens".
 NO_COUNT_BEFORE = re.compile("of|another|by|can|could|would|might|the|he|she|it|they|who|a|again")
@@ -300,8 +421,20 @@ def number_in(text: str) -> float | None:
         if value is not None:
             return value
 
+    # what the reply takes back; the marks of a list count only where nothing else does
+    kept = without_taken_back(reply)
+    value = counted_in(without_enumeration(kept))
+    if value is None and ENUMERATED.search(kept):
+        value = counted_in(kept)
+    return value
+
+
+def counted_in(reply: str) -> float | None:
+    """The number by rules 2 to 5: counted_in("In the first 10 seconds there are 3") = 3.0."""
     # rule 2
     value = concluded(reply)
+    if value is None:
+        value = behind_list(reply)
     if value is not None:
         return value
 
@@ -312,17 +445,111 @@ def number_in(text: str) -> float | None:
         value = count_at(words_of_letters(reply[there.end() : there.end() + 60]), 0)
         if value is not None:
             return value
-    for match in all_digits:
-        labelled = LABEL.search(reply, max(match.start() - 12, 0), match.start())
-        labelled = labelled or (match["below"] and PART_OF.match(reply, match.end()))
-        if not labelled and not UNIT.match(reply, match.end()):
-            return value_of(match)
+    value = first_plain(reply)
+    if value is not None:
+        return value
 
     # rules 4 and 5
     value = first_count(reply)
     if value is None and all_digits:
         return value_of(all_digits[0])
     return value
+
+
+def without_taken_back(reply: str) -> str:
+    """The reply with "_" for each number that it denies or corrects.
+
+    >>> without_taken_back("It isn't 4, it's 5."), without_taken_back("4? No, 5.")
+    ("It isn't _, it's 5.", '_? No, 5.')
+    """
+    for pattern in TAKEN_BACK:
+        reply = pattern.sub(
+            lambda m: m[0][: m.start("gone") - m.start()] + "_" + m[0][m.end("gone") - m.start() :],
+            reply,
+        )
+    return reply
+
+
+def without_enumeration(reply: str) -> str:
+    r"""The reply with "•" for the marks of a list that counts on from 1.
+
+    >>> without_enumeration("1. dog\n2. cat\nSo 2."), without_enumeration("5. So 5.")
+    ('• dog\n• cat\nSo 2.', '5. So 5.')
+    """
+    marks = []
+    for match in ENUMERATED.finditer(reply):
+        if int(match["line"] or match["inline"]) == len(marks) + 1:
+            marks.append(match)
+    if len(marks) < 2:
+        return reply
+    parts = []
+    end = 0
+    for match in marks:
+        parts += [reply[end : match.start()], "•"]
+        end = match.end()
+    return "".join(parts) + reply[end:]
+
+
+def behind_list(reply: str) -> float | None:
+    r"""The first number behind a list of two items or more, if there is none before the list.
+
+    >>> behind_list("I see:\n- 2 dogs\n- 3 cats\n\nThe yard has 5 animals.")
+    5.0
+    """
+    items = list(ITEM.finditer(reply))
+    if len(items) < 2:
+        return None
+    head = reply[: items[0].start()]
+    tail = reply[items[-1].end() :]
+    blank_line = re.search(r"\n[ \t]{0,9}\n", tail)
+    tail = tail[blank_line.end() :] if blank_line else tail.partition("\n")[2]
+    if plain_or_word(head) is not None:
+        return None
+    return plain_or_word(tail)
+
+
+def plain_or_word(text: str) -> float | None:
+    """The first number in digits that is no label or time, else the first count in words."""
+    value = first_plain(text)
+    return first_count(text) if value is None else value
+
+
+def first_plain(reply: str) -> float | None:
+    """Rule 3: the first number in digits that is no ordinal, time, label or part of a size.
+
+    >>> first_plain("Player 10 touches the ball 6 times"), first_plain("1st, at 0:12")
+    (6.0, None)
+    """
+    sizes = [size.span() for size in SIZE.finditer(reply)]
+    named = {}
+    for series in SERIES.finditer(reply):
+        named.setdefault(series[1].lower(), set()).add(int(series[2]))
+    for match in DIGITS.finditer(reply):
+        while sizes and sizes[0][1] <= match.start():
+            sizes.pop(0)
+        in_size = bool(sizes) and sizes[0][0] <= match.start()
+        if not in_size and not is_label(reply, match, named) and not UNIT.match(reply, match.end()):
+            return value_of(match)
+    return None
+
+
+def is_label(reply: str, match: re.Match, named: dict[str, set[int]]) -> bool:
+    """Whether a number in digits only names a thing, or the part of one: "Player 10", "1/3 of it".
+
+    named: the numbers behind each word of a series, as "clap" in "clap 1: .., clap 2: ..".
+    """
+    start, end = match.start(), match.end()
+    first = max(start - 24, 0)
+    if LABEL.search(reply, max(start - 12, 0), start):
+        return True
+    if NAMED.search(reply, first, start) and not NOT_NAMED.match(reply, end):
+        return True
+    if NUMBERED.search(reply, first, start) and DOES.match(reply, end):
+        return True
+    if match["below"] and PART_OF.match(reply, end):
+        return True
+    word = re.search(r"([A-Za-z]{2,14}) #?$", reply[first:start])
+    return bool(word) and {1, 2} <= named.get(word[1].lower(), set())
 
 
 def concluded(reply: str) -> float | None:
@@ -340,7 +567,7 @@ def concluded(reply: str) -> float | None:
     for match in reversed(list(DIGITS.finditer(reply))):
         if IN_ALL.match(reply, match.end()):
             return value_of(match)
-    for match in reversed(list(re.finditer(r"\b(?:in total|in all|altogether)\b", reply, re.I))):
+    for match in reversed(list(re.finditer(rf"\b{ALL}", reply, re.I))):
         before = reply[max(match.start() - 60, 0) : match.start()]
         words = words_of_letters(re.split(r"[.,;:\n]", before)[-1])
         value = first_count(" ".join(words))
@@ -351,7 +578,28 @@ def concluded(reply: str) -> float | None:
         value = number_at(reply, match.end())
         if value is not None:
             return value
-    return None
+    for match in reversed(list(SUM.finditer(reply))):
+        value = number_at(reply, match.end())
+        if value is not None:
+            return value
+    return concluding_clause(reply)
+
+
+def concluding_clause(reply: str) -> float | None:
+    """The number of the last clause that begins with "so" or the like, if none stands behind it.
+
+    >>> concluding_clause("At 0:03 and 0:07. Therefore, the bell rings 2 times.")
+    2.0
+    """
+    clauses = list(CONCLUSION.finditer(reply))
+    if not clauses:
+        return None
+    last = clauses[-1]
+    end = SENTENCE_END.search(reply, last.start("clause"))
+    stop = min(end.start() if end else len(reply), last.end("clause"))
+    if first_plain(reply[stop:]) is not None:
+        return None
+    return plain_or_word(reply[last.start("clause") : stop])
 
 
 def number_at(reply: str, start: int) -> float | None:
@@ -374,10 +622,7 @@ def first_count(text: str) -> float | None:
         value = count_at(words, i)
         if value is not None:
             return value
-    there_are_none = re.search(
-        r"\bthere (?:is|are|was|were) no(?:ne\b| (?!one|answer|way))", text, re.I
-    )
-    if there_are_none:
+    if NONE_THERE.search(text) and not REFUSED.search(text):
         return 0.0
     chinese = CHINESE_NUMBER.search(text)
     return chinese_count(chinese[0]) if chinese else None

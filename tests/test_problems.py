@@ -67,6 +67,8 @@ COLOURS = ["A. red", "B. blue"]
         ("one and a half", "1.5", "regression", [], 1),
         ("minus five", "-5", "numeric", [], 1),
         ("minus five", "5", "numeric", [], 0),
+        ("一次也没有", "1", "counting", [], 0),
+        ("一次也没有", "0", "counting", [], 1),
         ("two halves", "2", "counting", [], 0),  # two or one
         ("- 5", "5", "numeric", [], 1),
         ("\u2014 5 claps", "5", "counting", [], 1),
