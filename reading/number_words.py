@@ -176,12 +176,13 @@ VERB = re.compile(
 
 # "not a single clap", "not once", "never once"; "not one, but two" is two
 NOT_ONE = re.compile(
-    r"\bnot (?:even )?(?:one|a single)(?: one)?(?! ?[.,;:!?]| but\b| it\b)(?=\s+[a-z])"
+    r"(?:\bnot|n't) (?:even )?(?:a single(?: one)?(?! time)|one(?![^.;\n]{0,40}?(?:,|\bbut\b)))"
+    r"(?! ?[.,;:!?])(?=\s+[a-z])"
     r"|\A(?:not (?:even )?(?:one|once|a single one))(?=[.!]?\Z)",
     re.I,
 )
 NOT_ONCE = re.compile(
-    r"\b(?:not|never|n't) (?:(?!once)\w{1,20} ){0,3}?once(?=\s{0,2}(?:[.;!?\n]|$)| (?:in|during) )"
+    r"(?:\b(?:not|never)|n't) (?:(?!once)\w{1,20} ){0,3}?once(?=\s{0,2}(?:[.;!?\n]|$)| (?:in|during) )"
     r"|\bnot (?:even )?a single time\b",
     re.I,
 )
@@ -346,7 +347,7 @@ def chinese_sign(match: re.Match) -> str:
 
 
 RESPELLED_AT_ALL = re.compile(
-    r"point|minus|negative|below|and \d|first|second|once|not|[点分半负零没也都]|"
+    r"point|minus|negative|below|and \d|first|second|once|not|n't|[点分半负零没也都]|"
     rf"{'|'.join(DENOMINATORS)}",
     re.I,
 )
@@ -356,8 +357,8 @@ RESPELLED: tuple[tuple[re.Pattern, Callable[[re.Match], str]], ...] = (
     (DECIMAL, decimal),
     (MIXED, mixed),
     (SIMPLE, simple),
-    (NOT_ONCE, lambda match: "0 times"),
-    (NOT_ONE, lambda match: "0"),
+    (NOT_ONCE, lambda match: " 0 times"),
+    (NOT_ONE, lambda match: " 0"),
     (CHINESE_NONE, lambda match: "0"),
     (DIGITS_MIXED, lambda match: f"{match[1]} "),
     (HALF_A, lambda match: "1/2 "),

@@ -163,7 +163,8 @@ NAMED = re.compile(
     r"characters?|students?|teams?|groups?|rounds?|questions?|levels?|chapters?|pages?|rows?|"
     r"rooms?|bus|routes?|gates?|platforms?|flights?|tracks?|channels?|episodes?|seasons?|laps?|"
     r"slides?|cameras?|shots?|segments?|sections?|samples?|trials?|stages?|phases?|lanes?|seats?|"
-    r"floors?|versions?|jersey|day|week|game|item|point|object)"
+    r"floors?|versions?|jersey|day|week|game|item|cars?|trucks?|trains?|bikes?|runners?|kids?|child|"
+    r"guests?|drivers?|riders?|horses?|chapter|point|object)"
     r"|\b(?:player|person|speaker|contestant|jersey|bus|room|track|question|gate|shirt|car|item) "
     r"(?:number|no\.|nr\.)) ?$",
     re.I,
@@ -222,6 +223,11 @@ TAKEN_BACK = (
         re.I,
     ),
     re.compile(
+        rf"{GONE}(?=[^.\n\d]{{0,40}}?\b(?:but|although|though|yet)\b[^.\n\d]{{0,25}}?"
+        rf"\b(?:actually|really|in fact)\b[^.\n\d]{{0,25}}?{NUMBER})",
+        re.I,
+    ),
+    re.compile(
         rf"\b(?:looks|looked|seems|seemed|seem) (?:like|to be)?[^.;\n\d]{{0,30}}?{GONE}"
         rf"(?=[^.\n]{{0,60}}?\b(?:actually|in fact|really|turns out)\b[^\n]{{0,60}}?{NUMBER})",
         re.I,
@@ -245,7 +251,13 @@ NONE_THERE = re.compile(
     r"|\bno(?:body| one) (?!knows|can|could|would|is sure)\w"
     r"|\bnone (?:is|are|was|were|of (?!the above|the options|the answers))"
     r"|(?<!\bI )\b(?:does|do|did|is|are|was|were)(?: not|n't) (?!know|matter)\w{1,20}"
-    r"(?: \w{1,20}){0,2}? at all\b"
+    r"(?: \w{1,20}){0,2}? (?:at all|at any (?:point|time)|even once)\b"
+    r"|(?<!\bI )\b(?:does|do|did)(?: not|n't) (?!know|matter|say|show|tell|see|specify|state|"
+    r"reveal|work|indicate|mention|exist|load|play|open)\w{1,20}(?=[.!]|$)"
+    rf"|\b(?:is|are|was|were)(?: not|n't) any (?!{UNCOUNTED})"
+    rf"|\bno (?!{UNCOUNTED})(?:[^\W\d_]{{1,20}} ){{1,3}}?(?:occurs?|happens?|takes? place)\b"
+    r"|\Ano \w{1,20}ing[.!]?\Z"
+    r"|没有?(?:响|敲|拍|叫|出现|发生|人)"
     r"|从未|从来没",
     re.I,
 )

@@ -75,6 +75,7 @@ NOT_A_NO = (
     r"content|context|data|descriptions?|details?|doubts?|evidence|files?|footage|guess|hints?|"
     r"ideas?|images?|indications?|info|information|inputs?|knowing|knowledge|matter|means|media|"
     r"opinion|pictures?|possibility|problem|proof|question|recordings?|reply|response|"
+    r"results?|judg(?:e?ment|ing)s?|determination|verdict|decision|labels?|need|objections?|"
     r"saying|signal|soundtrack|sounds?|subtitles|support|telling|thanks|transcripts?|videos?|"
     r"ways?|wonder|worries)"
 )
@@ -85,8 +86,8 @@ CANNOT = (
     r"(?:available|provided|given|attached|uploaded|shared|included|supplied|accessible|loaded|"
     r"received|submitted|sent)"
     r"|(?:available|provided|given|attached|uploaded|shared|included|supplied)(?=[.,;!)]|$)"
-    r"|(?:can(?:not|'t| not)|could(?: not|n't)|(?:am|is|are) (?:unable|impossible)|unable) "
-    r"(?:to |be )?(?:\w{1,12}ly )?(?:tell|say|determine|determined|answer|answered|know|known|"
+    r"|(?:can(?:not|'t| not)|could(?: not|n't)|(?:am|is|are) (?:unable|impossible|not able)|unable)"
+    r" (?:to |be )?(?:\w{1,12}ly )?(?:tell|say|determine|determined|answer|answered|know|known|"
     r"judge|judged|decide|decided|see|hear|watch|verify|confirm|given|assess|access)"
     r"|not (?:possible|clear|sure|certain|enough)|unclear|impossible to)"
 )
@@ -100,6 +101,9 @@ NO_NOUN = (
 # A "no" that answers nothing; found in replies without regard to case.
 REFUSAL = re.compile(
     rf"\bno (?:{ADJECTIVE}(?: and |,? )){{0,3}}{NOT_A_NO}\b"
+    rf"|\bno (?:(?!(?:{NO_NOUN}|one|body)\b)[\w-]{{1,20}} ){{1,2}}"
+    r"(?:answer|ideas?|way|clue|evidence|information|doubt|conclusion|response)"
+    r"(?= ?(?:[.,;:!?)]|$|(?:to|of|is|was|can|could|exists|possible|available)\b))"
     rf"|\bno(?: one)? (?!{NO_NOUN}\b)(?:[\w-]{{1,20}} ){{0,4}}?{CANNOT}\b"
     rf"|\bno (?!{NO_NOUN}\b)[\w-]{{1,20}}[^.!?\n]{{0,120}}?\bI {CANNOT}\b"
     r"|\bno one (?:knows|(?:can|could|would) (?:tell|say|know|answer|judge|decide|be sure))\b"

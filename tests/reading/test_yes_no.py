@@ -9,6 +9,10 @@ from reading.yes_no import yes_no, yes_or_no
 from rewards import accuracy_reward, score_group
 
 REFUSALS = [
+    "No certain answer",
+    "No possible way to know",
+    "No speaker can be identified, I am not able to tell.",
+    "No judgment possible",
     "No answer can be given.",
     "No idea.",
     "No video was provided.",
@@ -84,6 +88,10 @@ NO = [
     "No not at all",
     "No smiling is seen",
     "No dog received food.",
+    "No man answers the phone.",
+    "No sign of a dog.",
+    "No, information is missing.",
+    "No I have no idea",
     "No one can be seen.",
     "No man shared his food.",
     "No dog is visible",
