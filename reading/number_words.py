@@ -153,7 +153,7 @@ HALF_A = re.compile(rf"\bhalf an? (?={HALVED})", re.I)
 # Behind "a third" that is no ordinal: "a third man" is one.
 NO_NOUN = re.compile(r"[ \t]{0,2}(?:$|[.,;:!?)\n%]|of\b)", re.M)
 
-# "the twenty-first", "the one hundred third"
+# "the twenty-first"
 ORDINAL = re.compile(
     rf"\b(?:{'|'.join(TENS)})[ -](?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth)\b",
     re.I,
@@ -182,7 +182,8 @@ NOT_ONE = re.compile(
     re.I,
 )
 NOT_ONCE = re.compile(
-    r"(?:\b(?:not|never)|n't) (?:(?!once)\w{1,20} ){0,3}?once(?=\s{0,2}(?:[.;!?\n]|$)| (?:in|during) )"
+    r"(?:\b(?:not|never)|n't) (?:(?!once)\w{1,20} ){0,3}?once"
+    r"(?=\s{0,2}(?:[.;!?\n]|$)| (?:in|during) )"
     r"|\bnot (?:even )?a single time\b",
     re.I,
 )

@@ -33,6 +33,7 @@ from reading.number_words import (
     words_of_letters,
 )
 from reading.text import unmarked
+from reading.yes_no import NO_NOUN, REFUSAL
 
 # An amount in digits: "1,200.5", "1 200", "1.234,5", "4,5" (a decimal comma), "3.2", ".5". Commas
 # that neither part thousands nor stand before decimals make a list ("1,2,3"): its first number.
@@ -133,7 +134,8 @@ SUM = re.compile(
 # What begins a sentence or a clause that concludes: "Therefore, the bell rings 3 times".
 CONCLUSION = re.compile(
     r"(?:(?:^|[.,;:!?)•])\s{0,3}|\band )(?:so(?! (?:that|many|much|far|on|called)\b)|thus|hence|"
-    r"therefore|overall|in total|in all|altogether|all in all|all told|in conclusion|to conclude|"
+    r"therefore|overall|together|in total|in all|altogether|all in all|all told|in conclusion|"
+    r"to conclude|"
     r"in summary|in sum|to sum up|as a result|consequently|(?:that|which|this) means|meaning|"
     r"(?:adding|summing|counting) (?:all|it|them|these|those|this|up)\b)\b(?P<clause>[^\n]{1,200})",
     re.I | re.M,
@@ -254,11 +256,21 @@ NONE_THERE = re.compile(
     r"(?: \w{1,20}){0,2}? (?:at all|at any (?:point|time)|even once)\b"
     r"|(?<!\bI )\b(?:does|do|did)(?: not|n't) (?!know|matter|say|show|tell|see|specify|state|"
     r"reveal|work|indicate|mention|exist|load|play|open)\w{1,20}(?=[.!]|$)"
+    r"|(?<!video )(?<!audio )(?<!clip )(?<!\bI )\b(?:is|are|was|were)(?: not|n't) "
+    r"(?:heard|seen|visible|audible|present)(?=[.!]|$)"
     rf"|\b(?:is|are|was|were)(?: not|n't) any (?!{UNCOUNTED})"
     rf"|\bno (?!{UNCOUNTED})(?:[^\W\d_]{{1,20}} ){{1,3}}?(?:occurs?|happens?|takes? place)\b"
     r"|\Ano \w{1,20}ing[.!]?\Z"
     r"|没有?(?:响|敲|拍|叫|出现|发生|人)"
     r"|从未|从来没",
+    re.I,
+)
+
+# "No bell rings in it", "no bell": a thing at the beginning of a sentence, and what it does not do.
+NO_THING = re.compile(
+    rf"(?:\A|[.!?\n]\s{{0,2}})(?=no (?!(?:{NO_NOUN}|one|body|more|fewer|less|other)\b))"
+    rf"(?P<no>no (?!{UNCOUNTED})[a-z]{{2,20}}"
+    r"(?: (?!(?:to|for|of|in|from)\b)[a-z]{2,20}|[.!]?\Z))",
     re.I,
 )
 
@@ -383,6 +395,8 @@ def count_of(text: str) -> float | None:
     words = words_of_letters(text)
     if words in (["half"], ["一半"]):
         return 0.5
+    if words == ["quarter"]:
+        return 0.25
     if re.sub(r"[^\W\d_]+|[\s.,!?'\"()-]", "", text) or len(words) > 10:
         return None
     for end in range(len(words), 0, -1):
@@ -634,8 +648,10 @@ def first_count(text: str) -> float | None:
         value = count_at(words, i)
         if value is not None:
             return value
-    if NONE_THERE.search(text) and not REFUSED.search(text):
-        return 0.0
+    if not REFUSED.search(text):
+        thing = NO_THING.search(text)
+        if NONE_THERE.search(text) or (thing and not REFUSAL.match(text, thing.start("no"))):
+            return 0.0
     chinese = CHINESE_NUMBER.search(text)
     return chinese_count(chinese[0]) if chinese else None
 
