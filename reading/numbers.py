@@ -213,7 +213,7 @@ TAKEN_BACK = (
     ),
     re.compile(
         rf"{GONE}(?: [^\W\d_]{{1,20}}){{0,3}} ?[?.,;:!•-]{{1,4}} ?"
-        r"(?:no(?=[,.;:!]| it\b| there\b)|wait\b|correction\b|sorry\b|oops\b|actually\b|"
+        r"(?:(?<!, )no(?=[,.;:!]| it\b| there\b)|wait\b|correction\b|sorry\b|oops\b|actually\b|"
         rf"(?:or )?rather\b|I mean\b|make that\b)(?=[^\n]{{0,60}}?{NUMBER})",
         re.I,
     ),

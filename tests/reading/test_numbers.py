@@ -262,7 +262,7 @@ CONCLUSIONS = [
     ("It's not four but five.", 5),
     ("It isn't four, it's five.", 5),
     ("There aren't 4 people, there are 5.", 5),
-    ("I counted 4, no, 5 claps.", 5),
+    ("I counted 4 - no, 5 claps.", 5),
     ("4... wait, 5.", 5),
     ("4 claps, or rather 5.", 5),
     ("At first I thought there were 4, but there are 5.", 5),
