@@ -290,14 +290,16 @@ def simple(match: re.Match) -> str:
 
     # in the singular: "a quarter", "one third of", "a half hour", "two-third"
     before = match.string[max(match.start() - 8, 0) : match.start()]
+    is_one = match["above"].lower() in ("one", "1")
     if match["s"] or re.search(r"\b(?:the|after|in|within|during|for|every|at) $", before, re.I):
-        return match[0]
+        return f"_ {noun}" if is_one and not match["s"] else match[0]
     if last_word(match["above"]) in TENS or above >= below:
         return f"_ {noun}"
-    halved = below in (2, 4) and re.match(rf" {HALVED}", behind, re.I)
-    if NO_NOUN.match(behind) or halved:
+    is_halved = (below in (2, 4) or is_one) and re.match(rf" {HALVED}", behind, re.I)
+    is_whole = is_one and re.match(r" (?:is|are|was|were|and|or|full|empty)\b", behind, re.I)
+    if NO_NOUN.match(behind) or is_halved or is_whole:
         return f"{above}/{below}"
-    return f"_ {noun}" if above > 1 and below == 4 else match[0]
+    return f"_ {noun}" if is_one or (above > 1 and below == 4) else match[0]
 
 
 def signed(match: re.Match) -> str:

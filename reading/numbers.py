@@ -356,7 +356,9 @@ def value_of(match: re.Match) -> float | None:
             value = value * 10.0 ** int(match["ten"])
     except (OverflowError, ZeroDivisionError):
         return None
-    return (-value if match["sign"] == "-" else value) if math.isfinite(value) else None
+    if not math.isfinite(value):
+        return None
+    return 0.0 - value if match["sign"] == "-" else value  # no -0.0: it would have its own vote
 
 
 # --------------------------------------------------------------------------- strictly

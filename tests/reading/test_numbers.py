@@ -185,6 +185,13 @@ PARTS_IN_REPLIES = [
     ("The temperature reads minus 7 °C.", -7),
     ("one half of the 12", 0.5),
     ("one third of it", 1 / 3),
+    ("One third is red.", 1 / 3),
+    ("one half and one third", 0.5),
+    ("One half has 3 goals, the other 4.", 3),
+    ("one third cup", 1 / 3),
+    ("In one half they score 3 goals.", 3),
+    ("The one third from the left has 2", 2),
+    ("a half-time show with 3 men", 3),
 ]
 
 
