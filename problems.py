@@ -39,7 +39,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from reading.letters import bodies_of, labels_of, letter_of
-from reading.numbers import number
+from reading.numbers import is_dashed, number
 from reading.overlap import is_same, rouge_mean, word_error_rate
 from reading.text import plain
 from reading.yes_no import yes_no
@@ -199,7 +199,8 @@ def score_yes_no(answer: str, gold: str, options: list[str]) -> float:
 
 def seconds(text: str) -> float | None:
     """A time in seconds or h:m:s: seconds("1:02.5") = 62.5; None when it is not one."""
-    fields = [number(field) for field in text.split(":")]
+    # no time has a dash before it; `number` would take that of "- 5" for the mark of a list
+    fields = [None if is_dashed(field) else number(field) for field in text.split(":")]
     if len(fields) > 3 or any(value is None or value < 0 for value in fields):
         return None
     return sum(value * 60**power for power, value in enumerate(reversed(fields)))
@@ -428,6 +429,10 @@ def unreachable(gold: str, problem_type: ProblemType, options: list[str]) -> str
         unknown = sorted(labels - set(bodies_of(options)))
         if unknown:
             return f"{unknown[0]!r} is none of its {len(options)} options"
+
+    # `number` takes the dash for the mark of a list, which in a data file it hardly is
+    if problem_type.name in ("numeric", "regression", "counting") and is_dashed(gold):
+        return f'{gold!r} has a dash and a blank before the number, which is no sign; write "-5"'
 
     if problem_type.read(gold, options) is None:
         return f"{gold!r} is no answer of the type {problem_type.name}"
