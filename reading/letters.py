@@ -31,6 +31,7 @@ import re
 
 from reading.formulas import one_spelling, symbols_agree, symbols_in, with_unit
 from reading.numbers import number, number_in
+from reading.refusals import CANNOT_ANSWER
 from reading.text import (
     Token,
     plain,
@@ -294,13 +295,6 @@ BETWEEN = re.compile(
 # What "no" and "true" do not say here.
 NO_DOUBT = re.compile(r"\b(?:there is )?no doubt\b[\s,]{0,3}", re.I)
 NOT_TRUE = re.compile(r"\bis(?: not|n't) (true|false)\b", re.I)
-
-# "I cannot answer", "unable to tell": a text that occurs beside it is not chosen.
-REFUSAL = re.compile(
-    r"\b(?:can(?: ?not|'t)|could(?: not|n't)|(?:unable|impossible|not possible|no way) to)"
-    r"(?: be)?(?: \w{1,12}ly)? (?:answer|determin|tell|say|decid|identif|choose|know)",
-    re.I,
-)
 
 # A sentence of what would be: "B would be correct if ..", "Had he stayed, B would ..". "If we look
 # closely" and "If I had to choose" suppose nothing.
@@ -716,7 +710,7 @@ def choice_in(text: str, options: list[str], several: str = "last") -> str | Non
         return list(bodies)[texts.index(word)]
 
     # rule 6
-    if REFUSAL.search(rest):
+    if CANNOT_ANSWER.search(rest):
         return None
     if letters:
         return letters[0] if len(set(letters)) == 1 else None

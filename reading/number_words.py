@@ -151,7 +151,7 @@ DIGITS_MIXED = re.compile(r"(?<![\w.,/])(\d{1,4}) and (?=[1-9]\d?/[1-9]\d{0,2}(?
 HALF_A = re.compile(rf"\bhalf an? (?={HALVED})", re.I)
 
 # Behind "a third" that is no ordinal: "a third man" is one.
-NO_NOUN = re.compile(r"[ \t]{0,2}(?:$|[.,;:!?)\n%]|of\b)", re.M)
+NOTHING_FOLLOWS = re.compile(r"[ \t]{0,2}(?:$|[.,;:!?)\n%]|of\b)", re.M)
 
 # "the twenty-first"
 ORDINAL = re.compile(
@@ -258,7 +258,7 @@ def mixed(match: re.Match) -> str:
     behind = match.string[match.end() : match.end() + 30]
     if not match["above"] and (below > 2 or behind.startswith(" of")):
         return match[0]  # "there are 5 and half of them"
-    is_noun = not match["s"] and below not in (2, 4) and not NO_NOUN.match(behind)
+    is_noun = not match["s"] and below not in (2, 4) and not NOTHING_FOLLOWS.match(behind)
     if is_noun and not re.match(r" \w+s\b", behind):
         return match[0]  # "two and a third man"
     if whole is None or above is None or above >= below:
@@ -297,7 +297,7 @@ def simple(match: re.Match) -> str:
         return f"_ {noun}"
     is_halved = (below in (2, 4) or is_one) and re.match(rf" {HALVED}", behind, re.I)
     is_whole = is_one and re.match(r" (?:is|are|was|were|and|or|full|empty)\b", behind, re.I)
-    if NO_NOUN.match(behind) or is_halved or is_whole:
+    if NOTHING_FOLLOWS.match(behind) or is_halved or is_whole:
         return f"{above}/{below}"
     return f"_ {noun}" if is_one or (above > 1 and below == 4) else match[0]
 

@@ -32,8 +32,8 @@ from reading.number_words import (
     in_digits,
     words_of_letters,
 )
+from reading.refusals import NO_NOUN, REFUSAL
 from reading.text import unmarked
-from reading.yes_no import NO_NOUN, REFUSAL
 
 # An amount in digits: "1,200.5", "1 200", "1.234,5", "4,5" (a decimal comma), "3.2", ".5". Commas
 # that neither part thousands nor stand before decimals make a list ("1,2,3"): its first number.
