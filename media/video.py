@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from media.container import UnverifiedSeek, decoded_frames, open_container
 from media.errors import MediaError
+from media.pictures import over_white
 
 # Pixels of one frame: the largest picture of any level of H.264 and HEVC, 8,192 x 4,352.
 MOST_PIXELS = 35_651_584
@@ -222,7 +224,7 @@ def read_numbers(
             check_pixels(frame.width, frame.height, path, where)
             if not kept:
                 matrix = display_matrix(frame)
-            kept[number] = convert(upright(frame.to_ndarray(format="rgb24"), matrix))
+            kept[number] = convert(upright(rgb_of(frame, stream), matrix))
     return [kept[number] for number in numbers]
 
 
@@ -263,6 +265,18 @@ def by_stamp(container, stream, timeline: Timeline, numbers: list[int]) -> Itera
         yield number, frame
 
 
+def rgb_of(frame, stream) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded frame, a transparent one (GIF, animated PNG) over white.
+
+    trap: uncompressed video of 32 bits has four bytes per pixel, and most programs that write it
+    leave the fourth at 0.
+    """
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    if has_alpha and stream.codec_context.name != "rawvideo":
+        return over_white(Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA"))
+    return frame.to_ndarray(format="rgb24")
+
+
 def display_matrix(frame) -> np.ndarray | None:
     """(3, 3) of how a player turns the frames of a video; None: not at all.
 
@@ -298,7 +312,7 @@ def displayed_size(path: str, where: str) -> tuple[int, int]:
     with open_container(path, where) as container:
         stream = video_stream(container, path, where)
         for frame in decoded_frames(container, stream, []):
-            pixels = upright(frame.to_ndarray(format="rgb24"), display_matrix(frame))
+            pixels = upright(rgb_of(frame, stream), display_matrix(frame))
             height, width = pixels.shape[:2]
             return width, height
     raise MediaError(where, f"nothing of its video can be decoded; {TO_H264}", path)

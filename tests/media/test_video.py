@@ -47,6 +47,54 @@ def test_moving_pictures_are_videos(tmp_path, name):
     assert sampled.pixels.mean(axis=(1, 2, 3)) == pytest.approx(GREYS, abs=3)
 
 
+@pytest.mark.parametrize("name", ["m.gif", "m.webp", "m.png", "m.mov"])
+def test_transparent_frames_lie_over_white(tmp_path, name):
+    """A black square that stands still on a clear ground, which is black below."""
+    pixels = np.zeros((56, 56, 4), np.uint8)
+    pixels[20:40, 20:40, 3] = 255
+    path = tmp_path / name
+    if name == "m.mov":
+        write_raw(path, "qtrle", "argb", pixels)
+    else:
+        other = pixels.copy()
+        other[0, 0] = (200, 0, 0, 128)  # else it is one frame of twice the length
+        frames = [Image.fromarray(array, "RGBA") for array in (pixels, other)]
+        if name == "m.gif":
+            frames = [with_two_blacks(array) for array in (pixels, other)]
+        options = {"transparency": 0} if name == "m.gif" else {"lossless": True}
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=500, **options)
+    sampled = read_frames(str(path), 2.0, 16, "here")
+    assert len(sampled.pixels) == 2
+    for frame in sampled.pixels:
+        assert frame[10, 10].tolist() == [255, 255, 255]
+        assert frame[30, 30].tolist() == [0, 0, 0]
+
+
+def test_the_fourth_byte_of_uncompressed_video_is_no_transparency(tmp_path):
+    pixels = np.full((56, 56, 4), (90, 90, 90, 0), np.uint8)
+    write_raw(tmp_path / "r.avi", "rawvideo", "bgra", pixels)
+    assert set(read_frames(str(tmp_path / "r.avi"), 2.0, 16, "here").pixels.flat) == {90}
+
+
+def with_two_blacks(rgba: np.ndarray) -> Image.Image:
+    """Black as colour 1 of a palette, and as colour 0, which is to be transparent."""
+    indexed = Image.fromarray((rgba[..., 3] > 0).astype(np.uint8), "P")
+    indexed.putpalette([0, 0, 0, 0, 0, 0])
+    return indexed
+
+
+def write_raw(path, codec: str, pix: str, rgba: np.ndarray) -> None:
+    """A second of one picture with transparency, two frames."""
+    with av.open(str(path), "w") as box:
+        video = box.add_stream(codec, rate=2)
+        video.height, video.width = rgba.shape[:2]
+        video.pix_fmt = pix
+        for _ in range(2):
+            frame = av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=pix)
+            box.mux(video.encode(frame))
+        box.mux(video.encode())
+
+
 def test_pictures_that_stay_for_different_times(tmp_path):
     first, *others = pictures()
     path = tmp_path / "m.webp"
