@@ -83,6 +83,7 @@ def ends_in_a_sentence(main, argv: list[str]) -> None:
 
     Other errors keep their traceback.
     """
+    take_any_bytes()
     shown = warnings.showwarning
     warnings.showwarning = show_warning
     try:
@@ -115,6 +116,14 @@ def ends_in_a_sentence(main, argv: list[str]) -> None:
         warnings.showwarning = shown
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def take_any_bytes() -> None:
+    """A byte that is no UTF-8, in the name of a file that is printed or in a line of the input,
+    ends nothing. stderr does so on its own."""
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):  # not what a test, or another program, has put there
+            stream.reconfigure(errors=errors)
 
 
 def sentence_of(error: Exception) -> str:
