@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from config import Config
 from data import Prompt, PromptBuilder, TooLong, question_text
 from engine.families import DEFAULT_MODEL, load_tokenizer_and_config, prompt_format
 from formats.confine import Confinement
@@ -24,6 +25,7 @@ from formats.load import load_samples
 from formats.own import save_samples
 from formats.sample import DataError, LeftOut, RepeatedRecord, Sample
 from media.decode import MediaSettings
+from run.flags import Parser, number_in, number_like
 
 
 @dataclass
@@ -54,7 +56,8 @@ def walk(
     for error in left_out:
         repeats = isinstance(error, RepeatedRecord)
         (findings.repeated if repeats else findings.unrewardable).append(str(error))
-    for i in tqdm(range(0, len(samples), batch), desc="decoding", unit_scale=batch):
+    bar = tqdm(total=len(samples), desc="decoding")
+    for i in range(0, len(samples), batch):
         # Two batches ahead, so that workers decode the next one while this one is built.
         builder.prefetch(samples[i : i + 2 * batch])
         for prompt in builder.build(samples[i : i + batch]):
@@ -64,6 +67,8 @@ def walk(
                 findings.too_long.append(str(prompt))
             else:
                 findings.bad_media.append(str(prompt))
+            bar.update()
+    bar.close()
     findings.silent = sorted(builder.silent)
     return findings
 
@@ -159,14 +164,14 @@ def convert(data: str, out: Path, media_root: str) -> None:
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Look at a data set as the model will.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("data", help="records of any form that formats/load.py reads")
     parser.add_argument(
         "--show",
-        type=int,
+        type=number_in(int, 0),
         default=0,
         metavar="N",
         help="print the first N prompts in place of the report",
@@ -188,13 +193,16 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         default="",
         help="folder that media paths are relative to and stay in; empty: the data file's own",
     )
-    parser.add_argument("--fps", type=float, default=2.0)
-    parser.add_argument("--max_frames", type=int, default=16)
-    parser.add_argument("--max_pixels", type=int, default=50_176)
-    parser.add_argument("--max_prompt_tokens", type=int, default=16_384)
+    # the ranges are those of train.py, which would refuse what was checked with others
+    parser.add_argument("--fps", type=number_like(Config, "fps"), default=2.0)
+    parser.add_argument("--max_frames", type=number_like(Config, "max_frames"), default=16)
+    parser.add_argument("--max_pixels", type=number_like(Config, "max_pixels"), default=50_176)
+    parser.add_argument(
+        "--max_prompt_tokens", type=number_like(Config, "max_prompt_tokens"), default=16_384
+    )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=number_like(Config, "workers"),
         default=os.cpu_count() or 1,
         help="processes that decode; 0: this one does, without a time limit",
     )

@@ -167,6 +167,15 @@ def test_the_command_checks(mess, monkeypatch, capsys):
     assert "\nleft out, prompt too long: 1\n" in out
 
 
+def test_the_bar_counts_records(mess, monkeypatch, capsys):
+    """9 lines, of which one is no record, though a batch has 64."""
+    limits = ["--max_prompt_tokens", "400", "--max_pixels", "2352"]
+    command(monkeypatch, mess, "--workers", "0", *limits)
+    bar = capsys.readouterr().err.split("\r")[-1]
+    assert "100%" in bar
+    assert " 8/8 " in bar
+
+
 def test_the_command_shows_prompts(mess, capsys):
     first = write_lines(mess.parent / "first.jsonl", mess.read_text().split("\n")[0])
     main([str(first), "--show", "1", "--model", str(DEFAULT_MODEL)])
