@@ -38,6 +38,7 @@ class Findings:
     unrewardable: list[str] = field(default_factory=list)
     bad_media: list[str] = field(default_factory=list)
     too_long: list[str] = field(default_factory=list)
+    bad_traces: list[str] = field(default_factory=list)  # of records that are used without them
     silent: list[str] = field(default_factory=list)  # paths of videos without a sound track
 
 
@@ -53,6 +54,7 @@ def walk(
     problems, left_out: what load_samples says on the records that are no sample.
     """
     findings = Findings(unreadable=list(problems))
+    findings.bad_traces = [sample.bad_trace for sample in samples if sample.bad_trace]
     for error in left_out:
         repeats = isinstance(error, RepeatedRecord)
         (findings.repeated if repeats else findings.unrewardable).append(str(error))
@@ -111,6 +113,7 @@ def report(samples: list[Sample], findings: Findings, most: int = 20) -> str:
         "record cannot be read, so training does not start": findings.unreadable,
         "left out, no reply can match the gold answer": findings.unrewardable,
         "left out, repeats another record": findings.repeated,
+        "left out in stage 0 alone, its trace cannot be imitated": findings.bad_traces,
         "left out, media missing or unusable": findings.bad_media,
         "left out, prompt too long": findings.too_long,
     }
@@ -160,7 +163,9 @@ def convert(data: str, out: Path, media_root: str) -> None:
             sample.soundtrack = os.path.relpath(sample.soundtrack, base)
     save_samples(out, samples)
     flag = "" if inside else f"; its media lie elsewhere: pass --media_root {base} with it"
-    print(f"{out}: {len(samples):,} records{flag}")
+    n_bad = sum(bool(sample.bad_trace) for sample in samples)
+    traces = f", {n_bad:,} of them without their trace, which cannot be imitated" if n_bad else ""
+    print(f"{out}: {len(samples):,} records{traces}{flag}")
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
