@@ -159,6 +159,69 @@ def test_the_size_as_it_is_shown(tmp_path, degrees):
     assert displayed_size(str(path), "here") == expected
 
 
+def write_oblong(path, ratio: Fraction, codec: str = "libx264") -> None:
+    """320 x 180 pixels, `ratio` times as wide as high: a white square of 90 on dark grey, as a
+    player shows it from the left edge on."""
+    with av.open(str(path), "w") as box:
+        video = box.add_stream(codec, rate=8, options={"crf": "4"})
+        video.width, video.height, video.pix_fmt = 320, 180, "yuv420p"
+        video.codec_context.sample_aspect_ratio = ratio
+        pixels = np.full((180, 320, 3), 40, np.uint8)
+        pixels[:90, : round(90 / ratio)] = 255
+        for _ in range(8):
+            box.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        box.mux(video.encode())
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize(
+    ("name", "codec", "ratio", "width"),
+    [
+        ("v.mp4", "libx264", Fraction(2), 640),
+        ("v.mp4", "libx264", Fraction(1, 2), 160),
+        ("v.mp4", "libx264", Fraction(64, 45), 455),  # a DVD of 16:9
+        ("v.mp4", "libx264", Fraction(20), 320),  # a broken header
+        ("v.mkv", "libx264", Fraction(4, 3), 427),
+        ("v.avi", "mpeg4", Fraction(2), 640),
+    ],
+)
+def test_pixels_that_are_not_square_are_stretched(tmp_path, name, codec, ratio, width, decoder):
+    """What was drawn as a square is one: its sides, measured in the frame, are 90 pixels."""
+    if decoder == "decord":
+        pytest.importorskip("decord")
+    path = tmp_path / name
+    write_oblong(path, ratio, codec)
+    frame = read_frames(str(path), 2.0, 16, "here", decoder=decoder).pixels[0]
+    assert frame.shape == (180, width, 3)
+    assert displayed_size(str(path), "here") == (width, 180)
+    if ratio <= 10:
+        bright = frame.mean(axis=2) > 150
+        assert abs(bright[20].sum() - 90) <= 2
+        assert abs(bright[:, 20].sum() - 90) <= 2
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_oblong_pixels_of_a_turned_video(tmp_path, decoder):
+    """The width as it is stored is the height as it is shown."""
+    if decoder == "decord":
+        pytest.importorskip("decord")
+    write_oblong(tmp_path / "v.mp4", Fraction(2))
+    path = str(turned(tmp_path / "v.mp4", tmp_path / "t.mp4", 90))
+    frame = read_frames(path, 2.0, 16, "here", decoder=decoder).pixels[0]
+    assert frame.shape == (640, 180, 3)
+    assert displayed_size(path, "here") == (180, 640)
+    bright = frame.mean(axis=2) > 150
+    assert abs(bright[20].sum() - 90) <= 2
+    assert abs(bright[:, -20].sum() - 90) <= 2
+
+
+def test_frames_that_are_stretched_beyond_the_limit_are_refused(tmp_path, monkeypatch):
+    write_oblong(tmp_path / "v.mp4", Fraction(10))
+    monkeypatch.setattr("media.video.MOST_PIXELS", 3200 * 180 - 1)
+    with pytest.raises(MediaError, match="its frames of 3,200 x 180 pixels are larger than"):
+        read_frames(str(tmp_path / "v.mp4"), 2.0, 16, "here")
+
+
 def test_a_mirrored_video(tmp_path):
     """The matrix of a front camera: x points to the left. The white corner goes right."""
     lying = write_clip(tmp_path / "v.mp4", size=(56, 112), tone=False)
