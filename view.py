@@ -32,7 +32,7 @@ from config import Config
 from engine.run_folder import is_run
 from formats.files import write_whole
 from formats.sample import DataError
-from run.flags import groups_of
+from run.flags import groups_of, take_any_bytes
 from run.logs import read_rows
 from run.rollouts import NAME as ROLLOUTS
 from run.rollouts import Step, read_steps
@@ -357,6 +357,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    take_any_bytes()
     try:
         main(sys.argv[1:])
     except DataError as error:

@@ -21,6 +21,7 @@ import functools
 import importlib
 import json
 import math
+import sys
 import warnings
 from dataclasses import field, fields
 from pathlib import Path
@@ -341,6 +342,14 @@ def to_bool(text: str, mend: str = "") -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false{mend}")
     return text.lower() == "true"
+
+
+def take_any_bytes() -> None:
+    """A byte that is no UTF-8, in the name of a file that is printed or in a line of the input,
+    ends nothing. stderr does so on its own."""
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):  # not what a test, or another program, has put there
+            stream.reconfigure(errors=errors)
 
 
 def is_tiny(model: str) -> bool:

@@ -48,6 +48,7 @@ from run.checkpoint import (
     save,
     set_random_states,
 )
+from run.flags import take_any_bytes
 from run.logs import Log
 from run.machine import describe_machine, versions
 from run.provenance import provenance
@@ -116,14 +117,6 @@ def ends_in_a_sentence(main, argv: list[str]) -> None:
         warnings.showwarning = shown
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def take_any_bytes() -> None:
-    """A byte that is no UTF-8, in the name of a file that is printed or in a line of the input,
-    ends nothing. stderr does so on its own."""
-    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
-        if hasattr(stream, "reconfigure"):  # not what a test, or another program, has put there
-            stream.reconfigure(errors=errors)
 
 
 def sentence_of(error: Exception) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from formats.files import whole_lines
 from formats.sample import DataError
-from run.flags import Parser, number_in
+from run.flags import Parser, number_in, take_any_bytes
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60  # steps in a sparkline
@@ -165,6 +165,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    take_any_bytes()
     try:
         main(sys.argv[1:])
     except DataError as error:

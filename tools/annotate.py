@@ -39,7 +39,7 @@ from problems import places
 from reading.numbers import NUMBER_WORDS
 from reading.text import words_of
 from rewards import accuracy_reward
-from run.flags import Parser, number_in
+from run.flags import Parser, number_in, take_any_bytes
 from tools.chat import Endpoint, LocalModel, Request
 
 
@@ -384,6 +384,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    take_any_bytes()
     try:
         main(sys.argv[1:])
     except DataError as error:

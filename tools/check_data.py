@@ -25,7 +25,7 @@ from formats.load import load_samples
 from formats.own import save_samples
 from formats.sample import DataError, LeftOut, RepeatedRecord, Sample
 from media.decode import MediaSettings
-from run.flags import Parser, number_in, number_like
+from run.flags import Parser, number_in, number_like, take_any_bytes
 
 
 @dataclass
@@ -238,6 +238,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    take_any_bytes()
     try:
         main(sys.argv[1:])
     except DataError as error:

@@ -2,12 +2,15 @@
 tests of flags are in tests/test_config.py."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 import ask
 import config
 from run import watch
+from tests.runs import REPO
 from tools import annotate, check_data
 
 
@@ -103,3 +106,19 @@ def test_check_data_takes_what_training_takes(flags):
     name = flags[0].removeprefix("--")
     ours = vars(check_data.arguments(["x", *flags]))[name]
     assert ours == getattr(config.parse(flags), name)
+
+
+@pytest.mark.parametrize("module", ["tools.check_data", "view", "run.watch"])
+def test_a_file_whose_name_is_no_utf8_is_named(tmp_path, module):
+    """Also where what is printed must be UTF-8, as in most terminals."""
+    file = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(file)
+    for name, content in (("config.json", "{}"), ("metrics.jsonl", '{"step": 0, "loss": 1}\n')):
+        with open(os.path.join(file, name.encode()), "w") as out:
+            out.write(content.replace("{}", '{"steps": 1}'))
+    command = [sys.executable, "-m", module, file, *([b"--once"] if module == "run.watch" else [])]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True)
+    shown = (done.stdout + done.stderr).decode()
+    assert "Traceback" not in shown
+    assert "/caf\\udce9" in shown
