@@ -35,6 +35,7 @@ from pathlib import Path
 # torch and transformers take seconds to import, and --help must answer at once. What needs them is
 # imported in `answer_all`, and at the end of this file.
 from config import ASKING
+from formats.fields import whole_characters
 from formats.options import LETTERS, read_options
 from formats.sample import DataError, Sample, check_placeholders, file_of
 from media.prompt_format import MIN_PIXELS
@@ -208,7 +209,13 @@ def split_words(words: list[str]) -> tuple[dict[str, list[str]], list[str]]:
 
 def make_sample(cfg: Config, media: dict[str, list[str]], question: str) -> Sample:
     """One question as a record. Raises DataError where it says <video> more often than there are
-    videos."""
+    videos.
+
+    trap: Python keeps a byte of the command line that is no UTF-8 as half a character, which no
+    tokenizer takes, and nothing prints.
+    """
+    question = whole_characters(question)
+    options = [whole_characters(option) for option in cfg.options]
     sample = Sample(
         id=question,
         question=question,
@@ -217,8 +224,8 @@ def make_sample(cfg: Config, media: dict[str, list[str]], question: str) -> Samp
         videos=media["video"],
         images=media["image"],
         audios=media["audio"],
-        options=[option.shown for option in read_options(list(cfg.options))],
-        hint=cfg.hint,
+        options=[option.shown for option in read_options(options)],
+        hint=whole_characters(cfg.hint),
         where="question",
     )
     if cfg.prompt == "direct":

@@ -122,7 +122,7 @@ def score_labels(answer: str, gold: str, options: list[str]) -> float:
 
 def spelled(value: float | None) -> str | None:
     """A number to two decimals in its shortest spelling: spelled(3.0) = '3'."""
-    return None if value is None else f"{round(value, 2):.15g}"
+    return None if value is None else f"{round(value, 2) + 0.0:.15g}"  # -0.0 is 0, one vote
 
 
 def read_number(answer: str, options: list[str]) -> str | None:

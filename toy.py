@@ -27,7 +27,6 @@ which plan pays off is left for reinforcement learning to find. The world knows 
 To add a question: a function ask_... (scene, rng) -> Question, and its name in QUESTIONS.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -45,6 +44,7 @@ from formats.own import save_samples
 from formats.sample import Sample
 from media.render import BEATS, COLOURS, FLOORS, PITCHES, write_clip
 from problems import f1
+from run.flags import Parser, number_in
 
 TOY_ROOT = "toy_world"  # where runs render the world
 VERSION = 3  # part of the folder's name: raise it when the world changes
@@ -540,12 +540,12 @@ def oracle_judge(reasoning: str, answer: str, scene: dict) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", default=TOY_ROOT, help="folder to render into")
     parser.add_argument("--stage", type=int, default=2, choices=range(4))
     parser.add_argument("--split", default="train", choices=("train", "heldout"))
-    parser.add_argument("--clips", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clips", type=number_in(int, 1), default=8)
+    parser.add_argument("--seed", type=number_in(int, 0), default=0)
     args = parser.parse_args()
     table = build(args.out, args.stage, args.split, args.clips, seed=args.seed)
     first = json.loads(table.read_text().splitlines()[0])

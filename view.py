@@ -32,7 +32,7 @@ from config import Config
 from engine.run_folder import is_run
 from formats.files import write_whole
 from formats.sample import DataError
-from run.flags import groups_of
+from run.flags import groups_of, take_any_bytes
 from run.logs import read_rows
 from run.rollouts import NAME as ROLLOUTS
 from run.rollouts import Step, read_steps
@@ -40,6 +40,7 @@ from tas import clipped_is_loss, completion_means, importance_ratio, token_advan
 
 ASSETS = Path(__file__).parent / "assets"
 MOST_TOKENS = 600_000  # of completions on a page; of a longer run every 2nd, 3rd, .. step is shown
+MARK = '<main id="page">'  # of a page of ours, which may be written over
 CLIP_BYTES = 700_000  # of clips inside the page; the others are links
 SCALE = 100  # numbers of tokens are written as whole hundredths
 
@@ -295,7 +296,7 @@ def page(data: dict, title: str) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{html.escape(title)}</title>",
             f"<style>{style}</style></head><body>",
-            '<main id="page">This page needs a browser of 2023 or later, with JavaScript.</main>',
+            f"{MARK}This page needs a browser of 2023 or later, with JavaScript.</main>",
             f'<script type="application/octet-stream" id="data">{base64.b64encode(packed).decode()}'
             "</script>",
             f"<script>{script}</script>",
@@ -320,6 +321,26 @@ def write_page(folders: list[Path], out: Path) -> Path:
     return out
 
 
+def check_out(out: Path) -> None:
+    """Raises DataError where a page cannot be written, or would replace what is none of ours."""
+    mend = "pass another file to --out"
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder; pass a file in it to --out, as {out / 'run.html'}")
+    if not out.parent.is_dir():
+        raise DataError(f"{out}: there is no folder {out.parent}; make it, or {mend}")
+    if os.path.lexists(out) and not is_page(out):
+        raise DataError(f"{out}: is there already, and no page of view.py; move it away, or {mend}")
+
+
+def is_page(path: Path) -> bool:
+    """Has `page` written this file?"""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        content = file.read(1_000_000)  # the style is before the mark
+    return content.startswith(b"<!doctype html>") and MARK.encode() in content
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders that train.py has written")
@@ -328,11 +349,15 @@ def main(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv)
     name = "run.html" if len(args.runs) == 1 else "compare.html"
-    out = write_page(args.runs, args.out or args.runs[0] / name)
+    out = args.out or args.runs[0] / name
+    if args.out or out.parent.is_dir():  # else the run is what is missing
+        check_out(out)
+    write_page(args.runs, out)
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":
+    take_any_bytes()
     try:
         main(sys.argv[1:])
     except DataError as error:

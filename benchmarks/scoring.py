@@ -9,9 +9,11 @@ events, the one cluster is a list of (start, end) in seconds; of objects, and of
 attribute, it is a list of (frame from 0, box), a box being two opposite corners (x, y, x, y).
 """
 
+import itertools
 import json
 import math
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -133,34 +135,94 @@ def number_or_text(text: str) -> float | str:
 
 LARGEST = 1e9  # of a coordinate or a time; squares of larger ones overflow
 
+MOST_TRIES = 64  # brackets of a reply at which a value may begin: keeps the search linear
+MOST_CHARACTERS = 16_384  # of a value in Python's notation
 
-def json_in(text: str):
-    """The first JSON list or object of a reply, whatever is around it; None when there is none.
+# What Python's notation of lists and dicts differs in from JSON: quotes, brackets, constants, and a
+# comma behind the last entry. A string in either quotes is one token, whatever is inside.
+# trap: one that is never closed is a token as well, to the end: else each quote in it is tried
+NOTATION = re.compile(
+    r'"(?:[^"\\]|\\.)*+"?'
+    r"|'(?:[^'\\]|\\.)*+'?"
+    r"|,(?=\s*[\])}])"
+    r"|[\[({\])}]"
+    r"|\.\.\.|\b(?:True|False|None)\b",
+    re.DOTALL,
+)
+IN_JSON = {"(": "[", ")": "]", "True": "true", "False": "false", "None": "null", "...": "null"}
 
-    >>> json_in('Sure:\\n```json\\n[["1", "2"]]\\n```'), json_in("no")
-    ([['1', '2']], None)
+
+def values_in(text: str) -> Iterator[tuple[list | dict, bool]]:
+    """The lists and objects of a reply, whatever is around them, and whether each stands inside of
+    a bracket that is never closed.
+
+    JSON, or Python's notation, which models mix with it, as the prompt of the benchmark's authors
+    does ("bbox" and 'label' in one object).
+
+    >>> list(values_in('Of [x] sure:\\n```json\\n[["1", "2"]]\\n```')), list(values_in("no"))
+    ([([['1', '2']], False)], [])
+    >>> list(values_in("{'Frame1': [(1, 2),]} [[3, 4], [5"))
+    [({'Frame1': [[1, 2]]}, False), ([3, 4], True)]
     """
     decoder = json.JSONDecoder()
-    starts = [match.start() for match in re.finditer(r"[\[{]", text)]
-    for start in starts[:64]:  # a bounded number of tries keeps this linear
-        try:
-            return decoder.raw_decode(text, start)[0]
-        except (ValueError, RecursionError):  # ValueError: no JSON, or a number of 5,000 digits
+    is_cut = False
+    end = 0
+    for match in itertools.islice(re.finditer(r"[\[{]", text), MOST_TRIES):
+        start = match.start()
+        if start < end:  # inside of a value that was read
             continue
-    return None
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):  # ValueError: no JSON, or a number of 5,000 digits
+            written, stop = as_json(text, start)
+            is_cut = is_cut or not written
+            try:
+                value = json.loads(written, strict=False)
+            except (ValueError, RecursionError):
+                continue
+            end = stop
+        yield value, is_cut
+
+
+def as_json(text: str, start: int) -> tuple[str, int]:
+    """The value that begins with a bracket, in the notation of JSON, and where it ends in the text;
+    "" where nothing closes it."""
+    pieces = []
+    depth = 0
+    at = start
+    for token in NOTATION.finditer(text, start, start + MOST_CHARACTERS):
+        pieces.append(text[at : token.start()])
+        at = token.end()
+        word = token[0]
+        if word[0] == "'":
+            inside = word[1:-1].replace("\\'", "'")
+            word = '"' + re.sub(r'(?<!\\)"', r"\"", inside) + '"'
+        elif word == ",":
+            word = ""
+        pieces.append(IN_JSON.get(word, word))
+        depth += (token[0] in "[({") - (token[0] in "])}")
+        if depth == 0:
+            return "".join(pieces), at
+    return "", at
 
 
 def clusters_in(category: str, text: str) -> list | None:
-    """The clusters of a reply; None when it is not in the form that was asked for.
+    """The clusters of a reply, of the first value that can be read as such; None when there is
+    none.
 
     category: "event", "object" or "attribute". A time, a box, a label or a frame that is malformed
     is left out, as the authors do, and the others count; where all of them are, the reply is in
-    another form.
+    another form. An empty value says that there is nothing, if no later one says otherwise, and if
+    it is no part of a reply that was cut off.
     """
-    content = json_in(text)
-    if category == "event":
-        return event_clusters(content)
-    return box_clusters(category, content)
+    empty = None
+    for content, is_cut in values_in(text):
+        read = event_clusters(content) if category == "event" else box_clusters(category, content)
+        if read and any(read):
+            return read
+        if read is not None and empty is None and not is_cut:
+            empty = read
+    return empty
 
 
 def event_clusters(content) -> list | None:
@@ -210,15 +272,22 @@ def labelled_boxes(members: list) -> list[tuple[str, tuple[float, ...]]]:
     for member in members:
         if not isinstance(member, dict) or "label" not in member:
             continue
-        box = box_of(member.get("bbox") or member.get("bbox_2d"))
+        box = box_of(bbox_of(member))
         if box:
             pairs.append((str(member["label"]), box))
     return pairs
 
 
+def bbox_of(member: dict):
+    """What an object of a frame names as its box."""
+    return member.get("bbox") or member.get("bbox_2d")
+
+
 def unlabelled_boxes(boxes: list) -> list[tuple[str, tuple[float, ...]]]:
-    """("all", box) of a frame's boxes; also one without the outer list, or boxes as pairs of
-    points."""
+    """("all", box) of a frame's boxes; also one without the outer list, boxes as pairs of points,
+    or all of them as {"bbox": ..}, the form of an attribute's."""
+    if all(isinstance(box, dict) for box in boxes):
+        boxes = [bbox_of(box) for box in boxes]
     if boxes and not any(isinstance(box, list) for box in boxes):
         boxes = [boxes]
     if boxes and all(isinstance(point, list) and len(point) == 2 for point in boxes):

@@ -12,6 +12,8 @@ MAX_DIGITS = 4_000
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -117,27 +119,62 @@ def answer_field(record: dict, name: str, where: str) -> str:
 
 
 def gold_answer(text: str, name: str, where: str) -> str:
-    """The text of the first <answer>...</answer>, or the whole text when it holds no <answer>.
+    """The text of the last <answer>...</answer> behind the last </think>, by which completions are
+    read as well (rewards.py); without one there, of what stands outside of think blocks; without
+    these tags the text itself, without its think blocks.
 
-    Stripped. Raises DataError when it is empty or the tag is not closed.
+    Stripped. Raises DataError when it is empty, or holds a tag without its other half.
 
-    >>> gold_answer("<think>so</think><answer> B </answer>", "solution", "x.json[0]")
+    >>> gold_answer("<think>or <answer>A</answer></think><answer> B </answer>", "solution", "x")
     'B'
     >>> gold_answer("42 ", "solution", "x.json[0]")
     '42'
     """
     # plain searches: the pattern "<answer>.*?</answer>" takes quadratic time where no tag is closed
-    before, opened, rest = text.partition("<answer>")
-    inside, closed, _ = rest.partition("</answer>")
-    answer = before
-    if opened:
-        answer = inside if closed else ""
-    if not answer.strip():
+    answer = text.rpartition("</think>")[2]
+    if "<answer>" not in answer:
+        answer = without_thinking(text)
+    end = answer.rfind("</answer>")
+    start = answer.rfind("<answer>", 0, max(end, 0))
+    if start >= 0:
+        answer = answer[start + len("<answer>") : end]
+    if not answer.strip() or any(tag in answer for tag in TAGS):
         raise DataError(
-            f"{where}: field '{name}' holds no answer; write one as <answer>...</answer>, "
-            "or remove the record"
+            f"{where}: field '{name}' holds no answer, or half of a tag; write one as "
+            "<answer>...</answer>, or remove the record"
         )
     return answer.strip()
+
+
+def without_thinking(text: str) -> str:
+    """A text without its think blocks; one that is never closed stays.
+
+    >>> without_thinking("so <think>a</think><answer>B</answer><think>or?</think>")
+    'so <answer>B</answer>'
+    """
+    first, *blocks = text.split("<think>")
+    kept = [first]
+    for block in blocks:
+        _, closed, behind = block.partition("</think>")
+        kept.append(behind if closed else f"<think>{block}")
+    return "".join(kept)
+
+
+def fault_of_trace(trace: str) -> str:
+    """Why stage 0 must not imitate a trace, in words; "" where it may.
+
+    By the rule of the format reward (rewards.py): one think block, one answer block, nothing else.
+    """
+    for tag in TAGS:
+        if trace.count(tag) != 1:
+            return f"it holds {tag} {trace.count(tag):,} times"
+    before, _, rest = trace.partition("<think>")
+    _, _, rest = rest.partition("</think>")
+    between, _, rest = rest.partition("<answer>")
+    inside, closed, behind = rest.partition("</answer>")
+    if not closed or (before + between + behind).strip():
+        return "it is not one <think>...</think> and one <answer>...</answer> behind it"
+    return "" if inside.strip() else "its answer is empty"
 
 
 def assign_soundtrack(fields: dict) -> dict:

@@ -22,7 +22,7 @@ import warnings
 from pathlib import Path
 
 from formats.confine import Confinement
-from formats.fields import brief, text_field
+from formats.fields import brief, fault_of_trace, gold_answer, text_field
 from formats.files import RawRecord, read_records
 from formats.intent_train import read_yaml
 from formats.messages import messages_record
@@ -30,6 +30,7 @@ from formats.options import name_options
 from formats.own import REQUIRED_FIELDS, own_record
 from formats.sample import (
     MEDIA_KINDS,
+    BadTrace,
     DataError,
     LeftOut,
     RepeatedRecord,
@@ -40,6 +41,8 @@ from formats.sample import (
 )
 from formats.video_r1 import problem_record
 from problems import problem_type, unreachable
+
+LONGEST_COMPARED = 4_000  # characters of two answers: scores of texts take quadratic time
 
 
 def load_samples(
@@ -60,7 +63,8 @@ def load_samples(
     left_out: a list for the errors of records that are left out, in place of a warning.
 
     Left out are exact repeats of a downloaded record, and records whose gold answer no reply can
-    match. In our own schema a repeated id is an error. Raises DataError for a file that cannot be
+    match. A trace that stage 0 must not imitate becomes `bad_trace`; what else the record says
+    is used. In our own schema a repeated id is an error. Raises DataError for a file that cannot be
     read and, without `problems`, for a bad record: broken JSON, an unknown form, a missing or
     unknown field, an unknown problem type, a repeated id, a path outside of the media folder.
     """
@@ -83,6 +87,7 @@ def load_samples(
                 continue
             join_media(sample, raw.media_root, confinement)
             settle_answer(sample)
+            settle_trace(sample)
         except DataError as error:
             if problems is None and not isinstance(error, LeftOut):
                 raise
@@ -124,6 +129,7 @@ def count_left_out(left_out: list[LeftOut]) -> list[str]:
     reasons = {
         RepeatedRecord: "repeated record(s)",
         Unrewardable: "record(s) whose gold answer no reply can match",
+        BadTrace: "record(s) whose trace cannot be imitated",
     }
     sentences = []
     for kind, reason in reasons.items():
@@ -234,6 +240,34 @@ def settle_answer(sample: Sample) -> None:
         raise Unrewardable(
             f"{sample.where}: field 'answer' of record '{sample.id}': {fault}", sample.id
         )
+
+
+def settle_trace(sample: Sample) -> None:
+    """Take a trace away that breaks the format rule, or whose answer is not the gold one, and say
+    so in `bad_trace`.
+
+    The toy's traces, which name their `plan`, may answer wrongly: some plans are meant to fail.
+    """
+    if not sample.trace.strip():
+        return
+    fault = fault_of_trace(sample.trace)
+    if not fault and not sample.plan:
+        answer = gold_answer(sample.trace, "trace", sample.where)
+        if contradicts(answer, sample):
+            fault = f"its answer {brief(answer)} is not the gold answer {brief(sample.answer)}"
+    if fault:
+        sample.trace = ""
+        sample.bad_trace = f"{sample.where}: trace of record '{sample.id}': {fault}; mend the trace"
+
+
+def contradicts(answer: str, sample: Sample) -> bool:
+    """Is the answer of a trace another one than the gold answer? A text in other words is not."""
+    kind = problem_type(sample.problem_type)
+    if kind.name in ("numeric", "regression", "counting"):
+        return kind.read(answer, []) != kind.read(sample.answer, [])
+    if len(answer) + len(sample.answer) > LONGEST_COMPARED:
+        return False
+    return kind.score(answer, sample.answer, sample.options) == 0
 
 
 def check_id(sample: Sample, downloaded: bool, first_use: dict[str, str]) -> None:

@@ -45,6 +45,10 @@ class RepeatedRecord(LeftOut):
     """A downloaded record that says the same as an earlier one, which does no harm."""
 
 
+class BadTrace(LeftOut):
+    """A record of stage 0 whose trace teaches another form of completion, or another answer."""
+
+
 class Unrewardable(LeftOut):
     """A record whose gold answer no reply can match: its prompt would never have a success."""
 
@@ -93,6 +97,8 @@ class Sample:
     kind: str = ""
     # The target of stage 0: the text of a completion.
     trace: str = ""
+    # Why the record's trace is none, as a sentence; "": it is one, or there is none.
+    bad_trace: str = ""
     # The strategy of the toy's trace (toy.py).
     plan: str = ""
     # The toy's truth, which only its oracle judge reads.

@@ -40,6 +40,19 @@ SIGNATURES = [
     (0, b"DKIF", "ivf"),
 ]
 
+SEARCHED = 8192  # bytes, in whose first half a stream of MP3 or AAC may begin
+
+# Of MPEG audio: kbit/s by version 1 or not, and by layer; samples per second by version.
+BITRATES = {
+    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+SAMPLE_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8000)}
+
 TS_PACKET = 188  # bytes, each packet beginning with b"G"; Blu-ray puts 4 bytes before each
 
 
@@ -50,7 +63,7 @@ class UnverifiedSeek(Exception):
 def demuxer_of(path: str) -> str | None:
     """FFmpeg's name of the demuxer for a file, by its first bytes; None for all other files."""
     with open(path, "rb") as file:
-        head = file.read(4096)
+        head = file.read(SEARCHED)
 
         # a tag of title and artist; its length has 4 times 7 bits
         if head.startswith(b"ID3") and len(head) > 10:
@@ -58,8 +71,13 @@ def demuxer_of(path: str) -> str | None:
             for byte in head[6:10]:
                 length = length << 7 | byte & 0x7F
             file.seek(10 + length)
-            head = file.read(4096)
+            head = file.read(SEARCHED)
             return audio_stream(head) or ("flac" if head.startswith(b"fLaC") else "mp3")
+
+        # the same at the beginning as APE writes it, behind a head of 32 bytes
+        if head.startswith(b"APETAGEX"):
+            file.seek(32 + int.from_bytes(head[12:16], "little"))
+            return stream_inside(file.read(SEARCHED))
 
     for place, signature, demuxer in SIGNATURES:
         if head[place:].startswith(signature):
@@ -72,11 +90,69 @@ def demuxer_of(path: str) -> str | None:
 
 
 def audio_stream(head: bytes) -> str | None:
-    """The demuxer of sound without a container, by the 12 ones with which each piece begins."""
+    """The demuxer of sound without a container: by pieces that follow each other, or else by the 12
+    ones with which one begins."""
+    if head.startswith(b"\x0b\x77"):
+        return "ac3"
+    if inside := stream_inside(head):
+        return inside
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return "ac3" if head.startswith(b"\x0b\x77") else None
+        return None
     layer = head[1] >> 1 & 3
     return "mp3" if layer else "aac"
+
+
+def stream_inside(head: bytes) -> str | None:
+    """The demuxer of MP3 or AAC that begins somewhere in the first half of some bytes: behind
+    zeros, a newline or half a piece of a stream that was cut.
+
+    trap: the ones with which a piece begins come anywhere. So another piece of the same kind must
+    stand where it ends, and a third behind that one, as far as there are bytes.
+    """
+    for start in range(min(len(head), SEARCHED // 2)):
+        if head[start] != 0xFF:
+            continue
+        first = frame_at(head, start)
+        if first is None:
+            continue
+        kind, length = first
+        second = frame_at(head, start + length)
+        if second is None or second[0] != kind:
+            continue
+        behind = start + length + second[1]
+        third = frame_at(head, behind)
+        if behind + FRAME_HEAD > len(head) or (third and third[0] == kind):
+            return kind[0]
+    return None
+
+
+FRAME_HEAD = 6  # bytes that tell the length of a piece
+
+
+def frame_at(head: bytes, start: int) -> tuple[tuple, int] | None:
+    """The kind of the piece of MP3 or AAC that begins at a place, its demuxer first, and its length
+    in bytes; None where none begins. All pieces of a stream are of one kind."""
+    piece = head[start : start + FRAME_HEAD]
+    if len(piece) < FRAME_HEAD or piece[0] != 0xFF or piece[1] & 0xE0 != 0xE0:
+        return None
+    layer = 4 - (piece[1] >> 1 & 3)  # 4: none of MPEG audio
+
+    if layer == 4:
+        rate = piece[2] >> 2 & 15
+        length = (piece[3] & 3) << 11 | piece[4] << 3 | piece[5] >> 5
+        if piece[1] & 0xF0 != 0xF0 or rate > 12 or length < 7:
+            return None
+        return ("aac", piece[1], piece[2] & 0xFD), length
+
+    version = piece[1] >> 3 & 3  # 3: MPEG 1; 2: MPEG 2; 0: 2.5
+    bitrate, rate = piece[2] >> 4, piece[2] >> 2 & 3
+    if version == 1 or bitrate in (0, 15) or rate == 3:
+        return None
+    bits = BITRATES[version == 3, layer][bitrate - 1] * 1000
+    samples = {1: 384, 2: 1152, 3: 1152 if version == 3 else 576}[layer]
+    slot = 4 if layer == 1 else 1  # bytes that are added to some pieces
+    length = samples * bits // (8 * slot * SAMPLE_RATES[version][rate]) + (piece[2] >> 1 & 1)
+    return ("mp3", version, layer, rate), length * slot
 
 
 def open_container(path: str, where: str):

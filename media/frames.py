@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from formats.sample import file_of, moment_of
-from media.container import UnverifiedSeek
+from media.container import UnverifiedSeek, open_container
 from media.errors import MediaError, first_line
 from media.pictures import is_webp, read_moving_webp, read_picture
 from media.prompt_format import MERGE, PATCH, TEMPORAL_PATCH
@@ -28,9 +28,13 @@ from media.video import (
     LONGEST,
     Timeline,
     decoded_timeline,
+    displayed_size,
+    in_square_pixels,
     make_timeline,
     open_timeline,
     read_numbers,
+    stretched,
+    video_stream,
 )
 
 TICKS = 1_000  # per second; the times of a clip of varying rate are looked up to a millisecond
@@ -204,8 +208,27 @@ def read_by_decord(path, fps, max_frames, where, span, convert) -> SampledFrames
     last = stamps[-1, 1] - stamps[-1, 0]
     timeline = make_timeline(stamps[:, 0].tolist(), last, [rate])
     choice = choose(timeline, fps, max_frames, span)
-    frames = [convert(reader[number].asnumpy()) for number in choice.numbers]
+    size = size_of_oblong(path, where)
+    frames = []
+    for number in choice.numbers:
+        pixels = reader[number].asnumpy()
+        frames.append(convert(stretched(pixels, size) if size else pixels))
     return SampledFrames(np.stack(frames), choice.seconds_per_frame, choice.times)
+
+
+def size_of_oblong(path: str, where: str) -> tuple[int, int] | None:
+    """(width, height) of a video as it is shown, where its pixels are not square: decord turns
+    frames, but does not stretch them. None where they are, or where only decord reads the file."""
+    try:
+        with open_container(path, where) as container:
+            stream = video_stream(container, path, where)
+            context = stream.codec_context
+            stored = (context.width, context.height)
+            if in_square_pixels(*stored, stream) == stored:
+                return None
+        return displayed_size(path, where)
+    except MediaError:
+        return None
 
 
 def read_by_pillow(path, fps, max_frames, span, convert) -> SampledFrames:

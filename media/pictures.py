@@ -3,7 +3,9 @@
 A file is opened as what its first bytes say, whatever its name, and as one of FORMATS only: Pillow
 knows forty more, one of which starts another program (Ghostscript, for EPS).
 
-    8 bits            as they are; a palette is looked up, transparency is dropped
+    8 bits            as they are; a palette is looked up
+    transparent       pasted over white, as Qwen's own code does and most pages show it: what is
+                      stored under clear pixels is mostly black, and black strokes would vanish
     16 bits, grey     0 .. 65,535 become 0 .. 255
     32 bits, floats   grey, by the first of SCALES that holds the brightest pixel
     animated          the first frame
@@ -83,7 +85,7 @@ def webp_frames(path: str) -> Iterator[np.ndarray]:
     """The frames of a WebP, one after the other."""
     with Image.open(path, formats=("WEBP",)) as picture:
         for frame in ImageSequence.Iterator(picture):
-            yield np.asarray(frame.convert("RGB"))
+            yield rgb_pixels(frame, False)
 
 
 def rgb_pixels(picture: Image.Image, widened: bool) -> np.ndarray:
@@ -94,14 +96,27 @@ def rgb_pixels(picture: Image.Image, widened: bool) -> np.ndarray:
     # grey of 16 bits, of 32 bits, and floats
     if picture.mode.startswith(("I", "F")):
         mode = "I;16" if widened else picture.mode
-        grey = grey_bytes(np.asarray(picture), mode)  # (H, W)
+        values = np.asarray(picture)  # (H, W)
+        grey = grey_bytes(values, mode)  # (H, W)
+        clear = picture.info.get("transparency")  # the grey that is transparent
+        if isinstance(clear, int):
+            grey[values == clear] = 255
         return np.repeat(grey[:, :, None], 3, axis=2)
 
-    # trap: of a palette with transparency, convert("RGB") warns; by way of RGBA it does not, and
-    # gives the same pixels
-    if "transparency" in picture.info:
-        picture = picture.convert("RGBA")
+    # trap: of 16 bits per colour Pillow keeps the upper 8, but all 16 of the transparent colour
+    clear = picture.info.get("transparency")
+    if isinstance(clear, tuple) and max(clear) > 255:
+        picture.info["transparency"] = tuple(value >> 8 for value in clear)
+    if picture.has_transparency_data:
+        return over_white(picture.convert("RGBA"))
     return np.asarray(picture.convert("RGB"))
+
+
+def over_white(picture: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of an RGBA picture on a white ground."""
+    ground = Image.new("RGB", picture.size, (255, 255, 255))
+    ground.paste(picture, mask=picture.getchannel("A"))
+    return np.asarray(ground)
 
 
 def grey_bytes(values: np.ndarray, mode: str) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 A clip is what a player shows, at the player's times. So frames have the times that the file gives
 them; samples that an edit list hides (before the start of a clip that was cut without encoding) are
-no frames; and time 0 is the first frame that can be decoded.
+no frames; and time 0 is the first frame that can be decoded. Pixels that are not square (DVDs,
+broadcasts) are stretched: 320 x 180 of pixels twice as wide as high become 640 x 180.
 
     Timeline          when each frame appears
     open_timeline     by the time stamps in the file, or, where these cannot be trusted, by decoding
@@ -19,9 +20,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from media.container import UnverifiedSeek, decoded_frames, open_container
 from media.errors import MediaError
+from media.pictures import over_white
 
 # Pixels of one frame: the largest picture of any level of H.264 and HEVC, 8,192 x 4,352.
 MOST_PIXELS = 35_651_584
@@ -29,6 +32,10 @@ MOST_PIXELS = 35_651_584
 # Containers that store the time of every frame. AVI and MPEG program streams do not, and FFmpeg
 # makes times up, which differ behind a seek.
 SEEKABLE = ("mov", "matroska", "mpegts", "asf", "flv")
+
+# How many times as wide as high a pixel may be, or as high as wide; a header that says more is
+# broken.
+OBLONGEST = 10
 
 ONE_FRAME = 1.01  # frames by which a time may be off at a constant rate; FFmpeg's AVIs are by one
 
@@ -80,6 +87,7 @@ def video_stream(container, path: str, where: str):
     # checked before anything is decoded: a few kB may hold frames of many GB
     context = stream.codec_context
     check_pixels(context.width, context.height, path, where)
+    check_pixels(*in_square_pixels(context.width, context.height, stream), path, where)
     context.options = {"max_pixels": str(MOST_PIXELS)}
     context.thread_count = 1  # other processes decode on the other cores
     return stream
@@ -94,6 +102,15 @@ def check_pixels(width: int, height: int, path: str, where: str) -> None:
             "scale it down",
             path,
         )
+
+
+def in_square_pixels(width: int, height: int, stream) -> tuple[int, int]:
+    """(width, height) of a frame as it is shown, before it is turned: the width by as much as its
+    pixels are wider than high, or narrower."""
+    ratio = stream.sample_aspect_ratio
+    if not ratio or not 1 / OBLONGEST <= ratio <= OBLONGEST:
+        return width, height
+    return max(1, round(width * ratio)), height
 
 
 # ------------------------------------------------------------------ times
@@ -220,9 +237,10 @@ def read_numbers(
         matrix = None
         for number, frame in find(container, stream, timeline, sorted(set(numbers))):
             check_pixels(frame.width, frame.height, path, where)
+            check_pixels(*in_square_pixels(frame.width, frame.height, stream), path, where)
             if not kept:
                 matrix = display_matrix(frame)
-            kept[number] = convert(upright(frame.to_ndarray(format="rgb24"), matrix))
+            kept[number] = convert(upright(rgb_of(frame, stream), matrix))
     return [kept[number] for number in numbers]
 
 
@@ -263,6 +281,29 @@ def by_stamp(container, stream, timeline: Timeline, numbers: list[int]) -> Itera
         yield number, frame
 
 
+def rgb_of(frame, stream) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded frame, its pixels made square, a transparent one (GIF, animated
+    PNG) over white.
+
+    trap: uncompressed video of 32 bits has four bytes per pixel, and most programs that write it
+    leave the fourth at 0.
+    """
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    if has_alpha and stream.codec_context.name != "rawvideo":
+        pixels = over_white(Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA"))
+    else:
+        pixels = frame.to_ndarray(format="rgb24")
+    return stretched(pixels, in_square_pixels(frame.width, frame.height, stream))
+
+
+def stretched(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 resized to size (width, height)."""
+    height, width = pixels.shape[:2]
+    if (width, height) == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
 def display_matrix(frame) -> np.ndarray | None:
     """(3, 3) of how a player turns the frames of a video; None: not at all.
 
@@ -298,7 +339,7 @@ def displayed_size(path: str, where: str) -> tuple[int, int]:
     with open_container(path, where) as container:
         stream = video_stream(container, path, where)
         for frame in decoded_frames(container, stream, []):
-            pixels = upright(frame.to_ndarray(format="rgb24"), display_matrix(frame))
+            pixels = upright(rgb_of(frame, stream), display_matrix(frame))
             height, width = pixels.shape[:2]
             return width, height
     raise MediaError(where, f"nothing of its video can be decoded; {TO_H264}", path)

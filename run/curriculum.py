@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 from config import Config, parse
+from engine.run_folder import complete
+from formats.sample import DataError
 from run.plots import plot_curriculum
 
 
@@ -11,7 +13,8 @@ def stages_of(argv: list[str]) -> list[Config]:
     """The runs that a command line asks for: one, or with --stage 1,2,3 one per stage.
 
     Of several, each has a folder of its own under --out, and the last one's checkpoint as its
-    --model.
+    --model. Raises DataError where two would have the same folder, or one's holds a run: else that
+    is found out after hours, when the stages before it are done.
     """
     words: list[str] = []
     for word in argv:  # --stage=1,2 is --stage 1,2
@@ -36,6 +39,16 @@ def stages_of(argv: list[str]) -> list[Config]:
             cfg.model = checkpoint
             cfg.given.add("model")
         checkpoint = f"{cfg.out}/checkpoint"
+
+    numbers = [cfg.stage for cfg in configs]
+    if len(set(numbers)) < len(numbers):
+        raise DataError(f"--stage {','.join(stages)}: a stage is named twice; name each one once")
+    for cfg in configs:
+        if not cfg.resume and complete(Path(cfg.out)):
+            raise DataError(
+                f"{cfg.out}: holds a run already; go on with it by --resume, or remove the folder, "
+                "or pass another --out"
+            )
     return configs
 
 

@@ -21,14 +21,20 @@ import functools
 import importlib
 import json
 import math
+import sys
 import warnings
 from dataclasses import field, fields
 from pathlib import Path
 
 from engine.adapter_folder import root_of
+from formats.fields import HALF_PAIR, whole_characters
 from formats.sample import DataError
 
 NOT_SETTINGS = {"config", "out", "resume"}  # flags that belong to a start
+
+# The libraries that write and read models take no other name of a folder than one in UTF-8, and
+# what is trained into another one is lost when it is saved.
+FOLDERS_OF_MODELS = ("out", "model", "judge")
 
 LARGEST = 2**31 - 1  # of a number that a flag may have
 
@@ -267,6 +273,9 @@ def check_value(f, value, parser: argparse.ArgumentParser) -> None:
         return
     if isinstance(value, int | float) and not isinstance(value, bool):
         check_range(f, value, parser)
+    if f.name in FOLDERS_OF_MODELS and HALF_PAIR.search(value):
+        shown = whole_characters(value)
+        parser.error(f"--{f.name} {shown}: holds bytes that are no UTF-8; rename it")
 
     choices = f.metadata["choices"]
     if isinstance(choices, str):
@@ -295,6 +304,32 @@ def check_range(f, value: float, parser: argparse.ArgumentParser) -> None:
     parser.error(f"--{f.name} {value}: must be {bounds}")
 
 
+def number_in(kind: type, low: float, high: float = LARGEST):
+    """The type of an option of argparse: a number in a range. kind: int or float.
+
+    Without a range "-1" processes are waited for without end, and 0 frames per second are the fault
+    of a file.
+    """
+
+    def convert(text: str):
+        value = kind(text)
+        if not low <= value <= high:  # neither is a NaN
+            bounds = f"at least {low}" if high == LARGEST else f"between {low} and {high}"
+            raise argparse.ArgumentTypeError(f"{text}: must be {bounds}")
+        return value
+
+    convert.__name__ = kind.__name__  # argparse names it where the text is no number
+    return convert
+
+
+def number_like(config: type, name: str):
+    """The same, with the range that a flag of a dataclass has."""
+    (f,) = [f for f in fields(config) if f.name == name]
+    low, high = f.metadata["range"]
+    kind = float if "float" in str(f.type) else int
+    return number_in(kind, -LARGEST if low is None else low, LARGEST if high is None else high)
+
+
 def fill(cfg, defaults: dict) -> None:
     """Put defaults where flags were left None."""
     for name, value in defaults.items():
@@ -307,6 +342,14 @@ def to_bool(text: str, mend: str = "") -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false{mend}")
     return text.lower() == "true"
+
+
+def take_any_bytes() -> None:
+    """A byte that is no UTF-8, in the name of a file that is printed or in a line of the input,
+    ends nothing. stderr does so on its own."""
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):  # not what a test, or another program, has put there
+            stream.reconfigure(errors=errors)
 
 
 def is_tiny(model: str) -> bool:

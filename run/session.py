@@ -48,6 +48,7 @@ from run.checkpoint import (
     save,
     set_random_states,
 )
+from run.flags import take_any_bytes
 from run.logs import Log
 from run.machine import describe_machine, versions
 from run.provenance import provenance
@@ -83,6 +84,7 @@ def ends_in_a_sentence(main, argv: list[str]) -> None:
 
     Other errors keep their traceback.
     """
+    take_any_bytes()
     shown = warnings.showwarning
     warnings.showwarning = show_warning
     try:

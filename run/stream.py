@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -17,8 +18,8 @@ import toy_long
 from config import Config, is_toy, toy_sizes
 from data import Prompt, PromptBuilder, TooLong
 from engine.distributed import gather
-from formats.load import load_samples
-from formats.sample import Away, DataError, LeftOut, Sample
+from formats.load import load_samples, tell_unused
+from formats.sample import Away, BadTrace, DataError, LeftOut, Sample
 from media.decode import check_media
 from media.errors import MediaError
 
@@ -154,7 +155,8 @@ def load_data(
 ) -> tuple[list[Sample], list[Sample]]:
     """(all training samples, this rank's part of the held-out ones), from --data or the toy world.
 
-    left_out: a list for the errors of records that are left out, in place of a warning.
+    left_out: a list for the errors of records that are left out, in place of a warning; stage 0
+    leaves those out whose trace cannot be imitated.
     Raises DataError for bad records, for media none of which exist, for records of stage 0 without
     a trace, and where a process would have no prompt.
     """
@@ -165,6 +167,11 @@ def load_data(
     )
 
     if cfg.stage == 0:
+        bad = [BadTrace(sample.bad_trace, sample.id) for sample in samples if sample.bad_trace]
+        samples = [sample for sample in samples if not sample.bad_trace]
+        tell_unused(Path(train_file), bad, None, left_out)
+        if not samples:
+            raise DataError(f"{train_file}: no record has a trace; the first: {bad[0]}")
         for sample in samples:
             if not sample.trace:
                 raise DataError(

@@ -8,7 +8,6 @@ Prints for each column of metrics.jsonl its newest number and a sparkline of its
 METRICS first, then all others that are not in DETAILS. A column that you add is printed at once.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from formats.files import whole_lines
 from formats.sample import DataError
+from run.flags import Parser, number_in, take_any_bytes
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60  # steps in a sparkline
@@ -144,11 +144,13 @@ def total_steps(folder: Path) -> int:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--once", action="store_true", help="print once, and end")
     parser.add_argument("--all", action="store_true", help="every column, not the usual ones alone")
-    parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks")
+    parser.add_argument(
+        "--every", type=number_in(float, 0.1, 86_400), default=5.0, help="seconds between two looks"
+    )
     args = parser.parse_args(argv)
 
     total = total_steps(args.run)
@@ -163,6 +165,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    take_any_bytes()
     try:
         main(sys.argv[1:])
     except DataError as error:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -315,6 +317,24 @@ def test_options_hint_and_style_are_in_the_prompt(monkeypatch, capsys):
     assert "<think>" in think
     assert "<think>" not in direct
     assert "letter only" in direct
+
+
+def test_bytes_that_are_no_utf8_are_replaced_in_question_options_hint_and_input(tmp_path):
+    """As other programs pass them: half a pair of UTF-16, and a letter of Latin-1. Under an
+    encoding that is strict, as that of most terminals."""
+    clip = os.fsencode(tmp_path) + b"/b\xff.mp4"
+    shutil.copy(CLIP, clip)
+    words = [clip, b"bad \xed\xa0\xbd q", b"--options", b"r\xe9d", b"blue", b"--hint", b"l\xff"]
+    command = [sys.executable, "ask.py", *words, b"--max_completion_tokens", b"4"]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "OMP_NUM_THREADS": "1"}
+    options = {"cwd": REPO, "env": environment, "capture_output": True}
+    done = subprocess.run([*command, b"--json"], **options)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert json.loads(done.stdout)["question"] == "bad \ufffd\ufffd\ufffd q"
+    done = subprocess.run([*command[:3], *command[4:]], input=b"bad \xff?\n", **options)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert "bad \ufffd?" in done.stdout.decode()
+    assert "b\\udcff.mp4: 8 frames" in done.stdout.decode()
 
 
 def test_questions_come_line_by_line_and_a_bad_one_ends_nothing(monkeypatch, capsys):

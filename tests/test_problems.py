@@ -13,6 +13,13 @@ from rewards import accuracy_reward, score_group
 COLOURS = ["A. red", "B. blue"]
 
 
+@pytest.mark.parametrize("kind", ["numeric", "regression", "counting"])
+def test_all_spellings_of_zero_are_one_vote(kind):
+    zeros = ["0", "-0", "0.0", "-0.0", "-0.001", "-0.004", "zero"]
+    assert {problem_type(kind).read(zero, []) for zero in zeros} == {"0"}
+    assert problem_type(kind).read("-0.006", []) == "-0.01"
+
+
 @pytest.mark.parametrize(
     ("answer", "gold", "kind", "options", "expected"),
     [

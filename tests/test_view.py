@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 import re
 import shutil
 import time
@@ -129,6 +130,39 @@ def test_what_is_no_run_is_refused(tmp_path, run):
     shutil.copy(run / "config.json", tmp_path)
     with pytest.raises(DataError, match=r"metrics\.jsonl is missing"):
         view.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "content", [b"my notes", b"<!doctype html>\n<html><body>notes</body></html>", b""]
+)
+def test_another_file_is_not_written_over(tmp_path, run, content):
+    out = tmp_path / "notes.html"
+    out.write_bytes(content)
+    for flags in ([str(run)], [str(run), str(run)]):
+        with pytest.raises(DataError, match=r"notes\.html: is there already, and no page of view"):
+            view.main([*flags, "--out", str(out)])
+    assert out.read_bytes() == content
+
+
+def test_a_page_of_ours_is_written_again(tmp_path, run):
+    out = tmp_path / "page.html"
+    view.main([str(run), "--out", str(out)])
+    written = out.read_bytes()
+    view.main([str(run), str(run), "--out", str(out)])
+    assert data_of(out)["rollouts"] is None
+    view.main([str(run), "--out", str(out)])
+    assert data_of(out)["rollouts"]
+    assert len(out.read_bytes()) == len(written)
+
+
+def test_an_out_that_cannot_be_a_page_is_refused(tmp_path, run):
+    with pytest.raises(DataError, match=r": is a folder; pass a file in it to --out, as .*run\.h"):
+        view.main([str(run), "--out", str(tmp_path)])
+    with pytest.raises(DataError, match=r": there is no folder .*gone; make it, or pass another"):
+        view.main([str(run), "--out", str(tmp_path / "gone" / "a.html")])
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"is there already, and no page of view\.py"):
+        view.main([str(run), "--out", str(tmp_path / "pipe")])
 
 
 # ------------------------------------------------------------------ in a browser

@@ -39,6 +39,7 @@ from problems import places
 from reading.numbers import NUMBER_WORDS
 from reading.text import words_of
 from rewards import accuracy_reward
+from run.flags import Parser, number_in, take_any_bytes
 from tools.chat import Endpoint, LocalModel, Request
 
 
@@ -325,7 +326,7 @@ def fill_in(
 
 # ------------------------------------------------------------------ the command
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("kind", choices=tuple(TASKS))
     parser.add_argument("--data", required=True, help="records, JSONL")
     parser.add_argument(
@@ -353,10 +354,10 @@ def make_parser() -> argparse.ArgumentParser:
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="where a model that is loaded here runs",
     )
-    parser.add_argument("--batch", type=int, default=8, help="records per batch")
+    parser.add_argument("--batch", type=number_in(int, 1), default=8, help="records per batch")
     parser.add_argument(
         "--workers",
-        type=int,
+        type=number_in(int, 0),
         default=2,
         help=f"processes that decode, each record within {MEDIA_TIMEOUT:g} s; "
         "0: this one does, without a limit",
@@ -383,6 +384,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    take_any_bytes()
     try:
         main(sys.argv[1:])
     except DataError as error:

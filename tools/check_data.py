@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from config import Config
 from data import Prompt, PromptBuilder, TooLong, question_text
 from engine.families import DEFAULT_MODEL, load_tokenizer_and_config, prompt_format
 from formats.confine import Confinement
@@ -24,6 +25,7 @@ from formats.load import load_samples
 from formats.own import save_samples
 from formats.sample import DataError, LeftOut, RepeatedRecord, Sample
 from media.decode import MediaSettings
+from run.flags import Parser, number_in, number_like, take_any_bytes
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Findings:
     unrewardable: list[str] = field(default_factory=list)
     bad_media: list[str] = field(default_factory=list)
     too_long: list[str] = field(default_factory=list)
+    bad_traces: list[str] = field(default_factory=list)  # of records that are used without them
     silent: list[str] = field(default_factory=list)  # paths of videos without a sound track
 
 
@@ -51,10 +54,12 @@ def walk(
     problems, left_out: what load_samples says on the records that are no sample.
     """
     findings = Findings(unreadable=list(problems))
+    findings.bad_traces = [sample.bad_trace for sample in samples if sample.bad_trace]
     for error in left_out:
         repeats = isinstance(error, RepeatedRecord)
         (findings.repeated if repeats else findings.unrewardable).append(str(error))
-    for i in tqdm(range(0, len(samples), batch), desc="decoding", unit_scale=batch):
+    bar = tqdm(total=len(samples), desc="decoding")
+    for i in range(0, len(samples), batch):
         # Two batches ahead, so that workers decode the next one while this one is built.
         builder.prefetch(samples[i : i + 2 * batch])
         for prompt in builder.build(samples[i : i + batch]):
@@ -64,6 +69,8 @@ def walk(
                 findings.too_long.append(str(prompt))
             else:
                 findings.bad_media.append(str(prompt))
+            bar.update()
+    bar.close()
     findings.silent = sorted(builder.silent)
     return findings
 
@@ -106,6 +113,7 @@ def report(samples: list[Sample], findings: Findings, most: int = 20) -> str:
         "record cannot be read, so training does not start": findings.unreadable,
         "left out, no reply can match the gold answer": findings.unrewardable,
         "left out, repeats another record": findings.repeated,
+        "left out in stage 0 alone, its trace cannot be imitated": findings.bad_traces,
         "left out, media missing or unusable": findings.bad_media,
         "left out, prompt too long": findings.too_long,
     }
@@ -155,18 +163,20 @@ def convert(data: str, out: Path, media_root: str) -> None:
             sample.soundtrack = os.path.relpath(sample.soundtrack, base)
     save_samples(out, samples)
     flag = "" if inside else f"; its media lie elsewhere: pass --media_root {base} with it"
-    print(f"{out}: {len(samples):,} records{flag}")
+    n_bad = sum(bool(sample.bad_trace) for sample in samples)
+    traces = f", {n_bad:,} of them without their trace, which cannot be imitated" if n_bad else ""
+    print(f"{out}: {len(samples):,} records{traces}{flag}")
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Look at a data set as the model will.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("data", help="records of any form that formats/load.py reads")
     parser.add_argument(
         "--show",
-        type=int,
+        type=number_in(int, 0),
         default=0,
         metavar="N",
         help="print the first N prompts in place of the report",
@@ -188,13 +198,16 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         default="",
         help="folder that media paths are relative to and stay in; empty: the data file's own",
     )
-    parser.add_argument("--fps", type=float, default=2.0)
-    parser.add_argument("--max_frames", type=int, default=16)
-    parser.add_argument("--max_pixels", type=int, default=50_176)
-    parser.add_argument("--max_prompt_tokens", type=int, default=16_384)
+    # the ranges are those of train.py, which would refuse what was checked with others
+    parser.add_argument("--fps", type=number_like(Config, "fps"), default=2.0)
+    parser.add_argument("--max_frames", type=number_like(Config, "max_frames"), default=16)
+    parser.add_argument("--max_pixels", type=number_like(Config, "max_pixels"), default=50_176)
+    parser.add_argument(
+        "--max_prompt_tokens", type=number_like(Config, "max_prompt_tokens"), default=16_384
+    )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=number_like(Config, "workers"),
         default=os.cpu_count() or 1,
         help="processes that decode; 0: this one does, without a time limit",
     )
@@ -225,6 +238,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    take_any_bytes()
     try:
         main(sys.argv[1:])
     except DataError as error:

@@ -4,12 +4,13 @@ hand-worked values and a search over all assignments."""
 import itertools
 import math
 import random
+import re
 import time
 
 import pytest
 
 from benchmarks.base import new_item, read_answer
-from benchmarks.cgav import cgav_score
+from benchmarks.cgav import PAPER_ATTRIBUTE, PAPER_EVENT, PAPER_OBJECT, cgav_score
 from benchmarks.scoring import cluster_score, clusters_in, pair_score
 
 
@@ -99,7 +100,10 @@ BOX, OTHER = (0, 0, 10, 10), (20, 20, 30, 40)
                 '{"start": 1, "end": 2}',
                 '[["12", "34"], ["56"',
                 "[[NaN, 2]]",
-                "[['1', '2']]",
+                "[[], [",
+                '{"none": []}',
+                "[['1', '2'",
+                "['1', '2']",
                 "[null]",
             )
         ],
@@ -143,7 +147,7 @@ BOX, OTHER = (0, 0, 10, 10), (20, 20, 30, 40)
             ("attribute", reply, None)
             for reply in (
                 '{"Frame 1": [{"bbox": [0, 0, 10, 10]}]}',
-                '{"Frame 1": [{"bbox": [0, 0, 10, 10], \'label\': "x"}]}',
+                '{"Frame 1": [{"bbox": [0, 0, 10, 10], \'label": "x"}]}',
                 '{"Frame 1": [{"label": "x"}]}',
                 '{"Frame 1": [[0, 0, 10, 10]]}',
                 '{"Frame 1": 3}',
@@ -159,8 +163,66 @@ def test_clues_are_read(category, reply, expected):
 
 
 @pytest.mark.parametrize(
+    ("category", "reply", "expected"),
+    [
+        ("event", "[['5.0','9.0']]", [[(5, 9)]]),
+        ("event", "[('5.0', 9.0), (\"0:12\", '13 s',),]", [[(5, 9), (12, 13)]]),
+        ("event", '[["5.0", "9.0"],\n]', [[(5, 9)]]),
+        ("event", 'I see [1] that: [["5.0","9.0"]]', [[(5, 9)]]),
+        ("event", 'The crowd [loud] isn\'t counted {"a": 1}: [["5.0","9.0"]]', [[(5, 9)]]),
+        ("event", 'Not [] but [["5.0", "9.0"]]', [[(5, 9)]]),
+        ("event", "In [1] there is none: []", [[]]),
+        ("object", "{'Frame1': [[0, 0, 10, 10]], 'Frame2': []}", [[(0, BOX)]]),
+        ("object", '{"Frame1": [[0, 0, 10, 10],], "Frame2": [...],}', [[(0, BOX)]]),
+        ("object", "{'Frame1': [(0, 0, 10, 10)], \"Frame2\": None}", [[(0, BOX)]]),
+        ("object", '{"Frame1": [{"bbox": [0, 0, 10, 10]}]}', [[(0, BOX)]]),
+        ("object", "{'Frame1': [{'bbox_2d': [0, 0, 10, 10], 'label': 'x'}]}", [[(0, BOX)]]),
+        ("object", 'In [Frame1, [0, 0]]: {"Frame1": [[0, 0, 10, 10]]}', [[(0, BOX)]]),
+        (
+            "attribute",
+            '{"Frame 1": [{"bbox": [0, 0, 10, 10], \'label\': "Label 1"}], "Frame 2": [...] }',
+            [[(0, BOX)]],
+        ),
+        (
+            "attribute",
+            "{'Frame 1': [{'bbox': [0, 0, 10, 10], 'label': 'it\\'s \"[red]'},"
+            " {'bbox': [20, 20, 30, 40], 'label': \"it's \\\"[red]\"}]}",
+            [[(0, BOX), (0, OTHER)]],
+        ),
+    ],
+)
+def test_clues_are_read_in_the_notation_of_python(category, reply, expected):
+    """And in a mix with JSON's, which the released prompt itself shows, and behind other lists."""
+    assert clusters_in(category, reply) == expected
+
+
+def test_clues_are_read_in_the_form_that_each_prompt_shows():
+    """The example of the wording, with numbers in place of the names of numbers."""
+    for category, wording in (
+        ("event", PAPER_EVENT),
+        ("object", PAPER_OBJECT),
+        ("attribute", PAPER_ATTRIBUTE),
+    ):
+        example = wording.rpartition("<answer>")[2].partition("</answer>")[0]
+        shown = example.replace("start_time", "1.0").replace("end_time", "2.0")
+        for name, number in (("x_?min", 0), ("y_?min", 0), ("x_?max", 10), ("y_?max", 10)):
+            shown = re.sub(name, str(number), shown)
+        assert clusters_in(category, shown) == [[(1, 2)] if category == "event" else [(0, BOX)]]
+
+
+@pytest.mark.parametrize(
     "reply",
     [
+        "['a'," * 20_000,
+        "[(" * 50_000,
+        "[" + "'" * 100_001,
+        "['" + "\\" * 100_000,
+        "[" * 60 + "\\'" * 50_000,
+        "[" * 60 + "'1'," * 30_000,
+        "{'Frame1':[" + "0x" + "f" * 30_000 + "]}",
+        "[" + "..." * 50_000,
+        "[1, 2" + " " * 100_000 + "]",
+        "[1" + (", " + " " * 300) * 300,
         "[" * 100_000,
         "{" * 100_000,
         "[{" * 50_000,

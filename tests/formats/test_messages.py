@@ -28,8 +28,8 @@ def with_reply(text):
         (AVATAR, KNOCKS),
         (AVATAR | {"videos": "./v/a.mp4", "solution": "3\n"}, KNOCKS),
         (
-            AVATAR | with_reply("<think>one by one</think><answer>4</answer>"),
-            KNOCKS | {"trace": "<think>one by one</think><answer>4</answer>"},
+            AVATAR | with_reply("<think>one by one</think><answer>3.0</answer>"),
+            KNOCKS | {"trace": "<think>one by one</think><answer>3.0</answer>"},
         ),
         (
             AVATAR | with_reply("<think>t</think><answer>4</answer>") | {"solution": None},

@@ -3,6 +3,7 @@ pictures; by numbers worked by hand."""
 
 import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -87,25 +88,87 @@ def test_pixels_of_no_known_scale(tmp_path, values, dtype):
 
 # ------------------------------------------------------------------ other modes
 def test_a_palette_with_transparency(tmp_path):
-    """The palette's colours, without a word of Pillow's."""
+    """The palette's colours over white, without a word of Pillow's."""
     indexed = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     indexed.putpalette([200, 100, 0, 0, 50, 250])
     indexed.save(tmp_path / "p.png", transparency=bytes([0, 128]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pixels = read_picture(str(tmp_path / "p.png"), "here")
-    assert pixels.tolist() == [[[200, 100, 0], [0, 50, 250]]]
+    # clear, and 128 / 255 of the colour: 127, 127 + 25.1, 127 + 125.5
+    assert pixels.tolist() == [[[255, 255, 255], [127, 152, 252]]]
 
 
 def test_grey_with_transparency_and_cmyk(tmp_path):
     Image.fromarray(np.array([[[10, 0], [200, 255]]], np.uint8), "LA").save(tmp_path / "a.png")
-    assert grey_of(tmp_path / "a.png") == [10, 200]
+    assert grey_of(tmp_path / "a.png") == [255, 200]
     # no ink is white, and all of cyan leaves no red
     Image.fromarray(np.array([[[0, 0, 0, 0], [255, 0, 0, 0]]], np.uint8), "CMYK").save(
         tmp_path / "c.tif"
     )
     pixels = read_picture(str(tmp_path / "c.tif"), "here")
     assert pixels.tolist() == [[[255, 255, 255], [0, 255, 255]]]
+
+
+def strokes() -> Image.Image:
+    """A clear ground, black below, with a black square and a half clear red one."""
+    pixels = np.zeros((60, 60, 4), np.uint8)
+    pixels[20:40, 20:40, 3] = 255
+    pixels[45:55, 45:55] = (200, 0, 0, 128)
+    return Image.fromarray(pixels, "RGBA")
+
+
+@pytest.mark.parametrize("name", ["p.png", "p.webp", "p.tif", "p.avif"])
+def test_black_strokes_on_a_clear_ground_lie_over_white(tmp_path, name):
+    options = {"quality": 100} if name == "p.avif" else {}
+    strokes().save(tmp_path / name, **options, **({"lossless": True} if "webp" in name else {}))
+    pixels = read_picture(str(tmp_path / name), "here").astype(int)
+    assert np.abs(pixels[5, 5] - 255).max() <= 2
+    assert pixels[30, 30].max() <= 2
+    # by hand: 128 / 255 of 200 and 127 / 255 of 255
+    assert np.abs(pixels[50, 50] - [227, 127, 127]).max() <= 4
+
+
+@pytest.mark.parametrize("name", ["p.gif", "palette.png", "grey.png", "grey.webp"])
+def test_clear_pixels_of_other_modes_are_white(tmp_path, name):
+    picture = strokes()
+    if name == "palette.png":
+        picture = picture.quantize(8)
+    if "grey" in name:
+        picture = picture.convert("LA")
+    picture.save(tmp_path / name, lossless=True)
+    pixels = read_picture(str(tmp_path / name), "here")
+    assert pixels[5, 5].tolist() == [255, 255, 255]
+    assert pixels[30, 30].tolist() == [0, 0, 0]
+
+
+def png(depth: int, kind: int, row: bytes, clear: bytes) -> bytes:
+    """A PNG of two pixels in one row, and the colour that is transparent."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, kind, 0, 0, 0)),
+        (b"tRNS", clear),
+        (b"IDAT", zlib.compress(b"\0" + row)),
+        (b"IEND", b""),
+    ]
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, body in chunks:
+        content += struct.pack(">I", len(body)) + name + body
+        content += struct.pack(">I", zlib.crc32(name + body))
+    return content
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "row", "clear", "expected"),
+    [
+        (8, 0, b"\0\x64", b"\0\0", [255, 100]),  # grey: black is clear
+        (16, 0, b"\0\0\x80\x80", b"\0\0", [255, 128]),
+        (8, 2, b"\0\0\0\x64\x64\x64", bytes(6), [255, 100]),  # colours
+        (16, 2, b"\x80\0" * 3 + b"\x64\x64" * 3, b"\x80\0" * 3, [255, 100]),
+    ],
+)
+def test_one_colour_that_is_transparent(tmp_path, depth, kind, row, clear, expected):
+    (tmp_path / "p.png").write_bytes(png(depth, kind, row, clear))
+    assert grey_of(tmp_path / "p.png") == expected
 
 
 @pytest.mark.parametrize("name", ["m.gif", "m.png", "m.webp", "m.tif"])

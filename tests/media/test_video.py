@@ -47,6 +47,54 @@ def test_moving_pictures_are_videos(tmp_path, name):
     assert sampled.pixels.mean(axis=(1, 2, 3)) == pytest.approx(GREYS, abs=3)
 
 
+@pytest.mark.parametrize("name", ["m.gif", "m.webp", "m.png", "m.mov"])
+def test_transparent_frames_lie_over_white(tmp_path, name):
+    """A black square that stands still on a clear ground, which is black below."""
+    pixels = np.zeros((56, 56, 4), np.uint8)
+    pixels[20:40, 20:40, 3] = 255
+    path = tmp_path / name
+    if name == "m.mov":
+        write_raw(path, "qtrle", "argb", pixels)
+    else:
+        other = pixels.copy()
+        other[0, 0] = (200, 0, 0, 128)  # else it is one frame of twice the length
+        frames = [Image.fromarray(array, "RGBA") for array in (pixels, other)]
+        if name == "m.gif":
+            frames = [with_two_blacks(array) for array in (pixels, other)]
+        options = {"transparency": 0} if name == "m.gif" else {"lossless": True}
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=500, **options)
+    sampled = read_frames(str(path), 2.0, 16, "here")
+    assert len(sampled.pixels) == 2
+    for frame in sampled.pixels:
+        assert frame[10, 10].tolist() == [255, 255, 255]
+        assert frame[30, 30].tolist() == [0, 0, 0]
+
+
+def test_the_fourth_byte_of_uncompressed_video_is_no_transparency(tmp_path):
+    pixels = np.full((56, 56, 4), (90, 90, 90, 0), np.uint8)
+    write_raw(tmp_path / "r.avi", "rawvideo", "bgra", pixels)
+    assert set(read_frames(str(tmp_path / "r.avi"), 2.0, 16, "here").pixels.flat) == {90}
+
+
+def with_two_blacks(rgba: np.ndarray) -> Image.Image:
+    """Black as colour 1 of a palette, and as colour 0, which is to be transparent."""
+    indexed = Image.fromarray((rgba[..., 3] > 0).astype(np.uint8), "P")
+    indexed.putpalette([0, 0, 0, 0, 0, 0])
+    return indexed
+
+
+def write_raw(path, codec: str, pix: str, rgba: np.ndarray) -> None:
+    """A second of one picture with transparency, two frames."""
+    with av.open(str(path), "w") as box:
+        video = box.add_stream(codec, rate=2)
+        video.height, video.width = rgba.shape[:2]
+        video.pix_fmt = pix
+        for _ in range(2):
+            frame = av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=pix)
+            box.mux(video.encode(frame))
+        box.mux(video.encode())
+
+
 def test_pictures_that_stay_for_different_times(tmp_path):
     first, *others = pictures()
     path = tmp_path / "m.webp"
@@ -109,6 +157,69 @@ def test_the_size_as_it_is_shown(tmp_path, degrees):
     path = turned(lying, tmp_path / "t.mp4", degrees)
     expected = (56, 112) if degrees % 180 else (112, 56)  # width, height
     assert displayed_size(str(path), "here") == expected
+
+
+def write_oblong(path, ratio: Fraction, codec: str = "libx264") -> None:
+    """320 x 180 pixels, `ratio` times as wide as high: a white square of 90 on dark grey, as a
+    player shows it from the left edge on."""
+    with av.open(str(path), "w") as box:
+        video = box.add_stream(codec, rate=8, options={"crf": "4"})
+        video.width, video.height, video.pix_fmt = 320, 180, "yuv420p"
+        video.codec_context.sample_aspect_ratio = ratio
+        pixels = np.full((180, 320, 3), 40, np.uint8)
+        pixels[:90, : round(90 / ratio)] = 255
+        for _ in range(8):
+            box.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        box.mux(video.encode())
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize(
+    ("name", "codec", "ratio", "width"),
+    [
+        ("v.mp4", "libx264", Fraction(2), 640),
+        ("v.mp4", "libx264", Fraction(1, 2), 160),
+        ("v.mp4", "libx264", Fraction(64, 45), 455),  # a DVD of 16:9
+        ("v.mp4", "libx264", Fraction(20), 320),  # a broken header
+        ("v.mkv", "libx264", Fraction(4, 3), 427),
+        ("v.avi", "mpeg4", Fraction(2), 640),
+    ],
+)
+def test_pixels_that_are_not_square_are_stretched(tmp_path, name, codec, ratio, width, decoder):
+    """What was drawn as a square is one: its sides, measured in the frame, are 90 pixels."""
+    if decoder == "decord":
+        pytest.importorskip("decord")
+    path = tmp_path / name
+    write_oblong(path, ratio, codec)
+    frame = read_frames(str(path), 2.0, 16, "here", decoder=decoder).pixels[0]
+    assert frame.shape == (180, width, 3)
+    assert displayed_size(str(path), "here") == (width, 180)
+    if ratio <= 10:
+        bright = frame.mean(axis=2) > 150
+        assert abs(bright[20].sum() - 90) <= 2
+        assert abs(bright[:, 20].sum() - 90) <= 2
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_oblong_pixels_of_a_turned_video(tmp_path, decoder):
+    """The width as it is stored is the height as it is shown."""
+    if decoder == "decord":
+        pytest.importorskip("decord")
+    write_oblong(tmp_path / "v.mp4", Fraction(2))
+    path = str(turned(tmp_path / "v.mp4", tmp_path / "t.mp4", 90))
+    frame = read_frames(path, 2.0, 16, "here", decoder=decoder).pixels[0]
+    assert frame.shape == (640, 180, 3)
+    assert displayed_size(path, "here") == (180, 640)
+    bright = frame.mean(axis=2) > 150
+    assert abs(bright[20].sum() - 90) <= 2
+    assert abs(bright[:, -20].sum() - 90) <= 2
+
+
+def test_frames_that_are_stretched_beyond_the_limit_are_refused(tmp_path, monkeypatch):
+    write_oblong(tmp_path / "v.mp4", Fraction(10))
+    monkeypatch.setattr("media.video.MOST_PIXELS", 3200 * 180 - 1)
+    with pytest.raises(MediaError, match="its frames of 3,200 x 180 pixels are larger than"):
+        read_frames(str(tmp_path / "v.mp4"), 2.0, 16, "here")
 
 
 def test_a_mirrored_video(tmp_path):

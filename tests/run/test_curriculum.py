@@ -6,6 +6,7 @@ import pytest
 
 import train
 from config import parse, to_json
+from formats.sample import DataError
 from run import curriculum
 from run.curriculum import stages_of, write_summary
 from tests.runs import rows_of, small
@@ -57,6 +58,24 @@ def test_a_bad_stage_ends_with_one_sentence(stages, capsys):
     with pytest.raises(SystemExit):
         stages_of([f"--stage={stages}"])
     assert "--stage" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("stages", ["2,2", "1,2,1", "2,02"])
+def test_a_stage_that_is_named_twice_is_refused_before_the_first_runs(stages):
+    with pytest.raises(DataError, match=f"^--stage {stages}: a stage is named twice; name each"):
+        stages_of([f"--stage={stages}"])
+
+
+def test_a_later_stage_whose_folder_holds_a_run_is_refused_before_the_first_runs(
+    tmp_path, in_shared_folder
+):
+    out = tmp_path / "run"
+    flags = ["--steps=1", "--max_completion_tokens=8", "--eval_every=0"]
+    train.main(small(out / "stage2", *flags, stage="2"))
+    both = small(out, *flags, stage="1,2")
+    with pytest.raises(DataError, match="stage2: holds a run already; go on with it by --resume"):
+        stages_of(both)
+    assert len(stages_of([*both, "--resume"])) == 2
 
 
 def test_a_curriculum_runs_its_stages_and_sums_them_up(tmp_path, in_shared_folder, capsys):

@@ -296,3 +296,26 @@ def test_stage_0_needs_traces(tmp_path):
     message = r"d\.jsonl:1: field 'trace' of record 'a' is empty; stage 0 imitates traces"
     with pytest.raises(DataError, match=message):
         load_data(parse(["--stage=0", f"--data={file}"]), 0, 1)
+
+
+def test_stage_0_leaves_out_records_whose_trace_cannot_be_imitated(tmp_path):
+    """And names them; the other stages use them."""
+    lines = []
+    for i, trace in enumerate(["<think>so</think><answer>1</answer>", "1", "<think>1"]):
+        record = {"id": f"q{i}", "question": "?", "problem_type": "numeric", "answer": "1"}
+        lines.append(json.dumps(record | {"trace": trace}))
+    file = tmp_path / "d.jsonl"
+    file.write_text("\n".join(lines))
+    left_out = []
+    samples, _ = load_data(parse(["--stage=0", f"--data={file}"]), 0, 1, left_out)
+    assert [sample.id for sample in samples] == ["q0"]
+    assert [error.id for error in left_out] == ["q1", "q2"]
+    with pytest.warns(match=r"dropped 2 record\(s\) whose trace cannot be imitated, the first: "):
+        load_data(parse(["--stage=0", f"--data={file}"]), 0, 1)
+    assert len(load_data(parse(["--stage=2", f"--data={file}"]), 0, 1)[0]) == 3
+
+    file.write_text("\n".join(lines[1:]))
+    with pytest.raises(
+        DataError, match=r"no record has a trace; the first: .*'q1': it holds <thin"
+    ):
+        load_data(parse(["--stage=0", f"--data={file}"]), 0, 1)

@@ -20,6 +20,7 @@ from tools.annotate import read_own_records
 from tools.check_data import main, report, walk
 
 GOOD = {"id": "a", "question": "q", "problem_type": "numeric", "answer": "1"}
+TRACE = "<think>so</think><answer>1</answer>"
 SETTINGS = MediaSettings(fps=2.0, max_frames=16, max_pixels=84 * 28)
 
 
@@ -59,7 +60,7 @@ def mess(tmp_path_factory, samples):
         GOOD | {"id": "long"} | long,
         "{ no record",
         GOOD | {"id": "token", "question": "<|IMAGE|>?", "image": "p.png"},
-        GOOD | {"id": "both", "image": ["p.png", "long.png"], "trace": "<think>"},
+        GOOD | {"id": "both", "image": ["p.png", "long.png"], "trace": TRACE},
     )
 
 
@@ -146,6 +147,31 @@ def test_the_report_names_gold_answers_that_no_reply_can_give(tmp_path, policy):
         assert line.startswith(expected)
 
 
+def test_the_report_names_traces_that_cannot_be_imitated(tmp_path, policy, capsys):
+    """Their records are used by the other stages, and counted once."""
+    path = write_lines(
+        tmp_path / "d.jsonl",
+        GOOD | {"id": "good", "trace": TRACE},
+        GOOD | {"id": "open", "trace": "<think>so <answer>1</answer>"},
+        GOOD | {"id": "other", "trace": TRACE.replace("1", "2")},
+        GOOD | {"id": "none"},
+    )
+    samples = load_samples(path)
+    builder = PromptBuilder(policy.tokenizer, policy.form, SETTINGS)
+    lines = report(samples, walk(samples, builder, [], [])).split("\n")
+    assert lines[0] == "4 records, 4 of them usable"
+    assert "with a trace for stage 0: yes 1" in lines
+    start = lines.index("left out in stage 0 alone, its trace cannot be imitated: 2")
+    assert lines[start + 1 :] == [
+        f"  {path}:2: trace of record 'open': it holds </think> 0 times; mend the trace",
+        f"  {path}:3: trace of record 'other': its answer '2' is not the gold answer '1'; mend the "
+        "trace",
+    ]
+
+    main([str(path), "--convert", str(tmp_path / "ours.jsonl")])
+    assert ": 4 records, 2 of them without their trace" in capsys.readouterr().out
+
+
 def test_the_report_writes_out_at_most_so_many(walked):
     text = report(*walked, most=1)
     assert "left out, media missing or unusable: 4\n" in text
@@ -165,6 +191,15 @@ def test_the_command_checks(mess, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out.startswith("9 records, 3 of them usable\n")
     assert "\nleft out, prompt too long: 1\n" in out
+
+
+def test_the_bar_counts_records(mess, monkeypatch, capsys):
+    """9 lines, of which one is no record, though a batch has 64."""
+    limits = ["--max_prompt_tokens", "400", "--max_pixels", "2352"]
+    command(monkeypatch, mess, "--workers", "0", *limits)
+    bar = capsys.readouterr().err.split("\r")[-1]
+    assert "100%" in bar
+    assert " 8/8 " in bar
 
 
 def test_the_command_shows_prompts(mess, capsys):
