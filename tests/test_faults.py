@@ -15,7 +15,7 @@ NUMBERS = [
     *(f"3.{i}" for i in range(1, 12)),
     *(f"4.{i}" for i in range(1, 37)),
     *(f"A{i}" for i in range(1, 15)),
-    *(f"5.{i}" for i in range(1, 5)),
+    *(f"5.{i}" for i in range(1, 19)),
 ]
 
 
