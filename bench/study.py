@@ -3,7 +3,7 @@
     python bench/study.py                  # every run that is not done yet, then the report: hours
     python bench/study.py --parts methods  # one part
     python bench/study.py --cost           # every method once, alone: CPU-seconds of its steps
-    python bench/study.py --quick          # a small one into runs/study-quick: minutes
+    python bench/study.py --quick          # a small one into runs/study-quick: 6 minutes
     python bench/study.py --report         # tables and pictures from the results that are there
 
 A run is `train.py` with a cell's flags and one seed, on one core. Runs that were stopped go on
