@@ -57,19 +57,10 @@ class Cell:
     more_seeds: tuple[int, ...] = ()
 
 
-def cell(
-    name: str,
-    method: str,
-    length: str,
-    paper: float | None = None,
-    like: str = "",
-    tuned_only: bool = False,
-    against: str = "",
-    more_seeds: tuple[int, ...] = (),
-) -> Cell:
-    """A Cell of flags written as text; method: "avatar --fresh 4", length: "--steps 40"."""
-    flags = tuple(f"--method {method} {length}".split())
-    return Cell(name, flags, paper, like, tuned_only, against, more_seeds)
+def cell(name: str, method: str, length: str, **more) -> Cell:
+    """A Cell of flags written as text; method: "avatar --fresh 4", length: "--steps 40". more: its
+    other fields."""
+    return Cell(name, tuple(f"--method {method} {length}".split()), **more)
 
 
 # A step samples 16 prompts: of GRPO 128 completions, of AVATAR 64, of AVATAR fast 32. Evaluations
@@ -93,9 +84,9 @@ def updates_cell(updates: int) -> Cell:
     )
 
 
-# AVATAR fast differs from GRPO in more than replay and TAS; this GRPO has all the rest of it. No
-# method is shown a hint here: the third failed visit turns it on for the fourth, and no question is
-# asked more than three times
+# AVATAR fast differs from GRPO in more than replay and TAS; this GRPO has all the rest of it.
+# Hints are hardly shown here: the third failed visit turns one on for the fourth, and no question
+# is asked more than three times
 GRPO_LIKE_FAST = "GRPO with the rest of AVATAR fast"
 REST = (
     "--fresh 2 --baseline shrunk --clip cispo --loss_norm token --beta 0 --updates 2 "
@@ -106,13 +97,13 @@ REST = (
 LONGER_FAST = "AVATAR fast, 48 steps"
 
 METHOD_CELLS = [
-    cell("GRPO", "grpo", GRPO_LENGTH, 45.4),
+    cell("GRPO", "grpo", GRPO_LENGTH, paper=45.4),
     *(updates_cell(updates) for updates in UPDATES),
     cell("GRPO, 4 completions", "grpo --fresh 4", "--steps 64 --eval_every 4", like="GRPO"),
     cell(GRPO_LIKE_FAST, f"grpo {REST}", FAST_LENGTH, like="AVATAR fast"),
-    cell("TAS only", "tas_only", GRPO_LENGTH, 45.1, like="GRPO"),
-    cell("replay only", "replay_only", "--steps 64 --eval_every 4", 47.8, like="AVATAR"),
-    cell("AVATAR", "avatar", AVATAR_LENGTH, 49.1),
+    cell("TAS only", "tas_only", GRPO_LENGTH, paper=45.1, like="GRPO"),
+    cell("replay only", "replay_only", "--steps 64 --eval_every 4", paper=47.8, like="AVATAR"),
+    cell("AVATAR", "avatar", AVATAR_LENGTH, paper=49.1),
     cell("AVATAR fast", "avatar_fast", FAST_LENGTH),
     cell(LONGER_FAST, "avatar_fast", "--steps 48 --eval_every 4", like="AVATAR fast"),
 ]
@@ -148,12 +139,12 @@ LONG_MORE_SEEDS = tuple(range(8, 18))  # of the claim itself: pairs of runs diff
 LONG_FLAGS = f"--model {LONG_START}/checkpoint --data {LONG_DATA} --max_completion_tokens 400"
 
 
-def long_cell(name: str, options: str, against: str = "", more_seeds: tuple[int, ...] = ()) -> Cell:
+def long_cell(name: str, options: str, **more) -> Cell:
     """AVATAR on questions with long reasoning, at the learning rate of AVATAR: it is not tuned anew
     for them."""
     method = f"avatar {options}".strip()
     length = f"{LONG_FLAGS} --steps 24 --eval_every 6"
-    return cell(name, method, length, like="AVATAR", against=against, more_seeds=more_seeds)
+    return cell(name, method, length, like="AVATAR", **more)
 
 
 # So few clips that each question is asked about ten times: else the paper's hints, which come after
@@ -192,8 +183,8 @@ PARTS: dict[str, Part] = {
             long_cell("u, long", "", more_seeds=LONG_MORE_SEEDS),
             long_cell("decay, long", "--tas_shape decay"),
             long_cell("inverse, long", "--tas_shape inverse"),
-            long_cell("u with lambda 0.6, long", "--tas_lambda 0.6", "u, long"),
-            long_cell("u, draws without tiers, long", "--uniform_draws true", "u, long"),
+            long_cell("u with lambda 0.6, long", "--tas_lambda 0.6", against="u, long"),
+            long_cell("u, draws without tiers, long", "--uniform_draws true", against="u, long"),
         ],
     ),
     "few questions": Part(

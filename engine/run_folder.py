@@ -69,6 +69,15 @@ def complete(run: Path) -> list[Path]:
     return sorted(folders, key=step_of)
 
 
+def check_unused(run: Path) -> None:
+    """Raises DataError where a new run would be written over one that has saved a checkpoint."""
+    if complete(run):
+        raise DataError(
+            f"{run}: holds a run already; go on with it by --resume, or remove the folder, or pass "
+            "another --out"
+        )
+
+
 def step_of(checkpoint: Path) -> int:
     """The step at whose end a checkpoint was made, from the name of its folder."""
     return int(checkpoint.name)

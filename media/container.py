@@ -40,6 +40,7 @@ SIGNATURES = [
     (0, b"DKIF", "ivf"),
 ]
 
+FRAME_HEAD = 6  # bytes that tell the length of a piece of MP3 or AAC
 SEARCHED = 8192  # bytes, in whose first half a stream of MP3 or AAC may begin
 
 # Of MPEG audio: kbit/s by version 1 or not, and by layer; samples per second by version.
@@ -124,9 +125,6 @@ def stream_inside(head: bytes) -> str | None:
         if behind + FRAME_HEAD > len(head) or (third and third[0] == kind):
             return kind[0]
     return None
-
-
-FRAME_HEAD = 6  # bytes that tell the length of a piece
 
 
 def frame_at(head: bytes, start: int) -> tuple[tuple, int] | None:

@@ -32,6 +32,7 @@ for name in GREEK.split():
 TEX_COMMAND = re.compile(r"\\([A-Za-z]{2,12})(?![A-Za-z]) ?")
 ASCII_SYMBOLS = {"<=": "≤", ">=": "≥", "!=": "≠", "+-": "±"}
 
+DEGREE = re.compile(r"\^ ?\{? ?\\circ ?\}?")
 RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 MONEY = "\ufe69"  # a dollar sign that is none of TeX's
@@ -71,7 +72,7 @@ def one_spelling(text: str) -> str:
     text = re.sub(rf"[{FRACTIONS}]", fraction_of, text)
 
     # symbols; the blank behind a command only ends it
-    text = re.sub(r"\^ ?\{? ?\\circ ?\}?", "°", text)
+    text = DEGREE.sub("°", text)
     text = TEX_COMMAND.sub(symbol_of, text)
     for ascii_form, symbol in ASCII_SYMBOLS.items():
         text = text.replace(ascii_form, symbol)

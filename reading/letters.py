@@ -586,8 +586,8 @@ def letter_of(answer: str, options: list[str]) -> str | None:
     return match[1].upper() if read == {match[1].upper()} else None
 
 
-def whole_choice(reply: str, bodies: dict[str, str], by_text: bool = True) -> str | None:
-    """Rule 1: all of the reply is a letter, or one with its option's text, or (by_text) the text.
+def whole_choice(reply: str, bodies: dict[str, str]) -> str | None:
+    """Rule 1: all of the reply is a letter, or one with its option's text, or the text.
 
     >>> bodies = {"A": "red", "B": "blue"}
     >>> whole_choice("(b).", bodies), whole_choice("B) Blue", bodies), whole_choice("Blue.", bodies)
@@ -609,9 +609,6 @@ def whole_choice(reply: str, bodies: dict[str, str], by_text: bool = True) -> st
         # with and without a sign before the text
         if body and not is_word and body in (key_of(rest, True) for rest in rests):
             return letter
-    if not by_text:
-        return None
-
     # first as written, then with symbols and signs, then by the words alone
     forms = (
         lambda text: "".join(text.casefold().split()),
@@ -649,6 +646,11 @@ def by_value(reply: str, value: float | None, bodies: dict[str, str]) -> str | N
     other_unit = beside_number(bodies[same[0]])
     agree = not unit or not other_unit or other_unit <= unit
     return same[0] if agree and symbols_agree(reply, bodies[same[0]]) else None
+
+
+def is_bare_number(body: str) -> bool:
+    """Whether nothing stands beside an option's number: neither a word nor a symbol."""
+    return not beside_number(body) and not any(symbols_in(body))
 
 
 def beside_number(text: str) -> set[str]:
@@ -717,7 +719,7 @@ def choice_in(text: str, options: list[str], several: str = "last") -> str | Non
 
     # where all options are bare numbers, the number of a reply that is no formula
     operators, _ = symbols_in(rest)
-    if operators or any(beside_number(body) or any(symbols_in(body)) for body in bodies.values()):
+    if operators or not all(is_bare_number(body) for body in bodies.values()):
         return None
     return by_value("", number_in(rest), bodies)
 

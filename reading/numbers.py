@@ -22,7 +22,9 @@ import math
 import re
 import unicodedata
 
+from reading.formulas import DEGREE, RAISED
 from reading.number_words import (
+    CHINESE,
     MULTIPLES,
     NUMBER_WORDS,
     TENS,
@@ -32,7 +34,7 @@ from reading.number_words import (
     in_digits,
     words_of_letters,
 )
-from reading.refusals import NO_NOUN, REFUSAL
+from reading.refusals import CANNOT_COUNT, NO_NOUN, REFUSAL
 from reading.text import unmarked
 
 # An amount in digits: "1,200.5", "1 200", "1.234,5", "4,5" (a decimal comma), "3.2", ".5". Commas
@@ -92,7 +94,7 @@ FAR_SIGN = re.compile(
 )
 
 # Chinese numerals, with what is counted behind them: "五次".
-CHINESE_NUMBER = re.compile(r"[零〇一二两三四五六七八九十百千万]{1,12}(?![些直样起定般旦共半])")
+CHINESE_NUMBER = re.compile(rf"{CHINESE}{{1,12}}(?![些直样起定般旦共半])")
 
 # What stands before a result: "the answer is ", "Total: ", "the number of cups is about ", "= ",
 # "in total there are ", "一共有".
@@ -274,14 +276,6 @@ NO_THING = re.compile(
     re.I,
 )
 
-# What says that nothing could be counted at all.
-REFUSED = re.compile(
-    r"\b(?:can(?:not|'t)|could(?: not|n't)|unable to|impossible to) (?:be )?(?:tell|say|determine|"
-    r"determined|answer|count|counted|see|hear|watch|verify|know)\b"
-    r"|\b(?:not|no \w{1,20}) (?:was |is |were |are )?(?:provided|available|given|attached)\b",
-    re.I,
-)
-
 # "one" and "once" are no counts before these words: "one of the men", "once the door opens".
 NO_COUNT_BEFORE = re.compile("of|another|by|can|could|would|might|the|he|she|it|they|who|a|again")
 
@@ -289,7 +283,6 @@ NO_COUNT_BEFORE = re.compile("of|another|by|can|could|would|might|the|he|she|it|
 PRONOUN_AFTER = re.compile("no|the|this|that|each|which|any|every|another|last|next|first|second")
 
 FRACTIONS = str.maketrans({c: unicodedata.normalize("NFKC", f" {c}") for c in "½⅓⅔¼¾⅕⅛"})
-SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 
 # --------------------------------------------------------------------------- spelling
@@ -308,11 +301,9 @@ def readable(text: str) -> str:
         text = pattern.sub(spelling, text)
     text = re.sub(r"\\[dt]?frac ?\{ ?(-?[\d.]{1,40}) ?\} ?\{ ?([\d.]{1,40}) ?\}", r"\1/\2", text)
     text = re.sub(r"\\(?:times|cdot)\b|\*(?=10\^)", "×", text)
-    text = re.sub(r"\^ ?\{? ?\\circ ?\}?|\\degree\b", "°", text)
+    text = re.sub(r"\\degree\b", "°", DEGREE.sub("°", text))
     text = re.sub(r"(?<=\d)\{,\}(?=\d)", ",", text)
-    text = re.sub(
-        r"(?<=\d)([⁰¹²³⁴⁵⁶⁷⁸⁹⁻]{1,4})", lambda m: f"^{m[1].translate(SUPERSCRIPTS)}", text
-    )
+    text = re.sub(r"(?<=\d)([⁰¹²³⁴⁵⁶⁷⁸⁹⁻]{1,4})", lambda m: f"^{m[1].translate(RAISED)}", text)
     text = re.sub(r"(?<!\d)\d+(?:_\d+)+", "_", text)  # "1_0" is no number
     text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d)", " ", text)
     text = re.sub(r"(?<=\d)’(?=\d)", "'", text)
@@ -358,7 +349,7 @@ def value_of(match: re.Match) -> float | None:
         return None
     if not math.isfinite(value):
         return None
-    return 0.0 - value if match["sign"] == "-" else value  # no -0.0: it would have its own vote
+    return -value if match["sign"] == "-" else value
 
 
 # --------------------------------------------------------------------------- strictly
@@ -650,7 +641,7 @@ def first_count(text: str) -> float | None:
         value = count_at(words, i)
         if value is not None:
             return value
-    if not REFUSED.search(text):
+    if not CANNOT_COUNT.search(text):
         thing = NO_THING.search(text)
         if NONE_THERE.search(text) or (thing and not REFUSAL.match(text, thing.start("no"))):
             return 0.0

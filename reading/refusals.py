@@ -1,10 +1,11 @@
 """reading/refusals.py: what a reply says that refuses to answer.
 
     CANNOT_ANSWER   "I cannot tell", "it is impossible to say"
+    CANNOT_COUNT    the same of a count, also "no video was provided"
     REFUSAL         a "no" that answers nothing: "No idea", "No video was provided"
     NO_NOUN         what stands behind a "no" that is a word on its own: "no, he ..", "no because"
 
-All three are patterns, without regard to case.
+All are patterns, without regard to case.
 """
 
 import re
@@ -70,5 +71,13 @@ REFUSAL = re.compile(
 CANNOT_ANSWER = re.compile(
     r"\b(?:can(?: ?not|'t)|could(?: not|n't)|(?:unable|impossible|not possible|no way) to)"
     r"(?: be)?(?: \w{1,12}ly)? (?:answer|determin|tell|say|decid|identif|choose|know)",
+    re.I,
+)
+
+# What says that nothing could be counted at all.
+CANNOT_COUNT = re.compile(
+    r"\b(?:can(?:not|'t)|could(?: not|n't)|unable to|impossible to) (?:be )?(?:tell|say|determine|"
+    r"determined|answer|count|counted|see|hear|watch|verify|know)\b"
+    r"|\b(?:not|no \w{1,20}) (?:was |is |were |are )?(?:provided|available|given|attached)\b",
     re.I,
 )

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from config import Config, parse
-from engine.run_folder import complete
+from engine.run_folder import check_unused
 from formats.sample import DataError
 from run.plots import plot_curriculum
 
@@ -44,11 +44,8 @@ def stages_of(argv: list[str]) -> list[Config]:
     if len(set(numbers)) < len(numbers):
         raise DataError(f"--stage {','.join(stages)}: a stage is named twice; name each one once")
     for cfg in configs:
-        if not cfg.resume and complete(Path(cfg.out)):
-            raise DataError(
-                f"{cfg.out}: holds a run already; go on with it by --resume, or remove the folder, "
-                "or pass another --out"
-            )
+        if not cfg.resume:
+            check_unused(Path(cfg.out))
     return configs
 
 

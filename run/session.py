@@ -33,7 +33,7 @@ from engine.distributed import (
     start_processes,
 )
 from engine.families import load_config, model_class
-from engine.run_folder import FLAGS_OF_A_RUN, settings_in
+from engine.run_folder import FLAGS_OF_A_RUN, check_unused, settings_in
 from formats.load import count_left_out
 from formats.sample import Away, DataError, LeftOut
 from groups import Group
@@ -41,7 +41,6 @@ from media.errors import MediaError
 from run.card import model_card
 from run.checkpoint import (
     clean_up,
-    complete,
     loadable,
     random_states,
     resume,
@@ -281,11 +280,8 @@ class Run:
             self.saved = resume(
                 self.out, asdict(cfg), self.made_with, self.all_samples, self.rank, self.world
             )
-        if not self.saved and complete(self.out):
-            raise DataError(
-                f"{self.out}: holds a run already; go on with it by --resume, "
-                "or remove the folder, or pass another --out"
-            )
+        if not self.saved:
+            check_unused(self.out)
         if not is_free(self.out / "config.json"):
             raise DataError(
                 f"{self.out}/config.json: is not that of a run, and would be written over; pass "
@@ -400,9 +396,8 @@ class Run:
         Raises DataError after saving where `check` has found that the run had better end.
         """
         if done == self.start + 1:
-            loadable(
-                self.own_state(state)
-            )  # what no checkpoint can hold is found now, not in the end
+            # what no checkpoint can hold is found now, not in the end
+            loadable(self.own_state(state))
         asked = self.signals.agreed()  # the same on all processes
         every = self.cfg.save_every
         if asked or self.trouble or done == self.steps or (every and done % every == 0):

@@ -36,7 +36,7 @@ from media.errors import MediaError, record_name
 from media.prompt_format import MIN_PIXELS
 from media.workers import MEDIA_TIMEOUT, Decoders
 from problems import places
-from reading.numbers import NUMBER_WORDS
+from reading.number_words import NUMBER_WORDS
 from reading.text import words_of
 from rewards import accuracy_reward
 from run.flags import Parser, number_in, take_any_bytes
