@@ -374,6 +374,9 @@ WORDS_OF_RULES = frozenset(
     ]
 )
 
+# Characters of a number with its unit; longer texts are not read as one, which takes time.
+LONGEST_NUMBER = 200
+
 # --------------------------------------------------------------------------- options
 
 
@@ -623,6 +626,8 @@ def whole_choice(reply: str, bodies: dict[str, str]) -> str | None:
             return same[0] if symbols_agree(reply, bodies[same[0]]) else None
 
     # numbers in another spelling: "three", "3 kg", "0.50"
+    if len(reply) > LONGEST_NUMBER:
+        return None
     return by_value(reply, number(reply), bodies)
 
 
@@ -634,7 +639,7 @@ def by_value(reply: str, value: float | None, bodies: dict[str, str]) -> str | N
     >>> print(by_value("3 g", 3.0, {"A": "2 kg", "B": "3 kg"}))
     None
     """
-    if value is None:
+    if value is None or max(map(len, bodies.values())) > LONGEST_NUMBER:
         return None
     values = {letter: number(body) for letter, body in bodies.items()}
     same = [letter for letter in values if values[letter] == value]
@@ -650,6 +655,8 @@ def by_value(reply: str, value: float | None, bodies: dict[str, str]) -> str | N
 
 def is_bare_number(body: str) -> bool:
     """Whether nothing stands beside an option's number: neither a word nor a symbol."""
+    if len(body) > LONGEST_NUMBER:
+        return False
     return not beside_number(body) and not any(symbols_in(body))
 
 

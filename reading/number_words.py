@@ -236,7 +236,8 @@ def in_digits(text: str) -> str:
     >>> in_digits("三分之二"), in_digits("百分之五"), in_digits("两个半"), in_digits("负五")
     ('2/3', '5%', '2.5个', '-5')
     """
-    if not RESPELLED_AT_ALL.search(text):
+    lowered = text.lower()
+    if not any(part in lowered for part in PARTS_OF_RESPELLED):
         return text  # as most do: the patterns below are slow
     for pattern, respelled in RESPELLED:
         text = pattern.sub(respelled, text)
@@ -349,10 +350,21 @@ def chinese_sign(match: re.Match) -> str:
     return f"-{whole_number(match['count'])}" if match["count"] else "-"
 
 
-RESPELLED_AT_ALL = re.compile(
-    r"point|minus|negative|below|and \d|first|second|once|not|n't|[点分半负零没也都]|"
-    rf"{'|'.join(DENOMINATORS)}",
-    re.I,
+# One of these is in whatever is respelled. Plain searches, since a pattern of all takes ten times
+# as long.
+PARTS_OF_RESPELLED = (
+    "point",
+    "minus",
+    "negative",
+    "below",
+    "and ",
+    "first",
+    "second",
+    "once",
+    "not",
+    "n't",
+    *DENOMINATORS,
+    *"点分半负零没也都",
 )
 
 # the longer forms first: "two and a half" holds "a half", "minus two thirds" holds "two thirds"
