@@ -53,7 +53,7 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -142,8 +142,7 @@ def apportion(total: int, fractions: dict[str, float]) -> dict[str, int]:
 
 @dataclass
 class PromptHistory:
-    """What is known of one prompt. A new field is saved by `prompt_columns` and read by
-    `prompts_of_columns`, below."""
+    """What is known of one prompt. All of it is saved: of a new field, what JSON can hold."""
 
     rewards: deque[float] = field(default_factory=lambda: deque(maxlen=VCRS_WINDOW))
     vcrs: float | None = None  # Rbar(q), the mean of `rewards`; None before the first of them
@@ -162,6 +161,10 @@ class PromptHistory:
         """The last success and the last failure: the two entries that are evicted last."""
         newest = {e.success: e for e in self.entries}  # later entries overwrite earlier ones
         return list(newest.values())
+
+
+# The fields that a checkpoint holds as they are; rewards and entries are packed into arrays.
+PLAIN_FIELDS = [f.name for f in fields(PromptHistory) if f.name not in ("rewards", "entries")]
 
 
 def contrasting_entries(entries: list[Entry]) -> list[Entry]:
@@ -519,8 +522,8 @@ class ReplayBuffer:
         logps = state["logps"].split(lengths)
         self.stored = {}
         for row, entry_tokens, entry_logps in zip(state["entries"], tokens, logps, strict=True):
-            fields = {name: row[name] for name in row if name not in ("prompt_id", "length")}
-            entry = Entry(entry_tokens.numpy().copy(), entry_logps.numpy().copy(), **fields)
+            values = {name: row[name] for name in row if name not in ("prompt_id", "length")}
+            entry = Entry(entry_tokens.numpy().copy(), entry_logps.numpy().copy(), **values)
             history = self.prompts[row["prompt_id"]]
             history.entries.append(entry)
             self.stored[row["prompt_id"]] = history
@@ -560,49 +563,34 @@ class ReplayBuffer:
 
 # ------------------------------------------------------------------------------ columns
 def prompt_columns(prompts: dict[str, PromptHistory]) -> dict:
-    """Histories without their entries as one array per field: a checkpoint of 260,000 small dicts
-    takes seconds to read. Ids, and numbers that may be None, are one JSON text each."""
+    """Histories without their entries, one column per field: a checkpoint of 260,000 small dicts
+    takes seconds to read. Rewards are one array with their counts, other fields one JSON text."""
     histories = list(prompts.values())
+    counts = [len(history.rewards) for history in histories]
     rewards = list(itertools.chain.from_iterable(history.rewards for history in histories))
     columns = {
-        "n_rewards": np.array(
-            [len(history.rewards) for history in histories], np.int64
-        ),  # (prompts,)
-        "rewards": np.array(rewards, np.float64),  # (sum of n_rewards,)
-        "tier": np.array([TIERS.index(history.tier) for history in histories], np.int64),
-        "failed_visits": np.array([history.failed_visits for history in histories], np.int64),
-        "hint_on": np.array([history.hint_on for history in histories], np.bool_),
-        "hint_next": np.array([history.hint_next for history in histories], np.bool_),
-    }
-    tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
-    return tensors | {
         "ids": json.dumps(list(prompts)),
-        "vcrs": json.dumps([history.vcrs for history in histories]),
-        "kl": json.dumps([history.kl for history in histories]),
+        "counts": torch.tensor(counts, dtype=torch.int64),  # (prompts,)
+        "rewards": torch.tensor(rewards, dtype=torch.float64),  # (sum of the counts,)
     }
+    for name in PLAIN_FIELDS:
+        values = [getattr(history, name) for history in histories]
+        columns[name] = json.dumps(values, default=np.generic.item)  # NumPy's numbers as Python's
+    return columns
 
 
 def prompts_of_columns(columns: dict) -> dict[str, PromptHistory]:
     """The histories that `prompt_columns` has taken apart, without entries."""
-    rewards = columns["rewards"].tolist()
-    names = ("n_rewards", "tier", "failed_visits", "hint_on", "hint_next")
-    fields = [json.loads(columns[name]) for name in ("ids", "vcrs", "kl")]
-    fields += [columns[name].tolist() for name in names]
+    ids = json.loads(columns["ids"])
+    counts = columns["counts"].tolist()
+    rewards = iter(columns["rewards"].tolist())
+    plain = [json.loads(columns[name]) for name in PLAIN_FIELDS]
 
     prompts = {}
-    first = 0
-    for row in zip(*fields, strict=True):
-        prompt_id, vcrs, kl, n_rewards, tier, failed_visits, hint_on, hint_next = row
-        prompts[prompt_id] = PromptHistory(
-            rewards=deque(rewards[first : first + n_rewards], maxlen=VCRS_WINDOW),
-            vcrs=vcrs,
-            tier=TIERS[tier],
-            failed_visits=failed_visits,
-            hint_on=hint_on,
-            hint_next=hint_next,
-            kl=kl,
-        )
-        first += n_rewards
+    for prompt_id, count, *values in zip(ids, counts, *plain, strict=True):
+        history = PromptHistory(**dict(zip(PLAIN_FIELDS, values, strict=True)))
+        history.rewards.extend(itertools.islice(rewards, count))
+        prompts[prompt_id] = history
     return prompts
 
 

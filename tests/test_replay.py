@@ -490,7 +490,7 @@ def test_every_field_of_a_history_is_saved():
         failed_visits=2,
         hint_on=True,
         hint_next=True,
-        kl=0.1,
+        kl=np.float32(0.125),  # NumPy's numbers, too
     )
     again = prompts_of_columns(prompt_columns({"a": history}))["a"]
     for saved in fields(PromptHistory):
