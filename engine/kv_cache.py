@@ -153,8 +153,8 @@ class PrefixKV:
 
     def __init__(self, prefill: Prefill, question_of: Tensor):
         self.lengths = prefill.lengths
-        self.keys = list(prefill.keys)  # lists of its own: `keep` changes them
-        self.values = list(prefill.values)
+        self.keys = [by_head(k) for k in prefill.keys]
+        self.values = [by_head(v) for v in prefill.values]
         self.prompt_of = prefill.prompt_of[question_of]  # (N,)
         self._lay_out()
 
@@ -183,8 +183,8 @@ class PrefixKV:
         if len(prompts) < len(self.lengths):
             self.lengths = [self.lengths[i] for i in prompts.tolist()]
             for layer in range(len(self.keys)):  # one by one, so that no second copy of all is held
-                self.keys[layer] = self.keys[layer][prompts]
-                self.values[layer] = self.values[layer][prompts]
+                self.keys[layer] = by_head(self.keys[layer][prompts])
+                self.values[layer] = by_head(self.values[layer][prompts])
         self._lay_out()
 
     def attend(self, layer: int, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,8 +233,8 @@ class SuffixKV:
 
     def __init__(self, prefill: Prefill, question_of: Tensor, max_new_tokens: int):
         space = (0, 0, 0, 0, 0, max_new_tokens)  # none in d and heads, R slots behind the tokens
-        self.keys = [F.pad(k[question_of], space) for k in prefill.question_keys]
-        self.values = [F.pad(v[question_of], space) for v in prefill.question_values]
+        self.keys = [by_head(F.pad(k[question_of], space)) for k in prefill.question_keys]
+        self.values = [by_head(F.pad(v[question_of], space)) for v in prefill.question_values]
         self.question_tokens = prefill.question_keys[0].shape[1]  # Q
         question_lengths = prefill.question_lengths[question_of]  # (N,)
         self.question_start = self.question_tokens - question_lengths  # (N,)
@@ -242,8 +242,8 @@ class SuffixKV:
     def keep(self, index: Tensor) -> None:
         """Go on with these completions (n,)."""
         for layer in range(len(self.keys)):
-            self.keys[layer] = self.keys[layer][index]
-            self.values[layer] = self.values[layer][index]
+            self.keys[layer] = by_head(self.keys[layer][index])
+            self.values[layer] = by_head(self.values[layer][index])
         self.question_start = self.question_start[index]
 
     def bias(self, slot: Tensor, width: int, dtype: torch.dtype) -> Tensor:
@@ -268,6 +268,17 @@ class SuffixKV:
         q = q.view(n, keys.shape[1], -1, d)  # (N, K, H/K, d)
         out, lse = attend(q, keys, values, bias=bias)
         return out.reshape(n, heads, d), lse.reshape(n, heads)
+
+
+def by_head(x: Tensor) -> Tensor:
+    """(B, L, K, d) with the tokens of a head side by side in memory, on a CPU; else x as it is.
+
+    A CPU's kernel reads one head after the other: so it takes about half of the time. A GPU's
+    kernels want the heads of a token side by side (engine/kv_pieces.py).
+    """
+    if x.device.type != "cpu":
+        return x
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def minus_inf_where(masked: Tensor, dtype: torch.dtype) -> Tensor:

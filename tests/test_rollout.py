@@ -177,6 +177,15 @@ def test_a_prefix_is_held_once_for_its_completions(policy, prompts, features):
     assert all(k.shape[:2] == (16, 10) for k in run.suffix.keys)
 
 
+def test_on_a_cpu_the_keys_of_a_head_stand_side_by_side(policy, prompts, features):
+    """At the start and after a compaction: else attention takes twice the time."""
+    run = Decoding(policy, policy.prefill(prompts[:2], features[:2]), 2, Sampling(10))
+    for index in ([0, 1, 2, 3], [0, 2]):
+        run.keep(torch.tensor(index))
+        for held in (run.prefix.keys, run.prefix.values, run.suffix.keys, run.suffix.values):
+            assert all(x.transpose(1, 2).is_contiguous() for x in held)
+
+
 def test_questions_about_one_clip_share_its_prefill(policy, builder, samples, tokens_per_pass):
     """Greedy completions and their log-probs are those of every question on its own, through
     compactions and with a lone question, a repeated one and one with its medium behind its text in
