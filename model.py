@@ -54,6 +54,7 @@ from engine.packed_rows import (
     packed_layouts,
     row_lengths,
 )
+from formats.sample import DataError
 from media.decode import MediaSettings
 from media.digest import media_digest
 
@@ -78,11 +79,23 @@ def load_policy(
         root_of(path)  # raises where adapters belong to themselves
         policy = load_policy(base_of(path), device, dtype)
         adapters.merge_adapters(policy.model, path)
+        check_finite(policy.model, path)
         policy.source = path
         return policy
     tokenizer, config = families.load_tokenizer_and_config(path)
     model = families.load_model(path, config, torch.device(device), dtype)
+    check_finite(model, path)
     return Policy(model, tokenizer, path)
+
+
+def check_finite(model: nn.Module, path: str | Path) -> None:
+    """Raises DataError where a weight is infinite or no number: its replies would be noise."""
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise DataError(
+                f"{path}: weight {name} holds numbers that are infinite or not a number; take "
+                "another checkpoint"
+            )
 
 
 class Policy:

@@ -206,6 +206,10 @@ def seconds(text: str) -> float | None:
     return sum(value * 60**power for power, value in enumerate(reversed(fields)))
 
 
+# "[start, end]"; the lengths are bounded, so that a hostile answer costs linear time
+SPAN = re.compile(r"\[([^\[\],]{1,40}),([^\[\],]{1,40})\]")
+
+
 def intervals(text: str) -> list[tuple[float, float]]:
     """The time spans of an answer "[s, e]; [s, e]", merged and sorted.
 
@@ -214,9 +218,8 @@ def intervals(text: str) -> list[tuple[float, float]]:
     >>> intervals("[1, 2.5]; [0:02, 0:04]"), intervals("from 1 to 2"), intervals("[3, 1]")
     ([(1.0, 4.0)], [], [])
     """
-    # "[start, end]"; the lengths are bounded, so that a hostile answer costs linear time
     spans = []
-    for first, second in re.findall(r"\[([^\[\],]{1,40}),([^\[\],]{1,40})\]", text):
+    for first, second in SPAN.findall(text):
         start, end = seconds(first), seconds(second)
         if start is not None and end is not None and start < end:
             spans.append((start, end))
@@ -229,6 +232,17 @@ def intervals(text: str) -> list[tuple[float, float]]:
         else:
             merged.append((start, end))
     return merged
+
+
+def are_intervals(text: str) -> bool:
+    """Whether this is nothing but time spans, each of which ends after it starts.
+
+    >>> are_intervals("[1, 2]; [3, 4]"), are_intervals("[1, 2]; 3 to 4"), are_intervals("[2, 1]")
+    (True, False, False)
+    """
+    spans = [match[0] for match in SPAN.finditer(text)]
+    others = SPAN.sub("", text).replace("and", "")
+    return all(intervals(span) for span in spans) and not others.strip(" \t\n;,.[]")
 
 
 def temporal_iou(a: list[tuple[float, float]], b: list[tuple[float, float]]) -> float:
@@ -282,6 +296,22 @@ def places(text: str) -> frozenset[tuple[str, str]]:
         if colon:
             pairs.add((plain(place), plain(thing)))
     return frozenset(pairs)
+
+
+def are_places(text: str) -> bool:
+    """Whether this is nothing but "place: thing", joined by |. The colon of a time is none.
+
+    >>> are_places("left: a | right: clock at 3:15"), are_places("left: a, right: b")
+    (True, False)
+    >>> are_places("left: a | right b")
+    False
+    """
+    for item in text.split("|"):
+        place, _, thing = item.partition(":")
+        n_colons = len(re.findall(r":(?!\d)|(?<!\d):", item))
+        if n_colons != 1 or not place.strip() or not thing.strip():
+            return False
+    return True
 
 
 def read_places(answer: str, options: list[str]) -> str | None:
@@ -430,9 +460,21 @@ def unreachable(gold: str, problem_type: ProblemType, options: list[str]) -> str
         if unknown:
             return f"{unknown[0]!r} is none of its {len(options)} options"
 
-    # `number` takes the dash for the mark of a list, which in a data file it hardly is
-    if problem_type.name in ("numeric", "regression", "counting") and is_dashed(gold):
-        return f'{gold!r} has a dash and a blank before the number, which is no sign; write "-5"'
+    # `number` takes the dash for the mark of a list, which in a data file it hardly is; a reply may
+    # say "none" for 0, but in a data file it says that there is no answer
+    if problem_type.name in ("numeric", "regression", "counting"):
+        if is_dashed(gold):
+            return (
+                f'{gold!r} has a dash and a blank before the number, which is no sign; write "-5"'
+            )
+        if plain(gold) in ("none", "no"):
+            return f'{gold!r} may be 0 or no answer at all; write "0", or remove the record'
+
+    # what is read of a reply in part is refused here: the other part would be lost
+    if problem_type.name == "temporal" and not are_intervals(gold):
+        return f"{gold!r} is not time spans alone; write [start, end], joined by ;"
+    if problem_type.name == "localisation" and not are_places(gold):
+        return f"{gold!r} is not places alone; write place: thing, joined by |"
 
     if problem_type.read(gold, options) is None:
         return f"{gold!r} is no answer of the type {problem_type.name}"

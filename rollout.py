@@ -258,7 +258,16 @@ def decode_prefill(
 
 
 def pack(policy: Policy, tokens: Tensor, logps: Tensor, n: int) -> list[list[Completion]]:
-    """Tokens and log-probs (M * n, R) -> Completions, each cut after its EOS, n per question."""
+    """Tokens and log-probs (M * n, R) -> Completions, each cut after its EOS, n per question.
+
+    Raises DataError where log-probs are no numbers: nothing can be sampled from them.
+    """
+    if logps.isnan().any():
+        raise DataError(
+            "the policy's log-probs are not numbers: its weights or activations have overflowed; "
+            "lower --lr, or go on from an earlier checkpoint"
+        )
+
     # argmax gives the first of several ones: what was sampled behind an EOS is cut off
     is_eos = torch.isin(tokens, torch.tensor(policy.eos_ids, device=tokens.device))  # (M * n, R)
     finished = is_eos.any(1)  # (M * n,)
@@ -303,8 +312,10 @@ def draw(logp: Tensor, generator: torch.Generator | None) -> Tensor:
     uniform = torch.rand(
         len(logp), 1, dtype=torch.float64, device=logp.device, generator=generator
     )  # (N, 1)
-    # right=True: the first id whose cumulated mass is above the number, not equal to it
-    return torch.searchsorted(mass, uniform * mass[:, -1:], right=True).squeeze(-1)  # (N,)
+    # right=True: the first id whose cumulated mass is above the number, not equal to it. Of
+    # log-probs that are no numbers there is none: then the last id, and `pack` says what is wrong.
+    token = torch.searchsorted(mass, uniform * mass[:, -1:], right=True).squeeze(-1)  # (N,)
+    return token.clamp_(max=logp.shape[1] - 1)
 
 
 # ------------------------------------------------------------------ decoding

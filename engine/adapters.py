@@ -86,6 +86,7 @@ def merge_adapters(model: nn.Module, folder: str | Path) -> None:
             f"{stray[0]}; check base_model_name_or_path in {SETTINGS}"
         )
     adapted.merge_and_unload()
+    model.requires_grad_(True)  # peft has frozen them, and merging leaves them so
 
 
 @contextlib.contextmanager

@@ -71,6 +71,11 @@ def own_record(record: dict, where: str) -> dict:
     soundtracks = paths_field(record.get("soundtrack"), "audio", "soundtrack", where)
     if len(soundtracks) > 1:
         raise DataError(f"{where}: field 'soundtrack' must be one path; remove the others")
+    if soundtracks and len(fields["videos"]) != 1:
+        raise DataError(
+            f"{where}: field 'soundtrack' is the sound of a record's one video, and this has "
+            f"{len(fields['videos'])}; name the sound in 'audio'"
+        )
     fields["soundtrack"] = soundtracks[0] if soundtracks else None
     for name in ("hint", "audio_caption"):
         fields[name] = fields[name].strip()

@@ -18,7 +18,7 @@ import numpy as np
 from formats.sample import DataError, Sample, file_of
 from media.errors import MediaError, record_name
 from media.frames import AspectRatioError, Resize, SampledFrames, read_frames, read_moment
-from media.pictures import read_picture
+from media.pictures import is_webp, read_picture
 from media.prompt_format import MIN_PIXELS, PATCH, SAMPLE_RATE, TEMPORAL_PATCH
 from media.sound import read_sound
 
@@ -88,8 +88,10 @@ def load_medium(kind: str, path: str, sample: Sample, settings: MediaSettings) -
     seconds_per_group = sampled.seconds_per_frame * TEMPORAL_PATCH
     media = Media(kind, sampled.pixels, None, seconds_per_group, times=sampled.times)
 
-    # sound of a video: a file of its own, or the video's track; a folder of pictures has no track
-    if kind == "video" and settings.use_audio and (sample.soundtrack or not sample.frame_rate):
+    # sound of a video: a file of its own, or the video's track; a folder of pictures has none, nor
+    # has a WebP
+    has_no_track = bool(sample.frame_rate) or is_webp(path)
+    if kind == "video" and settings.use_audio and (sample.soundtrack or not has_no_track):
         file = sample.soundtrack or path
         is_track = file == path
         add_sound(media, *read_sound(file, is_track, where, sample.span, settings.max_sound))

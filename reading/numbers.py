@@ -56,10 +56,12 @@ DIGITS = re.compile(
     r"|\^ ?\(? ?(?P<power>[-+]?\d{1,4}) {0,2}\)?"
     r"| ?/ ?(?P<below>\d{1,9})(?![\d.,/]\d)| (?P<upper>[1-9]\d{0,3})/(?P<lower>\d{1,4})(?![\d/]))?"
     r"(?: ?[×x*·] ?10 ?(?:\^ ?\(? ?(?P<ten>[-+]?\d{1,4}) {0,2}\)?))?"
-    r"(?: ?(?P<multiple>dozen|hundred|thousand|million|billion)\b)?"
+    r"(?: ?(?P<multiple>dozen|hundred|thousand|million|billion)\b|(?P<suffix>k|(?-i:M)|bn)\b)?"
     r"(?!:\d|\d)",
     re.I,
 )
+
+SUFFIXES = {"k": 1000, "m": 1_000_000, "bn": 1_000_000_000}  # "2.5k"; "5m" is 5 metres
 
 # The rest of an answer that is a number: percent, degrees, or up to four words of a unit.
 UNIT_WORD = r"[^\W\d_][^\W\d_]{0,20}(?:[²³]|\^[23])?"
@@ -343,6 +345,8 @@ def value_of(match: re.Match) -> float | None:
             value = value + int(match["upper"]) / int(match["lower"])
         if match["multiple"]:
             value = value * MULTIPLES[match["multiple"].lower()]
+        if match["suffix"]:
+            value = value * SUFFIXES[match["suffix"].lower()]
         if match["ten"]:
             value = value * 10.0 ** int(match["ten"])
     except (OverflowError, ZeroDivisionError):
@@ -360,6 +364,8 @@ def number(text: str) -> float | None:
 
     >>> number("1,200"), number("4,5 cm"), number("-5.12%"), number("Three."), number("1/2")
     (1200.0, 4.5, -5.12, 3.0, 0.5)
+    >>> number("2.5k"), number("3M"), number("3 m")
+    (2500.0, 3000000.0, 3.0)
     >>> number("1_0"), number("1,2,3"), number("5 or 6"), number("10:30"), number("1e400")
     (None, None, None, None, None)
     """

@@ -259,6 +259,17 @@ def test_a_new_type_is_one_record(tmp_path, monkeypatch):
         ("maybe", "yes/no", []),
         ("from 1 to 2", "temporal", []),
         ("left red disc", "localisation", []),
+        # what is read in part: the rest would be lost
+        ("[1, 2]; from 3 to 4", "temporal", []),
+        ("[1, 2]; [5, 3]", "temporal", []),
+        ("[1, 2]; [2]", "temporal", []),
+        ("[1, 2]; [3,", "temporal", []),
+        ("left: a | right b", "localisation", []),
+        ("left: a, right: b", "localisation", []),
+        ("left: a; right: b", "localisation", []),
+        ("left: a | right:", "localisation", []),
+        ("None", "numeric", []),  # 0, or a field that was empty
+        ("no", "counting", []),
         ("  ", "free-form", []),
     ],
 )
@@ -298,6 +309,10 @@ def test_a_gold_answer_that_no_reply_can_match_is_named(gold, kind, options):
         ("twelve", "counting", []),
         ("Yes", "yes/no", []),
         ("[1, 2]", "temporal", []),
+        ("[1, 2] and [3, 4].", "temporal", []),
+        ("[[1, 2], [3, 4]]", "temporal", []),
+        ("left: red disc | right: clock at 3:15", "localisation", []),
+        ("2.5k", "numeric", []),
         ("left: red disc", "localisation", []),
         ("a red disc", "free-form", []),
     ],

@@ -1,5 +1,6 @@
 """rollout.py: against transformers' generate, the trainer's log-probs, the distribution itself."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -175,6 +176,24 @@ def test_a_prefix_is_held_once_for_its_completions(policy, prompts, features):
     run = Decoding(policy, policy.prefill(prompts[:2], features[:2]), 8, Sampling(10))
     assert all(k.shape[0] == 2 for k in run.prefix.keys)
     assert all(k.shape[:2] == (16, 10) for k in run.suffix.keys)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_one_sentence(fresh_policy, prompts, features, temperature):
+    """As after an update that was too large. Sampled ids would lie outside of the vocabulary."""
+    with torch.no_grad():
+        fresh_policy.text.norm.weight[0] = math.nan
+    with pytest.raises(DataError, match=r"log-probs are not numbers: .* lower --lr"):
+        generate(fresh_policy, prompts[:2], features[:2], 2, Sampling(4, temperature))
+
+
+def test_weights_that_are_no_numbers_are_refused(fresh_policy, tmp_path):
+    with torch.no_grad():
+        fresh_policy.text.norm.weight[0] = math.inf
+    fresh_policy.save(tmp_path)
+    (tmp_path / "checksums.json").unlink(missing_ok=True)
+    with pytest.raises(DataError, match=r"weight .*norm\.weight holds numbers that are infinite"):
+        load_policy(tmp_path)
 
 
 def test_on_a_cpu_the_keys_of_a_head_stand_side_by_side(policy, prompts, features):

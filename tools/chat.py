@@ -17,6 +17,7 @@ import inspect
 import io
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -30,6 +31,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from formats.fields import whole_characters
 from formats.sample import Away, DataError
 from media.prompt_format import SAMPLE_RATE
 
@@ -75,6 +77,7 @@ def check_endpoint(url: str) -> str:
     """
     try:
         parts = urllib.parse.urlsplit(url)
+        _ = parts.port  # raises where it is no number
     except ValueError as error:
         raise DataError(
             f"the endpoint's address is none ({error}); write it as in http://localhost:8000/v1"
@@ -84,7 +87,7 @@ def check_endpoint(url: str) -> str:
             "the endpoint's address holds a name, a password or a query; put the key into "
             "OPENAI_API_KEY and leave it out there"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", url):
         raise DataError(f"endpoint {url}: is not an address such as http://localhost:8000/v1")
     return url.rstrip("/")
 
@@ -197,10 +200,13 @@ class Endpoint:
             raise
         check_deadline(deadline)
 
-        text = json.loads(content)["choices"][0]["message"]["content"]
+        reply = json.loads(content)
+        if "choices" not in reply and "error" in reply:
+            raise ValueError(f"the server says {json.dumps(reply['error'])}")
+        text = reply["choices"][0]["message"]["content"]
         if not isinstance(text, str | None):
             raise TypeError("the reply's content is not a text")
-        return text or ""
+        return whole_characters(text or "")
 
     def _receive(self, message: urllib.request.Request) -> bytes:
         """The bytes of one reply, as many as came before its connection ended."""

@@ -166,6 +166,7 @@ def test_a_folder_of_adapters_is_its_base_with_them_added_in(
     torch.testing.assert_close(logp, expected, **CLOSE)
     assert (expected - plain).abs().max() > 0.01
     assert not loaded.has_adapters
+    assert all(p.requires_grad for p in loaded.model.parameters())  # --train_type full trains them
     assert is_tiny(str(folder))
 
     loaded.save(tmp_path / "again")

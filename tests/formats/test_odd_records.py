@@ -131,6 +131,13 @@ def test_a_moment_of_another_form_is_refused(tmp_path, moment):
     refused_record(tmp_path, AVATAR | {"images": [path]}, message)
 
 
+def test_a_soundtrack_belongs_to_one_video(tmp_path):
+    """Without a video nobody would hear it; of two it would be both's."""
+    for media in ({}, {"image": "p.png"}, {"video": ["a.mp4", "b.mp4"]}):
+        record = OWN | {"video": None} | media | {"soundtrack": "s.wav"}
+        refused_record(tmp_path, record, "'soundtrack' is the sound of a record's one video")
+
+
 # ------------------------------------------------------------------ paths
 @pytest.mark.parametrize("path", ["a\0.mp4", "a\n.mp4", "\0", "a.mp4\x1b[2J", "a\u2028b"])
 def test_a_path_with_a_control_character_is_refused(tmp_path, path):

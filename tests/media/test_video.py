@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from formats.sample import Sample
 from media.cache import load_media
 from media.decode import load_medium
 from media.errors import MediaError
@@ -104,6 +105,18 @@ def test_pictures_that_stay_for_different_times(tmp_path):
     on_screen = [0, 0, 1, 3, 3, 3, 3, 4]  # at 0, 0.5, .. 3.5 s
     expected = [GREYS[i] for i in on_screen]
     assert sampled.pixels.mean(axis=(1, 2, 3)) == pytest.approx(expected, abs=2)
+
+
+@pytest.mark.parametrize("name", ["m.webp", "m.gif", "m.png"])
+def test_moving_pictures_are_read_where_videos_have_sound(tmp_path, name):
+    """They have no sound track; the parts of FFmpeg that look for one do not know WebP."""
+    first, *others = pictures()
+    path = tmp_path / name
+    first.save(path, save_all=True, append_images=others, duration=1000)
+    sample = Sample("a", "?", "yes/no", "yes", videos=[str(path)])
+    media = load_medium("video", str(path), sample, replace(SETTINGS, use_audio=True))
+    assert media.sound is None
+    assert len(media.times) > 1
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,12 @@ def test_endpoint_tries_again_and_then_says_what_is_wrong(server, impatient):
         ),
         (b"<html>busy</html>", "JSONDecodeError"),
         (b"[" * 100_000, "RecursionError"),
-        (b'{"error": "none"}', "KeyError"),
+        (b'{"error": "none"}', "the server says .none"),
         (b'{"choices": []}', "IndexError"),
         (b"[1]", "TypeError"),
         (b"\xff\xfe{", "Error"),
         (b'{"choices": [{"message": {"content": {"a": 1}}}]}', "is not a text"),
+        (b'{"error": {"message": "out of credit"}}', "the server says .*out of credit"),
         (b"", "JSONDecodeError"),
     ],
 )
@@ -202,12 +203,26 @@ def test_an_address_that_holds_a_secret_is_refused(url):
     assert "hunter2" not in str(error.value)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "localhost:8000/v1", "ftp://host/v1", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/passwd", "localhost:8000/v1", "ftp://host/v1", "", "http://ho st/v1"],
+)
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(DataError, match="is not an address such as http"):
         Endpoint(url, "judge")
+
+
+@pytest.mark.parametrize("url", ["http://[::1/v1", "http://host:abc/v1", "http://host:70000/v1"])
+def test_an_address_that_cannot_be_parsed_is_refused(url):
     with pytest.raises(DataError, match="address is none"):
-        Endpoint("http://[::1/v1", "judge")
+        Endpoint(url, "judge")
+
+
+def test_half_an_emoji_in_a_reply_is_replaced(server):
+    """A file in UTF-8 could not hold it."""
+    Server.replies[:] = [send(b'{"choices": [{"message": {"content": "Look \\ud83d here"}}]}')]
+    reply = Endpoint(server, "judge").ask([Request("?")])[0]
+    assert reply.encode() == "Look \ufffd here".encode()
 
 
 @pytest.mark.parametrize("command", [train.main, eval_program.main])
