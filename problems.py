@@ -470,14 +470,14 @@ def unreachable(gold: str, problem_type: ProblemType, options: list[str]) -> str
         if plain(gold) in ("none", "no"):
             return f'{gold!r} may be 0 or no answer at all; write "0", or remove the record'
 
+    if problem_type.read(gold, options) is None:
+        return f"{gold!r} is no answer of the type {problem_type.name}"
+    if problem_type.score(gold, gold, options) < 1 - 1e-6:
+        return f"{gold!r} is no answer of the type {problem_type.name}"
+
     # what is read of a reply in part is refused here: the other part would be lost
     if problem_type.name == "temporal" and not are_intervals(gold):
         return f"{gold!r} is not time spans alone; write [start, end], joined by ;"
     if problem_type.name == "localisation" and not are_places(gold):
         return f"{gold!r} is not places alone; write place: thing, joined by |"
-
-    if problem_type.read(gold, options) is None:
-        return f"{gold!r} is no answer of the type {problem_type.name}"
-    if problem_type.score(gold, gold, options) < 1 - 1e-6:
-        return f"{gold!r} is no answer of the type {problem_type.name}"
     return None

@@ -64,7 +64,9 @@ def write_records(tree, *records):
 
 
 def write_paths(tree, *paths, field="image"):
-    return write_records(tree, *({"id": str(i), field: path} for i, path in enumerate(paths)))
+    others = {"video": "v.mp4"} if field == "soundtrack" else {}
+    records = [{"id": str(i), field: path} | others for i, path in enumerate(paths)]
+    return write_records(tree, *records)
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
