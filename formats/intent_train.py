@@ -18,6 +18,9 @@ from formats.files import RawRecord, read_records, read_text
 from formats.sample import DataError
 
 
+FIELDS = ("json_path", "data_root", "sampling_strategy")  # of an entry
+
+
 def apply_strategy(records: list, strategy: str, name: str, where: str) -> list:
     """The records that a sampling_strategy keeps, in their order.
 
@@ -60,6 +63,11 @@ def read_yaml(path: Path, media_root: str | Path | None = None) -> list[RawRecor
     records: list[RawRecord] = []
     for i, dataset in enumerate(read_datasets(path)):
         where = f"{path}: datasets[{i}]"
+        unknown = [key for key in dataset if key not in FIELDS]
+        if unknown:
+            raise DataError(
+                f"{where}: unknown field {brief(unknown[0])}; known fields: {', '.join(FIELDS)}"
+            )
         name = text_field(dataset, "json_path", where)
         data_root = text_field(dataset, "data_root", where, required=False)
         check_path(name, "json_path", where)

@@ -24,7 +24,7 @@ from media.sound import read_sound
 
 # Part of the key of the cache. Raise it with every change after which a file gives other frames,
 # other times or another sound than before: else runs are served what the old code made of it.
-READER_VERSION = 6
+READER_VERSION = 7
 
 MIN_SOUND = SAMPLE_RATE // 10  # shorter sound is padded with silence: the tower needs a few frames
 

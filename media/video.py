@@ -82,7 +82,9 @@ def video_stream(container, path: str, where: str):
     known = [stream for stream in streams if stream.codec_context is not None]
     if not known:
         raise MediaError(where, f"its codec is unknown here; {TO_H264}", path)
-    stream = next((s for s in known if s.disposition & marks.default), known[0])
+    # beside the frames of a moving AVIF stands a still, marked as they are
+    moving = [stream for stream in known if stream.frames != 1] or known
+    stream = next((s for s in moving if s.disposition & marks.default), moving[0])
 
     # checked before anything is decoded: a few kB may hold frames of many GB
     context = stream.codec_context

@@ -92,6 +92,10 @@ def test_the_same_paths_under_two_roots_are_two_prompts(tmp_path):
         ("[1]", "field 'datasets' must be a list"),
         ("datasets: [a.json]", "field 'datasets' must be a list of entries"),
         ("datasets: []", "d.yaml: no record"),
+        (
+            "datasets: [{json_path: a.json, sampling_stategy: 'first:1'}]",
+            "datasets[0]: unknown field 'sampling_stategy'; known fields: json_path, data_root,",
+        ),
         ("datasets: [{data_root: x}]", "d.yaml: datasets[0]: field 'json_path' is missing"),
         ("datasets: [{json_path: none.json}]", "none.json is not a file"),
         (
