@@ -17,7 +17,6 @@ from formats.fields import brief, check_path, text_field
 from formats.files import RawRecord, read_records, read_text
 from formats.sample import DataError
 
-
 FIELDS = ("json_path", "data_root", "sampling_strategy")  # of an entry
 
 

@@ -94,7 +94,9 @@ def load_medium(kind: str, path: str, sample: Sample, settings: MediaSettings) -
     if kind == "video" and settings.use_audio and (sample.soundtrack or not has_no_track):
         file = sample.soundtrack or path
         is_track = file == path
-        add_sound(media, *read_sound(file, is_track, where, sample.span, settings.max_sound))
+        field = "video" if is_track else "soundtrack"
+        sound = read_sound(file, is_track, where, sample.span, settings.max_sound, field)
+        add_sound(media, *sound)
     return media
 
 

@@ -132,16 +132,18 @@ def read_sound(
     where: str,
     span: tuple[float, float] | None = None,
     max_sound: float = 0.0,
+    field: str = "",
 ) -> tuple[np.ndarray | None, bool]:
     """(n,) float32, mono, 16 kHz: the sound track of a video, or a sound file; and whether it goes
     on after what was kept of it.
 
     The sound is None for a video that has no track, or an empty one, or one of an unknown codec.
     span: the seconds that are kept; None: all. max_sound: how many of these at most; 0: all.
-    where: the record's name, for messages. Raises MediaError for a sound that cannot be read or
-    cannot be one.
+    where: the record's name, for messages; field: the record's that names the file, "video" or
+    "audio" where it is left out. Raises MediaError for a sound that cannot be read or cannot be
+    one.
     """
-    subject = f"field '{'video' if is_video else 'audio'}': {path}"
+    subject = f"field '{field or ('video' if is_video else 'audio')}': {path}"
     mend = "replace the file or remove the record"
     start, stop = span or (0.0, math.inf)
     first = round(start * SAMPLE_RATE)

@@ -56,6 +56,14 @@ def test_a_missing_soundtrack_is_named(tmp_path):
         load_media(sample, SETTINGS)
 
 
+def test_a_soundtrack_that_is_no_sound_is_named(tmp_path):
+    video = write_video(tmp_path / "v.mp4", rate=16_000)
+    (tmp_path / "s.wav").write_text("no sound")
+    sample = sample_of_file(video, soundtrack=str(tmp_path / "s.wav"))
+    with pytest.raises(MediaError, match=r"field 'soundtrack': .*s.wav cannot be read as sound"):
+        load_media(sample, SETTINGS)
+
+
 @pytest.mark.parametrize("kind", ["video", "audio", "image"])
 def test_pipes_and_devices_are_not_opened(tmp_path, kind):
     """Also in this process, where nothing could end the wait."""
