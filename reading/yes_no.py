@@ -16,6 +16,9 @@ from reading.text import same_characters, tokens, unmarked
 # "Yes" and "no" in other languages; Chinese has several words for each.
 YES = (
     "yes",
+    "yeah",
+    "yep",
+    "yup",
     "да",
     "हाँ",
     "हां",
@@ -35,6 +38,8 @@ YES = (
 )
 NO = (
     "no",
+    "nope",
+    "nah",
     "нет",
     "नहीं",
     "non",
@@ -68,6 +73,8 @@ def yes_no(text: str, options: list[str] | None = None) -> str | None:
 
     >>> yes_no("Yes, it does."), yes_no("不是"), yes_no("Yesterday")
     ('yes', 'no', None)
+    >>> yes_no("Yep"), yes_no("Nope, he lies.")
+    ('yes', 'no')
     >>> yes_no("No he isn't"), yes_no("No idea."), yes_no("No doubt, he lies.")
     ('no', None, None)
     """
