@@ -50,7 +50,7 @@ import hashlib
 import itertools
 import json
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -59,10 +59,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-TIERS = ("hard", "medium", "easy")
-
-# Of the capacity, of the draws, and of the prompts.
+# Of the capacity, of the draws, and of the prompts. Hardest first; more or fewer tiers, or others,
+# are a change of this line alone.
 TIER_FRACTIONS = {"hard": 0.40, "medium": 0.35, "easy": 0.25}
+TIERS = tuple(TIER_FRACTIONS)
+MIDDLE = len(TIERS) // 2  # the tier of a prompt of which nothing is known
 
 VCRS_WINDOW = 20  # rewards in Rbar(q)
 
@@ -142,12 +143,12 @@ def apportion(total: int, fractions: dict[str, float]) -> dict[str, int]:
 
 @dataclass
 class PromptHistory:
-    """What is known of one prompt. All of it is saved: of a new field, what JSON can hold."""
+    """What is known of one prompt. A new field is saved by itself (`json_column`)."""
 
     rewards: deque[float] = field(default_factory=lambda: deque(maxlen=VCRS_WINDOW))
     vcrs: float | None = None  # Rbar(q), the mean of `rewards`; None before the first of them
     entries: list[Entry] = field(default_factory=list)  # oldest first
-    tier: str = "medium"  # as of the last visit or `refresh`
+    tier: str = TIERS[MIDDLE]  # as of the last visit or `refresh`
     failed_visits: int = 0  # unhinted visits in a row without a success
     hint_on: bool = False
     hint_next: bool = False  # while the hint is on: does the next visit show it?
@@ -220,11 +221,10 @@ class ReplayBuffer:
         self.hinted: set[str] = set()
 
         # The ranking of the last `refresh`: the places of all prompts on all ranks, sorted; the
-        # same by id; and the places of the first medium and of the first easy prompt (`_borders`;
-        # while there is no ranking every place is medium).
+        # same by id; and the places of the first medium and of the first easy prompt (`_borders`).
         self.ranking: list[Place] = []
         self.places: dict[str, Place] = {}
-        self.borders = [FIRST, LAST]
+        self.borders = self._borders()
         self.moved: set[str] = set()  # prompts of this rank whose Rbar has moved since then
 
         self.inserted = 0  # entries so far, evicted ones included
@@ -280,7 +280,7 @@ class ReplayBuffer:
         else:
             history.failed_visits += 1
             out_of_patience = 0 < self.patience <= history.failed_visits
-            stopped_exploring = history.tier == "hard" and self._kl_is_small(history)
+            stopped_exploring = history.tier == TIERS[0] and self._kl_is_small(history)
             history.hint_on = history.hint_on or out_of_patience or stopped_exploring
         history.hint_next = history.hint_on
 
@@ -316,7 +316,7 @@ class ReplayBuffer:
 
     def tier(self, prompt_id: str) -> str:
         """The tier as of the last visit or the last `refresh`; medium without an Rbar."""
-        return self.prompts[prompt_id].tier if prompt_id in self.prompts else "medium"
+        return self.prompts[prompt_id].tier if prompt_id in self.prompts else TIERS[MIDDLE]
 
     def moves(self) -> list[Place]:
         """The places of this rank's prompts whose Rbar has moved since the last `refresh`: what
@@ -351,21 +351,18 @@ class ReplayBuffer:
 
     def _tier_at(self, place: Place) -> str:
         """The tier of a place, by the borders of the last `refresh`."""
-        medium, easy = self.borders
-        if place < medium:
-            return "hard"
-        return "medium" if place < easy else "easy"
+        return TIERS[bisect_right(self.borders, place)]
 
     def _borders(self) -> list[Place]:
         """The places of the first medium and of the first easy prompt, so that 40 and 75 % of the
-        prompts stand before them."""
+        prompts stand before them. While there is no ranking every place is medium."""
         n = len(self.ranking)
         if n == 0:
-            return [FIRST, LAST]
+            return [FIRST] * MIDDLE + [LAST] * (len(TIERS) - 1 - MIDDLE)
         borders = []
-        for share in (TIER_FRACTIONS["hard"], 1 - TIER_FRACTIONS["easy"]):
-            # the prompt at index i has the quantile (i + 1/2) / n
-            first = math.ceil(share * n - 0.5)
+        for share in list(itertools.accumulate(TIER_FRACTIONS.values()))[:-1]:
+            # the prompt at index i has the quantile (i + 1/2) / n; 1e-9: 0.2 + 0.2 + 0.2 > 0.6
+            first = math.ceil(share * n - 0.5 - 1e-9)
             borders.append(self.ranking[first] if first < n else LAST)
         return borders
 
@@ -574,9 +571,34 @@ def prompt_columns(prompts: dict[str, PromptHistory]) -> dict:
         "rewards": torch.tensor(rewards, dtype=torch.float64),  # (sum of the counts,)
     }
     for name in PLAIN_FIELDS:
-        values = [getattr(history, name) for history in histories]
-        columns[name] = json.dumps(values, default=np.generic.item)  # NumPy's numbers as Python's
+        columns[name] = json_column(name, [getattr(history, name) for history in histories])
     return columns
+
+
+def json_column(name: str, values: list) -> str:
+    """One field of all histories as a JSON text. NumPy's numbers become Python's. Raises TypeError
+    where JSON would give something else back: it has no tuples, and no keys but texts."""
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
+    for value in values:
+        if not is_plain(value):
+            raise TypeError(
+                f"PromptHistory.{name} is {value!r}, which no checkpoint can hold; let it hold "
+                "None, texts, numbers, and lists and dicts of them"
+            )
+    return json.dumps(values)
+
+
+def is_plain(value: object) -> bool:
+    """Does JSON give this value back as it is?
+
+    >>> is_plain([1, {"a": None}]), is_plain((1, 2)), is_plain({3: 1.0}), is_plain({1, 2})
+    (True, False, False, False)
+    """
+    if isinstance(value, list):
+        return all(is_plain(entry) for entry in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(entry) for key, entry in value.items())
+    return value is None or isinstance(value, str | int | float)
 
 
 def prompts_of_columns(columns: dict) -> dict[str, PromptHistory]:

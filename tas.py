@@ -48,7 +48,7 @@ def group_advantages(rewards: Tensor) -> Tensor:
     >>> group_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0]))      # mean 0.5, std 0.57735
     tensor([ 0.8659, -0.8659, -0.8659,  0.8659])
     """
-    return replay_advantages(rewards, rewards.mean())
+    return over_std(rewards - rewards.mean(), rewards)
 
 
 def shrunk_advantages(rewards: Tensor, history: list[float], step_rewards: Tensor) -> Tensor:
@@ -97,7 +97,9 @@ def over_std(differences: Tensor, rewards: Tensor) -> Tensor:
 
 
 # What fresh rewards stand against. A function of (rewards, history, step_rewards) as of
-# `shrunk_advantages` that is added here is a value of --baseline at once.
+# `shrunk_advantages` that is added here is a value of --baseline at once. trap: where rewards are
+# equal and nothing is learned from that, advantages must be exactly 0, as those of `over_std` are;
+# rewards - rewards.mean() may be 6e-8, and the group then counts as one with a signal.
 BASELINES = {
     "group": lambda rewards, history, step_rewards: group_advantages(rewards),
     "shrunk": shrunk_advantages,

@@ -1,7 +1,7 @@
 """formats/intent_train.py: HumanOmniV2's YAML of data sets: files of records, what to take of each.
 
 datasets:
-  - json_path: files/social_iq.json       # records as in formats/video_r1.py
+  - json_path: files/social_iq.json       # records of any form of formats/
     data_root: /videos/social_iq          # where their media lie; left out: the file's folder
     sampling_strategy: random:50%         # all (the default), first:N, end:N or random:N
 """
@@ -40,6 +40,11 @@ def apply_strategy(records: list, strategy: str, name: str, where: str) -> list:
         )
     total = len(records)
     which, number, percent = match.groups()
+    if percent and int(number) > 100:
+        raise DataError(
+            f"{where}: field 'sampling_strategy' is {brief(strategy)}; more than all cannot be "
+            "taken, for each record is one prompt; write at most 100%"
+        )
     n = math.ceil(total * int(number) / 100) if percent else int(number)
     n = min(total, n)
 

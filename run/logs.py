@@ -39,7 +39,7 @@ from formats.files import whole_lines
 from formats.sample import DataError, LeftOut
 from groups import Group
 from media.errors import MediaError
-from replay import ReplayBuffer
+from replay import TIERS, ReplayBuffer
 from rewards import is_right
 from run.checkpoint import Saved, move_aside, sync
 from run.plots import plot_run
@@ -54,7 +54,7 @@ DRAWING = 0.02  # of a run's time, at most, goes into drawing curves.png on the 
 NAMED = 20  # prompts with a hint that a line names; "hints" counts them all
 TAIL = 4096  # bytes before the end of a log by which it is known again
 OF_THE_MACHINE = ("time_", "speed_", "memory_", "seconds")  # how columns of clocks begin
-PLOTTED = {"loss", "generated", "tier_hard", "tier_medium", "tier_easy"}  # what curves.png needs
+PLOTTED = {"loss", "generated", *(f"tier_{tier}" for tier in TIERS)}  # what curves.png needs
 PLOTTED_OF_STAGE_0 = {"loss", "step"}
 COLUMNS = (  # what every line of a step has; null where no token or completion has a value
     "loss",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from replay import TIERS
+
 # blue, vermilion, green, orange, purple, sky blue, black
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
@@ -140,7 +142,7 @@ def plot_advantages(axes, advantages: dict[str, np.ndarray], bins: np.ndarray) -
 
 def plot_tiers(axes, x: list[int], rows: list[dict]) -> None:
     """Completions in the buffer, by tier."""
-    tiers = ("tier_hard", "tier_medium", "tier_easy")
+    tiers = [f"tier_{tier}" for tier in TIERS]
     heights = []
     for tier in tiers:
         heights.append([row[tier] for row in rows])

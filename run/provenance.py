@@ -76,6 +76,8 @@ def record_digest(sample: Sample) -> bytes:
             sample.audio_caption,
             sample.trace,
             names,
+            os.path.basename(sample.soundtrack or ""),
+            sample.scene,
         ]
     )
 

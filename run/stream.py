@@ -45,6 +45,8 @@ class PromptStream:
         self, samples: list[Sample], builder: PromptBuilder, seed: int, by_clip: bool = False
     ):
         self.samples = {sample.id: sample for sample in samples}
+        if len(self.samples) < len(samples):
+            raise DataError("two records have one id; ids tell the prompts of a run apart")
         self.builder = builder
         self.rng = np.random.default_rng(seed)
         self.coming: list[str] = []  # ids, in the order in which they will be taken

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import replay
 from replay import (
     TIER_FRACTIONS,
     Entry,
@@ -538,3 +539,23 @@ def test_two_ranks_buffers_are_redistributed_to_three_without_loss():
     assert ranks[1].vcrs("b") == 1.0
     assert ranks[0].inserted == max(one.inserted, two.inserted) == 4
     assert ranks[0].rng.random() == np.random.default_rng(7).random()  # its own random stream
+
+
+@pytest.mark.parametrize("n_tiers", [2, 5])
+def test_other_tiers_are_a_change_of_one_line(monkeypatch, n_tiers):
+    """All of them hold prompts and completions, and the hardest come first."""
+    fractions = {f"t{i}": 1 / n_tiers for i in range(n_tiers)}
+    monkeypatch.setattr(replay, "TIER_FRACTIONS", fractions)
+    monkeypatch.setattr(replay, "TIERS", tuple(fractions))
+    monkeypatch.setattr(replay, "MIDDLE", n_tiers // 2)
+    buffer = filled({f"q{i}": [i / 60, i / 60 + 0.1] for i in range(60)}, capacity=60)
+    per_tier = 60 // n_tiers
+    assert buffer.occupancy() == dict.fromkeys(fractions, per_tier)
+    assert [buffer.tier(f"q{i}") for i in range(60)] == [f"t{i // per_tier}" for i in range(60)]
+
+
+@pytest.mark.parametrize("value", [(1, 2), {3: 1.0}, {1, 2}, np.zeros(2)])
+def test_a_field_that_no_checkpoint_can_hold_is_named(value):
+    """JSON would give a list for the tuple, and texts for the keys."""
+    with pytest.raises(TypeError, match=r"PromptHistory\.kl is .*, which no checkpoint can hold"):
+        prompt_columns({"a": PromptHistory(kl=value)})

@@ -106,6 +106,10 @@ def test_the_same_paths_under_two_roots_are_two_prompts(tmp_path):
             "datasets: [{json_path: a.json, sampling_strategy: 'first:-1'}]",
             "field 'sampling_strategy' is 'first:-1'",
         ),
+        (
+            "datasets: [{json_path: a.json, sampling_strategy: 'random:300%'}]",
+            "field 'sampling_strategy' is 'random:300%'; more than all cannot be taken",
+        ),
     ],
 )
 def test_bad_yaml_is_named(tmp_path, text, message):
