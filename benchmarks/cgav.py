@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.base import Benchmark, Item, Metric, new_item
-from benchmarks.files import first_file, locate, rows
+from benchmarks.files import first_file, gold_text, locate, rows
 from benchmarks.scoring import cluster_score, clusters_in
 from formats.files import parse_json
 from formats.sample import Sample
@@ -214,7 +214,10 @@ def question_of(row: dict) -> str:
 
 
 def gold_count(row: dict) -> str:
-    return f"{float(row['answer']):.15g}"
+    """The count in plain digits; as it is written where it is none, which leaves the item out."""
+    text = gold_text(row["answer"])
+    value = number(text)
+    return text if value is None else f"{value:.15g}"
 
 
 def item_labels(row: dict, setting: str) -> dict[str, str]:
@@ -223,7 +226,7 @@ def item_labels(row: dict, setting: str) -> dict[str, str]:
 
 def count_item(row: dict, setting: str, path: str) -> Item:
     """A question for the count. setting: "long" or "ref"."""
-    return new_item(
+    item = new_item(
         f"cgav-{row['index']}-{setting}",
         question_of(row),
         gold_count(row),
@@ -233,6 +236,10 @@ def count_item(row: dict, setting: str, path: str) -> Item:
         prompt_fields={"wording": "count"},
         labels=item_labels(row, setting),
     )
+    # twice a gold below 0, as which a large error counts, would be a gain
+    if not item.broken and float(item.sample.answer) < 0:
+        item.broken = f"its answer {item.sample.answer!r} is no count"
+    return item
 
 
 def clue_item(row: dict, clues: Clues, video: str, scale: str) -> Item:

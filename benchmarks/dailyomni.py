@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import QWEN, Benchmark, Item, new_item
-from benchmarks.files import first_file, lettered, locate, rows
+from benchmarks.files import first_file, gold_text, lettered, locate, rows
 
 
 def read_dailyomni(root: Path, scratch: Path) -> Iterator[Item]:
@@ -14,7 +14,7 @@ def read_dailyomni(root: Path, scratch: Path) -> Iterator[Item]:
         yield new_item(
             f"dailyomni-{i}",
             row["Question"],
-            row["Answer"].strip()[:1],
+            gold_text(row["Answer"])[:1],
             lettered(row["Choice"]),
             video=stem,
             videos=[locate(root, f"Videos/{stem}/{stem}_video.mp4", f"{stem}/{stem}_video.mp4")],

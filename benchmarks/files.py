@@ -6,6 +6,7 @@ import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from formats.fields import is_number
 from formats.files import parse_json, read_records, read_text, write_whole
 from formats.sample import DataError
 
@@ -190,6 +191,21 @@ def unpacked(scratch: Path, suffix: str, value: dict | bytes) -> str:
     return str(file)
 
 
+# --------------------------------------------------------------------------- gold answers
+
+
+def gold_text(value) -> str:
+    """A gold answer as text; "" for null and whatever else is neither a text nor a number, so that
+    the item counts as one without a gold answer.
+
+    >>> gold_text(" B "), gold_text(2), gold_text(None), gold_text(["A"])
+    ('B', '2', '', '')
+    """
+    if isinstance(value, str):
+        return value.strip()
+    return str(value) if is_number(value) else ""
+
+
 # --------------------------------------------------------------------------- options
 
 
@@ -215,6 +231,18 @@ def lettered(options: Iterable[str]) -> list[str]:
     return [f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False)]
 
 
+def letter_at(place: int | str, options: list[str]) -> str:
+    """The letter of the option at a gold place, counted from 0; the place itself where none is.
+
+    >>> letter_at(1, ["red", "blue"]), letter_at("0", ["red"]), letter_at(-1, ["red"])
+    ('B', 'A', '-1')
+    """
+    text = gold_text(place).removesuffix(".0")
+    if text.isdecimal() and len(text) <= 2 and int(text) < len(options):
+        return lettered(options)[int(text)][0]
+    return text
+
+
 def letter_for(text: str, options: list[str]) -> str:
     """The letter of the option whose text is the gold answer, white space folded where none is the
     same without; the text itself where that finds none either.
@@ -222,10 +250,11 @@ def letter_for(text: str, options: list[str]) -> str:
     >>> letter_for("blue", ["red", "blue"]), letter_for("a  b", ["a b"]), letter_for("x", ["red"])
     ('B', 'A', 'x')
     """
+    text = gold_text(text)
     for letter, option in zip(LETTERS, options, strict=False):
-        if str(option) == str(text):
+        if str(option).strip() == text:
             return letter
     for letter, option in zip(LETTERS, options, strict=False):
-        if str(option).split() == str(text).split():
+        if str(option).split() == text.split():
             return letter
-    return str(text)
+    return text

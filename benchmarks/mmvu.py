@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import RELEASED, Benchmark, Item, OpenJudge, new_item
-from benchmarks.files import locate, rows_of
+from benchmarks.files import gold_text, locate, rows_of
 
 SUBJECTS = {
     "Science": (
@@ -36,7 +36,7 @@ def read_mmvu(root: Path, scratch: Path) -> Iterator[Item]:
         yield new_item(
             f"mmvu-{row['id']}",
             row["question"],
-            row["answer"].strip(),
+            gold_text(row["answer"]),
             options,
             "multiple choice" if row["question_type"] == "multiple-choice" else "free-form",
             videos=[locate(root, video, f"videos/{video}")],

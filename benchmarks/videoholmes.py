@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, new_item
-from benchmarks.files import clip, first_file, rows
+from benchmarks.files import clip, first_file, gold_text, rows
 
 
 def read_videoholmes(root: Path, scratch: Path) -> Iterator[Item]:
@@ -16,7 +16,7 @@ def read_videoholmes(root: Path, scratch: Path) -> Iterator[Item]:
         yield new_item(
             f"videoholmes-{stem}-{row['Question ID']}",
             row["Question"],
-            row["Answer"].strip(),
+            gold_text(row["Answer"]),
             [f"{letter}. {text}" for letter, text in row["Options"].items()],
             video=stem,
             videos=[clip(path.parent, stem, *folders)],

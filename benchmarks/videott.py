@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, Metric, OpenJudge, new_item
-from benchmarks.files import clip, first_file, lettered, rows, series_of
+from benchmarks.files import clip, first_file, gold_text, lettered, rows, series_of
 
 FOLDERS = (
     "Benchmark-AllVideos-LQ",
@@ -35,7 +35,7 @@ def read_videott(root: Path, scratch: Path) -> Iterator[Item]:
 def videott_item(root: Path, name: str, row: dict) -> Item:
     """The options are inside the question, as lines "(A) .." or "A. .."."""
     question = row["question"].strip()
-    answer = row["answer"].strip()
+    answer = gold_text(row["answer"])
 
     # the question ends where the first option begins; gold is a letter, which a text may follow
     choices = []
