@@ -191,7 +191,7 @@ def defect(sample: Sample) -> str:
     try:
         check_placeholders(sample)
     except DataError as error:
-        return str(error)
+        return str(error).removeprefix(f"{sample.where}: ")  # which names no file here
     if not sample.answer.strip():
         return "it has no gold answer"
 
