@@ -247,22 +247,23 @@ def option_texts(options: Iterable | dict) -> list[str]:
         options = texts_by_letter(options)
     if not isinstance(options, list | tuple):
         raise ValueError(f"options {brief(options)} are no list")
-    for option in options:
-        if not isinstance(option, str | bool) and not is_number(option):
-            raise ValueError(f"option {brief(option)} of {brief(options)} is no text")
-    return [str(option).strip() for option in options]
+    return [option_text(option, options) for option in options]
 
 
-def texts_by_letter(options: dict) -> list:
+def option_text(option: object, options: Iterable | dict) -> str:
+    if not isinstance(option, str | bool) and not is_number(option):
+        raise ValueError(f"option {brief(option)} of {brief(options)} is no text")
+    return str(option).strip()
+
+
+def texts_by_letter(options: dict) -> list[str]:
     """Of {letter: text} the options, as "A. red"; a letter without a text is no option."""
     if not all(isinstance(name, str) and name in LETTERS and len(name) == 1 for name in options):
         raise ValueError(f"options {brief(options)} are not named by the letters A, B, ..")
     texts = []
     for letter, text in options.items():
-        if isinstance(text, dict | list):
-            raise ValueError(f"option {brief(text)} of {brief(options)} is no text")
         if text not in ("", None):
-            texts.append(f"{letter}. {text}")
+            texts.append(f"{letter}. {option_text(text, options)}")
     return texts
 
 
@@ -302,6 +303,8 @@ def letter_for(text: str, options: list[str]) -> str:
     ('B', 'A', 'x')
     """
     text = gold_text(text)
+    if not text:  # an option may be empty, too
+        return ""
     shown = lettered(options)
     texts = option_texts(options)
     for option, written in zip(shown, texts, strict=True):

@@ -126,7 +126,7 @@ def fault_of(result: object) -> str:
             return f"its field '{name}' is {brief(result[name])}"
     if result["benchmark"] not in BENCHMARKS:
         return f"its benchmark {brief(result['benchmark'])} is none of {', '.join(BENCHMARKS)}"
-    return fault_of_labels(result) or fault_of_numbers(result)
+    return fault_of_labels(result) or fault_of_numbers(result) or fault_of_judging(result)
 
 
 def fault_of_labels(result: dict) -> str:
@@ -139,7 +139,13 @@ def fault_of_labels(result: dict) -> str:
 
 
 def fault_of_numbers(result: dict) -> str:
-    """A part is a finite number, or null as long as a judge has to say; the others are numbers."""
+    """A part is a finite number, or null as long as a judge has to say; the others are numbers.
+
+    A result without any part that its benchmark reports would be in no score.
+    """
+    reported = [metric.part for metric in BENCHMARKS[result["benchmark"]].metrics]
+    if not result["parts"].keys() & set(reported):
+        return f"its field 'parts' holds none of {', '.join(reported)}"
     numbers = {f"part '{name}'": value for name, value in result["parts"].items()}
     numbers = {name: value for name, value in numbers.items() if value is not None}
     for name in ("tokens", "reasoning_tokens", "seconds"):
@@ -147,6 +153,15 @@ def fault_of_numbers(result: dict) -> str:
     for name, value in numbers.items():
         if not is_number(value):
             return f"its {name} is {brief(value)}, not a finite number"
+    return ""
+
+
+def fault_of_judging(result: dict) -> str:
+    """A judge is asked about the answer of a result that waits for one, and named afterwards."""
+    if None in result["parts"].values() and not isinstance(result.get("answer"), str):
+        return "it waits for a judge, and has no text in its field 'answer'"
+    if not isinstance(result.get("judge", ""), str):
+        return f"its field 'judge' is {brief(result['judge'])}"
     return ""
 
 

@@ -57,6 +57,7 @@ def test_a_gold_answer_that_is_null_leaves_its_item_out(tmp_path, layout):
 def test_null_is_no_option_with_the_text_none():
     assert letter_for(None, ["None", "some"]) == ""
     assert letter_for("None", ["None", "some"]) == "A"
+    assert letter_for(None, ["", "some"]) == ""
 
 
 # ------------------------------------------------------------------ places of options
@@ -166,6 +167,7 @@ def test_letters_of_options(options, expected):
         ({"one": "x"}, "are not named by the letters A, B, .."),
         ({"AB": "x"}, "are not named by the letters A, B, .."),
         ({"A": ["x"]}, r"option \['x'\] of"),
+        ({"A": "x", "B": float("nan")}, "option nan of"),
     ],
 )
 def test_options_that_are_none(options, message):

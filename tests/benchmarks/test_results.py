@@ -79,11 +79,17 @@ FOREIGN = {
     json.dumps(result("b", id=7)): "its field 'id' is 7",
     json.dumps(result("b", benchmark="mine")): "its benchmark 'mine' is none of toy, ",
     json.dumps(result("b", benchmark=["toy"])): r"its field 'benchmark' is \['toy'\]",
+    json.dumps(result("b", parts={})): "its field 'parts' holds none of score",
+    json.dumps(result("b", parts={"wcs": 1})): "its field 'parts' holds none of score",
+    json.dumps(result("b", parts={"score": None})): "it waits for a judge, and has no text in its",
+    json.dumps(result("b", judge=["x"])): r"its field 'judge' is \['x'\]",
     json.dumps(result("b", parts=[1])): r"its field 'parts' is \[1\]",
     json.dumps(result("b", parts={"score": "1"})): "its part 'score' is '1', not a finite number",
     json.dumps(result("b", parts={"score": True})): "its part 'score' is True, not a finite",
     json.dumps(result("b", parts={"score": float("nan")})): "its part 'score' is nan, not a finite",
-    json.dumps(result("b", parts={"x": float("inf")})): "its part 'x' is inf, not a finite number",
+    json.dumps(
+        result("b", parts={"score": 1, "x": float("inf")})
+    ): "its part 'x' is inf, not a finite number",
     json.dumps(
         result("b", seconds=float("nan"))
     ): "its field 'seconds' is nan, not a finite number",
@@ -98,7 +104,7 @@ FOREIGN = {
 def test_a_line_that_is_no_result_is_named_with_its_field(tmp_path, line, ending):
     """Also the last one: what a kill has torn is no JSON."""
     file = tmp_path / "results.jsonl"
-    append_results(file, [result("a", parts={"score": None})])
+    append_results(file, [result("a", parts={"score": None}, answer="so")])
     file.write_text(file.read_text() + line + ending)
     with pytest.raises(DataError, match=FOREIGN[line]) as caught:
         read_results(file)
