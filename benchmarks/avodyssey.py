@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import RELEASED, Benchmark, Item, new_item
-from benchmarks.files import lettered, locate, rows_of, unpacked
+from benchmarks.files import gold_text, lettered, locate, rows_of, unpacked
 
 # tag: kind of medium and suffix of its file
 TAGS = {"img": ("image", "png"), "audio": ("audio", "wav"), "video": ("video", "mp4")}
@@ -41,7 +41,7 @@ def avodyssey_item(root: Path, scratch: Path, row: dict) -> Item:
     name = f"avodyssey-{row['question_id']}"
     labels = {"subfield": row["subfield"], "question_type_id": str(row["question_type_id"])}
     item = new_item(
-        name, texts[0], row["answer"].strip(), texts[1:], video=name, labels=labels, **media
+        name, texts[0], gold_text(row["answer"]), texts[1:], video=name, labels=labels, **media
     )
     if missing:
         item.broken = f"it has no file for {', '.join(f'[{tag}{n}]' for tag, n in missing)}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from formats.options import LETTERS
 from formats.sample import DataError, Sample, check_placeholders
 from problems import INSTRUCTION, f1, problem_type, unreachable
 from reading.letters import bodies_of, choice_in, labels_in, labels_of
@@ -190,9 +191,12 @@ def defect(sample: Sample) -> str:
     try:
         check_placeholders(sample)
     except DataError as error:
-        return str(error)
+        return str(error).removeprefix(f"{sample.where}: ")  # which names no file here
     if not sample.answer.strip():
         return "it has no gold answer"
+
+    if len(sample.options) > len(LETTERS):
+        return f"its {len(sample.options)} options are more than there are letters"
 
     gold: set | frozenset = set()
     if sample.problem_type == "multiple choice":

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.base import Benchmark, Item, Metric, new_item
-from benchmarks.files import first_file, locate, rows
-from benchmarks.scoring import cluster_score, clusters_in
+from benchmarks.files import first_file, gold_text, locate, rows
+from benchmarks.scoring import box_of, cluster_score, clusters_in, time_of
+from formats.fields import brief
 from formats.files import parse_json
-from formats.sample import Sample
+from formats.sample import DataError, Sample, first_line
 from media.errors import MediaError
 from media.video import displayed_size
 from reading.numbers import number
@@ -93,7 +94,8 @@ def read_cgav(root: Path, scratch: Path) -> Iterator[Item]:
     """
     # all boxes are looked at first, to see in what unit they are
     records = list(rows(first_file(root, "cg-av-counting.json")))
-    all_clues = [gold_clues(row["category"], row["clue"]) for row in records]
+    read = [clues_or_fault(row["category"], row["clue"]) for row in records]
+    all_clues = [clues for clues, _ in read]
     largest = max(box_coordinates(all_clues), default=100.0)
     videos = []
     for row in records:
@@ -105,12 +107,14 @@ def read_cgav(root: Path, scratch: Path) -> Iterator[Item]:
         sizes = sizes_of(with_boxes)
 
     # three questions about each record
-    for row, clues, video in zip(records, all_clues, videos, strict=True):
+    for row, (clues, fault), video in zip(records, read, videos, strict=True):
         yield count_item(row, "long", video)
         yield count_item(row, "ref", reference_clip(root, row))
         if clues.times and largest <= 1:
             clues = percentages(clues)
-        yield clue_item(row, clues, video, scale_of(sizes.get(video)))
+        item = clue_item(row, clues, video, scale_of(sizes.get(video)))
+        item.broken = item.broken or fault
+        yield item
 
 
 def scale_of(size: tuple[int, int] | None) -> str:
@@ -118,35 +122,75 @@ def scale_of(size: tuple[int, int] | None) -> str:
     return PIXELS.format(width=size[0], height=size[1]) if size else SCALE
 
 
+def clues_or_fault(category: str, clue: list | str) -> tuple[Clues, str]:
+    """The clues of a record and "", or no clues and what is wrong with them."""
+    try:
+        return gold_clues(category, clue), ""
+    except DataError as error:
+        return Clues(category, [], []), str(error)
+
+
 def gold_clues(category: str, clue: list | str) -> Clues:
     """The clues of a record, which are JSON or JSON as text.
 
     Of events: [{start, end}]; of objects: [{timestamp, bbox}]; of an attribute: a list of such
-    lists, one per value.
+    lists, one per value. Raises DataError for clues that no reply could agree with.
     """
     if isinstance(clue, str):
-        clue = parse_json(clue)
+        clue = clue_in_text(clue)
+    if not isinstance(clue, list) or not clue:
+        raise DataError("it has no clue")
     if category == "event":
-        spans = [(float(event["start"]), float(event["end"])) for event in clue]
+        spans = [gold_span(event) for event in clue]
+        # an instant overlaps with nothing; the authors count one beside others as never found
+        if all(start == end for start, end in spans):
+            raise DataError("none of its clues has a length")
         return Clues(category, [spans], [])
 
-    # the frames with boxes get numbers in the order of the clue
-    groups = clue if category == "attribute" else [clue]
+    timed_clusters = []
     times: list[float] = []  # each once, in the order of the clue
-    for group in groups:
-        for entry in group:
-            time = float(entry["timestamp"])
-            if time not in times:
-                times.append(time)
+    for group in clue if category == "attribute" else [clue]:
+        if not isinstance(group, list) or not group:
+            raise DataError(f"its cluster of clues {brief(group)} holds no box")
+        timed_boxes = [gold_box(entry) for entry in group]
+        timed_clusters.append(timed_boxes)
+        times += [time for time, _ in timed_boxes]
+    times = list(dict.fromkeys(times))
 
+    # the frames with boxes get numbers in the order of the clue
     clusters = []
-    for group in groups:
-        cluster = []
-        for entry in group:
-            box = tuple(float(x) for x in entry["bbox"])
-            cluster.append((times.index(float(entry["timestamp"])), box))
-        clusters.append(cluster)
+    for timed_boxes in timed_clusters:
+        clusters.append([(times.index(time), box) for time, box in timed_boxes])
     return Clues(category, clusters, times)
+
+
+def clue_in_text(text: str) -> object:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise DataError(f"its clue is not JSON ({first_line(error)})") from None
+
+
+def gold_span(event: object) -> tuple[float, float]:
+    """(start, end) of an event in seconds. An event that ends when it starts is an instant."""
+    fields = event if isinstance(event, dict) else {}
+    start = time_of(fields.get("start"))
+    end = time_of(fields.get("end"))
+    if start is None or end is None or start > end:
+        raise DataError(f"its clue {brief(event)} has no start in seconds and an end behind it")
+    return start, end
+
+
+def gold_box(entry: object) -> tuple[float, tuple[float, ...]]:
+    """The time in seconds and the box of an object."""
+    fields = entry if isinstance(entry, dict) else {}
+    time = time_of(fields.get("timestamp"))
+    box = box_of(fields.get("bbox"))
+    if time is None:
+        raise DataError(f"its clue {brief(entry)} has no timestamp in seconds")
+    if box is None or box[0] == box[2] or box[1] == box[3]:
+        raise DataError(f"its clue {brief(entry)} has no bbox of four numbers with an area")
+    return time, box
 
 
 def box_coordinates(all_clues: list[Clues]) -> list[float]:
@@ -214,7 +258,10 @@ def question_of(row: dict) -> str:
 
 
 def gold_count(row: dict) -> str:
-    return f"{float(row['answer']):.15g}"
+    """The count in plain digits; as it is written where it is none, which leaves the item out."""
+    text = gold_text(row["answer"])
+    value = number(text)
+    return text if value is None else f"{value:.15g}"
 
 
 def item_labels(row: dict, setting: str) -> dict[str, str]:
@@ -223,7 +270,7 @@ def item_labels(row: dict, setting: str) -> dict[str, str]:
 
 def count_item(row: dict, setting: str, path: str) -> Item:
     """A question for the count. setting: "long" or "ref"."""
-    return new_item(
+    item = new_item(
         f"cgav-{row['index']}-{setting}",
         question_of(row),
         gold_count(row),
@@ -233,6 +280,10 @@ def count_item(row: dict, setting: str, path: str) -> Item:
         prompt_fields={"wording": "count"},
         labels=item_labels(row, setting),
     )
+    # twice a gold below 0, as which a large error counts, would be a gain
+    if not item.broken and float(item.sample.answer) < 0:
+        item.broken = f"its answer {item.sample.answer!r} is no count"
+    return item
 
 
 def clue_item(row: dict, clues: Clues, video: str, scale: str) -> Item:

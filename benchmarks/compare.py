@@ -1,9 +1,8 @@
 """benchmarks/compare.py: runs of eval.py side by side, from their results on disk."""
 
-import json
 from pathlib import Path
 
-from benchmarks.results import read_results
+from benchmarks.results import read_results, read_settings
 from benchmarks.statistics import gain, measured
 from benchmarks.table import BENCHMARKS
 from formats.sample import DataError
@@ -34,7 +33,7 @@ def load_runs(arguments: tuple[str, ...]) -> tuple[Runs, Settings]:
                 f"--compare {argument}: '{run}' has a run on {benchmark} already; give it once"
             )
         runs[run][benchmark] = results
-        settings.setdefault(run, {})[benchmark] = read_settings(file)
+        settings.setdefault(run, {})[benchmark] = read_settings(file.parent) or {}
     check_same_benchmarks(runs)
     check_same_questions(runs)
     return runs, settings
@@ -50,11 +49,6 @@ def parse_argument(argument: str) -> tuple[str, Path]:
             "there"
         )
     return name, file
-
-
-def read_settings(results_file: Path) -> dict:
-    file = results_file.with_name("settings.json")
-    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def check_same_benchmarks(runs: Runs) -> None:

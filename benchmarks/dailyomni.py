@@ -4,21 +4,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import QWEN, Benchmark, Item, new_item
-from benchmarks.files import first_file, lettered, locate, rows
+from benchmarks.files import first_file, lettered, locate, named_letter, rows
 
 
 def read_dailyomni(root: Path, scratch: Path) -> Iterator[Item]:
     """One JSON list; a folder per video."""
     for i, row in enumerate(rows(first_file(root, "qa.json"))):
         stem = row["video_id"]
+        options = lettered(row["Choice"])
+        # a list is printed as the file has it
+        choices = row["Choice"] if isinstance(row["Choice"], list) else options
         yield new_item(
             f"dailyomni-{i}",
             row["Question"],
-            row["Answer"].strip()[:1],
-            lettered(row["Choice"]),
+            named_letter(row["Answer"], options),
+            options,
             video=stem,
             videos=[locate(root, f"Videos/{stem}/{stem}_video.mp4", f"{stem}/{stem}_video.mp4")],
-            prompt_fields={"list": repr(list(row["Choice"]))},
+            prompt_fields={"list": repr(choices)},
             labels={
                 "Type": row["Type"],
                 "video_duration": row["video_duration"],

@@ -2,17 +2,24 @@
 
 import hashlib
 import re
-import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from formats.fields import brief, is_number
 from formats.files import parse_json, read_records, read_text, write_whole
+from formats.options import LETTERS, agree, split_mark
 from formats.sample import DataError
-
-LETTERS = string.ascii_uppercase
 
 # The name of one of several parts on the hub: test-00000-of-00006, test-00000-of-00006-0f3e5a
 PART = re.compile(r"(?P<split>.*)-(?P<number>\d+)-of-(?P<total>\d+)(?:-[0-9a-f]+)?")
+
+# The letter in front of an option, and its text: "A. red", "A.red", "(A) red", "A、红"; but neither
+# "U.S. troops" nor the first of an order, "(B)(A)(C)" or "B - A - C"
+OWN_LETTER = re.compile(
+    r"(?:[(\[（]\s?([A-Z])\s?[)\]）][.:]?|([A-Z])(?:\.(?![A-Za-z]\.)|[):、．：]))"
+    r"(?!\s*[(\[（]?[A-Z][)\]）])\s*(.*)",
+    re.DOTALL,
+)
 
 # --------------------------------------------------------------------------- records
 
@@ -190,29 +197,102 @@ def unpacked(scratch: Path, suffix: str, value: dict | bytes) -> str:
     return str(file)
 
 
+# --------------------------------------------------------------------------- gold answers
+
+
+def gold_text(value) -> str:
+    """A gold answer as text; "" for null and whatever else is neither a text nor a number, so that
+    the item counts as one without a gold answer.
+
+    >>> gold_text(" B "), gold_text(2), gold_text(None), gold_text(["A"])
+    ('B', '2', '', '')
+    """
+    if isinstance(value, str):
+        return value.strip()
+    return str(value) if is_number(value) else ""
+
+
 # --------------------------------------------------------------------------- options
 
 
-def lettered(options: Iterable[str]) -> list[str]:
+def lettered(options: Iterable | dict) -> list[str]:
     """Options as "A. red", whether or not they have letters already ("A.red", "(A) red").
+
+    Letters of their own stay, also in another order or with gaps, where every option has one and no
+    two the same. Options beyond the 26th get no letter, and their item is left out (base.defect).
 
     >>> lettered(["red", "blue"])
     ['A. red', 'B. blue']
-    >>> lettered(["A.red", "B. blue"]), lettered(["(A) red", "(B) blue"])
-    (['A. red', 'B. blue'], ['A. red', 'B. blue'])
+    >>> lettered(["A.red", "B. blue"]), lettered(["(B) red", "(A) blue"])
+    (['A. red', 'B. blue'], ['B. red', 'A. blue'])
+    >>> lettered({"A": "red", "B": "blue", "C": None})
+    ['A. red', 'B. blue']
 
-    ValueError for one text in place of a list: its letters would become the options.
+    ValueError for what is no list of texts, nor one of texts by letter.
     """
+    texts = option_texts(options)
+    marks = [match for text in texts if (match := OWN_LETTER.match(text))]
+    letters = {mark[1] or mark[2] for mark in marks}
+    if len(letters) == len(texts) and any(mark[3] for mark in marks):
+        return [f"{mark[1] or mark[2]}. {mark[3]}" for mark in marks]
+    named = [f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False)]
+    return named + texts[len(LETTERS) :]
+
+
+def option_texts(options: Iterable | dict) -> list[str]:
+    """The options as they are written; of {letter: text} those with a text, as "A. red"."""
     if isinstance(options, str):
         raise ValueError(f"options {options[:60]!r} are one text, not a list")
-    texts = [str(option).strip() for option in options]
-    marks = [
-        re.match(rf"\(?{letter}[.):]\s*(?=\S)", text)
-        for letter, text in zip(LETTERS, texts, strict=False)
-    ]
-    if texts and all(marks):
-        texts = [text[mark.end() :] for text, mark in zip(texts, marks, strict=True)]
-    return [f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False)]
+    if isinstance(options, dict):
+        options = texts_by_letter(options)
+    if not isinstance(options, list | tuple):
+        raise ValueError(f"options {brief(options)} are no list")
+    return [option_text(option, options) for option in options]
+
+
+def option_text(option: object, options: Iterable | dict) -> str:
+    if not isinstance(option, str | bool) and not is_number(option):
+        raise ValueError(f"option {brief(option)} of {brief(options)} is no text")
+    return str(option).strip()
+
+
+def texts_by_letter(options: dict) -> list[str]:
+    """Of {letter: text} the options, as "A. red"; a letter without a text is no option."""
+    if not all(isinstance(name, str) and name in LETTERS and len(name) == 1 for name in options):
+        raise ValueError(f"options {brief(options)} are not named by the letters A, B, ..")
+    texts = []
+    for letter, text in options.items():
+        if text not in ("", None):
+            texts.append(f"{letter}. {option_text(text, options)}")
+    return texts
+
+
+def named_letter(answer: object, options: list[str]) -> str:
+    """The letter of a gold answer "B", "(b)" or "B. blue", its text being the option's or a part of
+    it; any other answer as it is written, which is none of the options.
+
+    >>> named_letter("B. blue", ["A. red", "B. blue"]), named_letter("BC", ["A. red", "B. blue"])
+    ('B', 'BC')
+    """
+    gold = gold_text(answer)
+    letter, text = split_mark(gold)
+    body = {option[:1]: option[3:] for option in options}.get(letter)
+    if body is not None and (not text or agree(text, body)):
+        return letter
+    return gold
+
+
+def letter_at(place: int | str, options: list[str]) -> str:
+    """The letter of the option at a gold place, counted from 0; the place itself where none is.
+
+    >>> letter_at(1, ["red", "blue"]), letter_at("0", ["red"]), letter_at(-1, ["red"])
+    ('B', 'A', '-1')
+    """
+    text = gold_text(place).removesuffix(".0")
+    shown = lettered(options)
+    if text.isdecimal() and len(text) <= 2 and int(text) < len(shown):
+        return shown[int(text)][:1]
+    return text
 
 
 def letter_for(text: str, options: list[str]) -> str:
@@ -222,10 +302,15 @@ def letter_for(text: str, options: list[str]) -> str:
     >>> letter_for("blue", ["red", "blue"]), letter_for("a  b", ["a b"]), letter_for("x", ["red"])
     ('B', 'A', 'x')
     """
-    for letter, option in zip(LETTERS, options, strict=False):
-        if str(option) == str(text):
-            return letter
-    for letter, option in zip(LETTERS, options, strict=False):
-        if str(option).split() == str(text).split():
-            return letter
-    return str(text)
+    text = gold_text(text)
+    if not text:  # an option may be empty, too
+        return ""
+    shown = lettered(options)
+    texts = option_texts(options)
+    for option, written in zip(shown, texts, strict=True):
+        if text in (written, option[3:]):
+            return option[:1]
+    for option, written in zip(shown, texts, strict=True):
+        if text.split() in (written.split(), option[3:].split()):
+            return option[:1]
+    return text

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, new_item
-from benchmarks.files import first_file, lettered, locate, rows
+from benchmarks.files import first_file, gold_text, lettered, locate, rows
 from formats.sample import DataError
 
 # The authors' problem types, and ours.
@@ -28,7 +28,7 @@ def read_intentbench(root: Path, scratch: Path) -> Iterator[Item]:
 def intentbench_item(root: Path, i: int, row: dict) -> Item:
     # gold is the <answer> of `solution`, which the authors score, or else `answer`
     solution = re.search(r"<answer>\s*(.*?)\s*</answer>", row.get("solution") or "", re.DOTALL)
-    answer = solution[1] if solution else row["answer"].strip()
+    answer = solution[1] if solution else gold_text(row["answer"])
 
     # a list, or a list as Python prints it
     options = row.get("options") or []

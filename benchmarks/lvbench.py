@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, new_item
-from benchmarks.files import clip, lettered, rows_of
+from benchmarks.files import clip, gold_text, lettered, rows_of
 
 
 def read_lvbench(root: Path, scratch: Path) -> Iterator[Item]:
@@ -23,7 +23,7 @@ def read_lvbench(root: Path, scratch: Path) -> Iterator[Item]:
         yield new_item(
             f"lvbench-{row['uid']}",
             question,
-            row["answer"].strip(),
+            gold_text(row["answer"]),
             lettered(choices),
             video=stem,
             videos=[clip(root, stem, "all_videos", "videos", ".")],

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import RELEASED, Benchmark, Item, OpenJudge, new_item
-from benchmarks.files import locate, rows_of
+from benchmarks.files import gold_text, lettered, locate, rows_of
 
 SUBJECTS = {
     "Science": (
@@ -29,16 +29,13 @@ def read_mmvu(root: Path, scratch: Path) -> Iterator[Item]:
         subject = Path(video).parent.name.replace("_", " ")
 
         # {letter: text}; a letter without a text is no option
-        options = []
-        if row["question_type"] == "multiple-choice":
-            choices = row["choices"].items()
-            options = [f"{letter}. {text}" for letter, text in choices if text not in ("", None)]
+        is_choice = row["question_type"] == "multiple-choice"
         yield new_item(
             f"mmvu-{row['id']}",
             row["question"],
-            row["answer"].strip(),
-            options,
-            "multiple choice" if row["question_type"] == "multiple-choice" else "free-form",
+            gold_text(row["answer"]),
+            lettered(row["choices"]) if is_choice else [],
+            "multiple choice" if is_choice else "free-form",
             videos=[locate(root, video, f"videos/{video}")],
             labels={
                 "question_type": row["question_type"],

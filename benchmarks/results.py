@@ -21,7 +21,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.base import Item
-from formats.files import write_whole
+from benchmarks.table import BENCHMARKS
+from formats.fields import brief, is_number
+from formats.files import parse_json, read_text, write_whole
 from formats.sample import DataError, file_of
 
 # Why an item counts as wrong, or has no answer: the values of a result's "failure"
@@ -29,6 +31,22 @@ BAD_MEDIA = "media missing or unusable"
 TOO_LONG = "prompt too long"
 NO_ANSWER = "no answer in the reply"
 NO_VERDICT = "judge gave no verdict"
+
+# What the scores, the intervals and the table need of a result (inference.py): field and its types
+FIELDS = {
+    "id": str,
+    "benchmark": str,
+    "video": str,
+    "labels": dict,
+    "parts": dict,
+    "failure": str | None,
+    "reason": str | None,
+    "tokens": int,
+    "reasoning_tokens": int,
+    "finished": bool,
+    "sound": str,
+    "seconds": int | float,
+}
 
 # Settings that change the rounding only, and may be changed when memory runs out
 ROUNDING = {"batch", "max_tokens"}
@@ -51,7 +69,8 @@ def append_results(path: Path, results: list[dict]) -> None:
 def read_results(path: Path) -> dict[str, dict]:
     """{id: result} of a file, empty where there is no file. Of an id's results the last one counts.
 
-    A last line that a kill has torn is skipped. Raises DataError for any other broken line.
+    A last line that a kill has torn is skipped. Raises DataError for any other line that is no
+    result, and for one of another benchmark than the lines before.
     """
     if not path.is_file():
         return {}
@@ -63,18 +82,112 @@ def read_results(path: Path) -> dict[str, dict]:
     for number, line in enumerate(lines, 1):
         if not line:
             continue
+        where = f"{path}:{number}"
         try:
             result = json.loads(line)
         except json.JSONDecodeError:
             is_torn = number == len(lines)  # a whole line ends in "\n", so that "" comes after it
             if is_torn:
                 break
-            raise DataError(
-                f"{path}:{number}: not a line of results; remove that line, and its item is asked "
-                "again"
-            ) from None
+            raise not_a_result(where, "it is not JSON") from None
+        except (ValueError, RecursionError):  # a number of 5,000 digits; brackets in brackets
+            raise not_a_result(where, "it is no JSON that Python reads") from None
+
+        fault = fault_of(result)
+        if fault:
+            raise not_a_result(where, fault)
+        first = next(iter(results.values()), result)["benchmark"]
+        if result["benchmark"] != first:
+            fault = f"it is of {result['benchmark']}, and the lines before it of {first}"
+            raise not_a_result(where, fault)
         results[result["id"]] = result
     return results
+
+
+def not_a_result(where: str, fault: str) -> DataError:
+    return DataError(
+        f"{where}: not a line of results ({fault}); remove that line, and its item is asked again, "
+        "or name the results.jsonl of a run of eval.py"
+    )
+
+
+def fault_of(result: object) -> str:
+    """Why the JSON of a line is no result, in words; "" where it is one.
+
+    >>> fault_of([1]), fault_of({"id": 7})
+    ('it is no JSON object', "its field 'id' is 7")
+    """
+    if not isinstance(result, dict):
+        return "it is no JSON object"
+    for name, kinds in FIELDS.items():
+        if name not in result:
+            return f"it has no field '{name}'"
+        if not isinstance(result[name], kinds):
+            return f"its field '{name}' is {brief(result[name])}"
+    if result["benchmark"] not in BENCHMARKS:
+        return f"its benchmark {brief(result['benchmark'])} is none of {', '.join(BENCHMARKS)}"
+    return fault_of_labels(result) or fault_of_numbers(result) or fault_of_judging(result)
+
+
+def fault_of_labels(result: dict) -> str:
+    """A label is a text or a list of texts."""
+    for name, value in result["labels"].items():
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in values):
+            return f"its label '{name}' is {brief(value)}"
+    return ""
+
+
+def fault_of_numbers(result: dict) -> str:
+    """A part is a finite number, or null as long as a judge has to say; the others are numbers.
+
+    A result without any part that its benchmark reports would be in no score.
+    """
+    reported = [metric.part for metric in BENCHMARKS[result["benchmark"]].metrics]
+    if not result["parts"].keys() & set(reported):
+        return f"its field 'parts' holds none of {', '.join(reported)}"
+    numbers = {f"part '{name}'": value for name, value in result["parts"].items()}
+    numbers = {name: value for name, value in numbers.items() if value is not None}
+    for name in ("tokens", "reasoning_tokens", "seconds"):
+        numbers[f"field '{name}'"] = result[name]
+    for name, value in numbers.items():
+        if not is_number(value):
+            return f"its {name} is {brief(value)}, not a finite number"
+    return ""
+
+
+def fault_of_judging(result: dict) -> str:
+    """A judge is asked about the answer of a result that waits for one, and named afterwards."""
+    if None in result["parts"].values() and not isinstance(result.get("answer"), str):
+        return "it waits for a judge, and has no text in its field 'answer'"
+    if not isinstance(result.get("judge", ""), str):
+        return f"its field 'judge' is {brief(result['judge'])}"
+    return ""
+
+
+def read_settings(out: Path) -> dict | None:
+    """The settings.json of a run's folder; None where there is none.
+
+    Raises DataError for a file that holds something else.
+    """
+    file = out / "settings.json"
+    if not file.is_file():
+        return None
+    advice = "put back the file that the run has written, or run eval.py again into another --out"
+    text = read_text(file, advice)
+    try:
+        settings = parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{file}: not the settings of a run ({error}); {advice}") from None
+    if not isinstance(settings, dict):
+        raise DataError(f"{file}: not the settings of a run, but {brief(settings)}; {advice}")
+    return settings
+
+
+def has_results(out: Path) -> bool:
+    """Does a run's folder hold results, of any process? An empty file holds none."""
+    files = [out / "results.jsonl", *out.glob("results.rank*.jsonl")]
+    return any(file.is_file() and file.stat().st_size for file in files)
 
 
 def collect(out: Path, order: list[str]) -> dict[str, dict]:
@@ -138,11 +251,16 @@ def refuse_failures(results: Iterable[dict]) -> None:
 def claim(out: Path, settings: dict) -> None:
     """Make a folder this run's by writing settings.json, or go on with it.
 
-    Raises DataError when its results were made with other settings, those of ROUNDING excepted.
+    Raises DataError when its results were made with other settings, those of ROUNDING excepted, and
+    when nothing says what they were made with.
     """
-    file = out / "settings.json"
-    if file.is_file():
-        before = json.loads(file.read_text())
+    before = read_settings(out)
+    if before is None and has_results(out):
+        raise DataError(
+            f"{out}: holds results, but no settings.json that says what they were made with; put "
+            "that file back, pass another --out, or remove the folder"
+        )
+    if before is not None:
         changes = {
             name: f"{name} {before.get(name)!r}, now {settings.get(name)!r}"
             for name in before | settings
@@ -159,7 +277,7 @@ def claim(out: Path, settings: dict) -> None:
                 f"going on with {', '.join(changes.values())}: the items to come are rounded "
                 "differently from those that are done"
             )
-    write_whole(file, json.dumps(settings, indent=2) + "\n")
+    write_whole(out / "settings.json", json.dumps(settings, indent=2) + "\n")
 
 
 def contents(item: Item) -> dict[str, str]:

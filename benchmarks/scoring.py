@@ -23,7 +23,7 @@ from problems import seconds
 
 
 def mean_relative_accuracy(predicted: float, gold: float) -> float:
-    """MRA: the fraction of the thresholds t = 0.50, 0.55, .., 0.95 with |p - g| / g <= 1 - t.
+    """MRA: the fraction of the thresholds t = 0.50, 0.55, .., 0.95 with |p - g| / |g| <= 1 - t.
 
     >>> round(mean_relative_accuracy(17, 20), 3)                   # off by 0.15: t = 0.50 to 0.85
     0.8
@@ -33,7 +33,7 @@ def mean_relative_accuracy(predicted: float, gold: float) -> float:
     if not gold:
         return float(not predicted)
     thresholds = np.linspace(0.5, 0.95, 10)
-    return float((abs(predicted - gold) / gold <= 1 - thresholds).mean())
+    return float((abs(predicted - gold) / abs(gold) <= 1 - thresholds).mean())
 
 
 # --------------------------------------------------------------------------- open answers

@@ -57,6 +57,12 @@ def n_videos(results: list[dict]) -> int:
 
 def group_path(result: dict, names: tuple[str, ...]) -> tuple[str, ...]:
     """The group of a result: the values of its labels of these names, the outermost first."""
+    for name in names:
+        if not isinstance(result["labels"].get(name), str):
+            raise DataError(
+                f"results.jsonl: item '{result['id']}' has no label '{name}', whose values weigh "
+                "the same in the score; remove its line, and it is asked again"
+            )
     return tuple(result["labels"][name] for name in names)
 
 

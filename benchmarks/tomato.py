@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, new_item
-from benchmarks.files import LETTERS, clip, lettered, noted, parsed, rows_of
+from benchmarks.files import clip, letter_at, lettered, noted, parsed, rows_of
 
 
 def read_tomato(root: Path, scratch: Path) -> Iterator[Item]:
@@ -19,7 +19,7 @@ def read_tomato(root: Path, scratch: Path) -> Iterator[Item]:
         yield new_item(
             f"tomato-{name}",
             row["question"],
-            LETTERS[int(row["answer"])],
+            letter_at(row["answer"], row["options"]),
             lettered(row["options"]),
             video=stem,
             videos=[clip(root, stem, "videos", ".")],

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, new_item
-from benchmarks.files import clip, first_file, rows
+from benchmarks.files import clip, first_file, gold_text, lettered, rows
 
 
 def read_videoholmes(root: Path, scratch: Path) -> Iterator[Item]:
@@ -16,8 +16,8 @@ def read_videoholmes(root: Path, scratch: Path) -> Iterator[Item]:
         yield new_item(
             f"videoholmes-{stem}-{row['Question ID']}",
             row["Question"],
-            row["Answer"].strip(),
-            [f"{letter}. {text}" for letter, text in row["Options"].items()],
+            gold_text(row["Answer"]),
+            lettered(row["Options"]),
             video=stem,
             videos=[clip(path.parent, stem, *folders)],
             labels={"Question Type": row["Question Type"]},

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, new_item
-from benchmarks.files import clip, lettered, rows_of
+from benchmarks.files import clip, gold_text, lettered, rows_of
 
 
 def read_videomme(root: Path, scratch: Path) -> Iterator[Item]:
@@ -15,7 +15,7 @@ def read_videomme(root: Path, scratch: Path) -> Iterator[Item]:
         yield new_item(
             f"videomme-{row['question_id']}",
             row["question"],
-            row["answer"].strip(),
+            gold_text(row["answer"]),
             lettered(row["options"]),
             video=stem,
             videos=[clip(root, stem, "data", "video", "videos", ".")],

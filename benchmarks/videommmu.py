@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, Metric, new_item, score_by_type
-from benchmarks.files import clip, first_file, lettered, rows_of, unpacked
+from benchmarks.files import clip, first_file, gold_text, lettered, rows_of, unpacked
 from benchmarks.scoring import open_match
 
 TRACKS = ("Perception", "Comprehension", "Adaptation")
@@ -41,7 +41,7 @@ def videommmu_item(root: Path, scratch: Path, track: str, row: dict) -> Item:
     if picture:
         images = [unpacked(scratch, ".png", picture)] * max(1, question.count("<image>"))
 
-    answer = row["answer"].strip()
+    answer = gold_text(row["answer"])
     folders = [*DOMAINS, *[f"videos/{domain}" for domain in DOMAINS], "videos"]
     item = new_item(
         f"videommmu-{track}-{stem}",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, Metric, OpenJudge, new_item
-from benchmarks.files import clip, first_file, lettered, rows, series_of
+from benchmarks.files import clip, first_file, gold_text, lettered, named_letter, rows, series_of
 
 FOLDERS = (
     "Benchmark-AllVideos-LQ",
@@ -35,19 +35,20 @@ def read_videott(root: Path, scratch: Path) -> Iterator[Item]:
 def videott_item(root: Path, name: str, row: dict) -> Item:
     """The options are inside the question, as lines "(A) .." or "A. .."."""
     question = row["question"].strip()
-    answer = row["answer"].strip()
+    answer = gold_text(row["answer"])
+    options: list[str] = []
 
     # the question ends where the first option begins; gold is a letter, which a text may follow
-    choices = []
     is_choice = row["question_type"].startswith("Multiple-choice")
     if is_choice:
         question, *choices = re.split(r"\n\s*(?=\(?[A-Z][.)])", question)
-        answer = answer[:1]
+        options = lettered(choices)
+        answer = named_letter(answer, options)
     return new_item(
         f"videott-{name}",
         question,
         answer,
-        lettered(choices),
+        options,
         "multiple choice" if is_choice else "free-form",
         video=row["video_id"],
         videos=[clip(root, row["video_id"], *FOLDERS)],

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, Metric, new_item, score_by_type
-from benchmarks.files import clip, lettered, rows_of
+from benchmarks.files import clip, gold_text, lettered, rows_of
 from benchmarks.scoring import mean_relative_accuracy
 from reading.numbers import number
 
@@ -35,7 +35,7 @@ def vsi_item(root: Path, row: dict) -> Item:
     return new_item(
         f"vsi-{row['id']}",
         row["question"],
-        str(row["ground_truth"]).strip(),
+        gold_text(row["ground_truth"]),
         lettered(row["options"]) if kind in CHOICE else [],
         "multiple choice" if kind in CHOICE else "numeric",
         video=stem,
@@ -55,7 +55,8 @@ def vsi_score(item: Item, answer: str | None) -> dict[str, float | None]:
     predicted = number(answer or "")
     if predicted is None:
         return {"score": 0.0}
-    return {"score": mean_relative_accuracy(predicted, float(item.sample.answer))}
+    gold = number(item.sample.answer)  # there is one: an item without it is left out
+    return {"score": mean_relative_accuracy(predicted, gold)}
 
 
 BENCHMARK = Benchmark(

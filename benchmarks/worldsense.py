@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.base import Benchmark, Item, new_item
-from benchmarks.files import clip, files_of, lettered, parsed, rows
+from benchmarks.files import clip, files_of, gold_text, lettered, parsed, rows
 
 
 def read_worldsense(root: Path, scratch: Path) -> Iterator[Item]:
@@ -17,7 +17,7 @@ def read_worldsense(root: Path, scratch: Path) -> Iterator[Item]:
         yield new_item(
             f"worldsense-{name}",
             row["question"],
-            row["answer"].strip(),
+            gold_text(row["answer"]),
             lettered(row["candidates"]),
             video=stem,
             videos=[clip(root, stem, "videos", ".")],

@@ -542,6 +542,48 @@ def test_comparisons_that_cannot_be_made(tmp_path, words, message):
         evaluation.main(["--compare", *words, "--out", str(tmp_path / "out")])
 
 
+FOREIGN_FILES = {
+    "settings.json": ('{"prompt": "think"}\n', "it has no field 'id'"),
+    "metrics.jsonl": ('{"step": 1, "reward": 0.5}\n', "it has no field 'id'"),
+    "empty/settings.json": ("{", "not the settings of a run"),
+    "bytes/settings.json": (b"\xff\xfe", "not UTF-8 text"),
+    "list/settings.json": ("[]", "not the settings of a run"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN_FILES)
+def test_a_foreign_file_is_no_run(tmp_path, name):
+    content, message = FOREIGN_FILES[name]
+    base = save_results(tmp_path / "base", [1, 0])
+    file = tmp_path / name
+    run = file
+    if "/" in name:
+        run = save_results(file.parent, [1, 0])
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    words = [f"base={base}", f"x={run}"]
+    with pytest.raises(DataError, match=message) as caught:
+        evaluation.main(["--compare", *words, "--out", str(tmp_path / "out")])
+    assert str(file) in str(caught.value)
+
+
+def test_a_run_without_the_label_of_its_groups_is_named(tmp_path):
+    """VSI-Bench's score is a mean over tasks."""
+    words = [f"{name}={save_results(tmp_path / name, [1, 0], 'vsi')}" for name in "ab"]
+    with pytest.raises(DataError, match="item 'q0' has no label 'task'"):
+        evaluation.main(["--compare", *words, "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("damage", ["{", "", "[]", None])
+def test_a_run_does_not_go_on_without_its_settings(dataset, copied, damage):
+    """Else its results would be those of the settings of now."""
+    file = copied / "settings.json"
+    file.unlink()
+    if damage is not None:
+        file.write_text(damage)
+    with pytest.raises(DataError, match=r"settings\.json"):
+        evaluation.main(run_flags(dataset, copied, "--fps", "1"))
+
+
 # ------------------------------------------------------------------------------ every benchmark
 EVERYTHING = {**layouts_sound.LAYOUTS, **layouts_video.LAYOUTS}
 WITHOUT_SOUND = ("videomme", "videoholmes")  # heard as a benchmark, but the layouts' clips are mute

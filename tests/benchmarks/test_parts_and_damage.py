@@ -289,6 +289,7 @@ def test_a_placeholder_without_media_costs_its_own_item(tmp_path, text):
     items, left_out = load_items("dailyomni", root, tmp_path / "scratch")
     assert len(items) == len(questions) - 1
     assert [name for name, _ in left_out] == ["dailyomni-2"]
+    assert left_out[0][1].startswith("the text of record 'dailyomni-2' holds ")
     assert "name as many files" in left_out[0][1]
 
 

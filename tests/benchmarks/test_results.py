@@ -14,15 +14,19 @@ from benchmarks.results import (
     fingerprint,
     finished_results,
     read_results,
+    read_settings,
     refuse_failures,
 )
 from benchmarks.table import load_items
 from formats.sample import DataError
 from tests.benchmarks.conftest import LAYOUTS
+from tests.results import make_results
 
 
 def result(name: str, **fields) -> dict:
-    return {"id": name, "failure": None, "reason": None, "completion": "über\u2028"} | fields
+    """Text that cuts lines elsewhere stands inside."""
+    [whole] = make_results([0])
+    return whole | {"id": name, "benchmark": "toy", "completion": "über\u2028"} | fields
 
 
 def test_what_is_appended_is_read_and_the_last_of_an_id_counts(tmp_path):
@@ -48,9 +52,98 @@ def test_a_torn_last_line_is_skipped_at_every_byte(tmp_path):
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     file = tmp_path / "results.jsonl"
-    file.write_text('{"id": "a"}\n{"id": \n{"id": "c"}\n')
-    with pytest.raises(DataError, match=r"results\.jsonl:2: not a line of results; remove"):
+    line = json.dumps(result("a"))
+    file.write_text(f'{line}\n{{"id": \n{line}\n')
+    with pytest.raises(
+        DataError, match=r"results\.jsonl:2: not a line of results \(it is not JSON"
+    ):
         read_results(file)
+
+
+def without(field: str) -> dict:
+    return {name: value for name, value in result("b").items() if name != field}
+
+
+FOREIGN = {
+    "[1]": "it is no JSON object",
+    "7": "it is no JSON object",
+    "null": "it is no JSON object",
+    "[" * 100_000: "it is no JSON that Python reads",
+    "9" * 5_000: "it is no JSON that Python reads",
+    '{"step": 1, "loss": 0.5}': "it has no field 'id'",
+    json.dumps(without("benchmark")): "it has no field 'benchmark'",
+    json.dumps(without("parts")): "it has no field 'parts'",
+    json.dumps(without("failure")): "it has no field 'failure'",
+    json.dumps(without("video")): "it has no field 'video'",
+    json.dumps(without("seconds")): "it has no field 'seconds'",
+    json.dumps(result("b", id=7)): "its field 'id' is 7",
+    json.dumps(result("b", benchmark="mine")): "its benchmark 'mine' is none of toy, ",
+    json.dumps(result("b", benchmark=["toy"])): r"its field 'benchmark' is \['toy'\]",
+    json.dumps(result("b", parts={})): "its field 'parts' holds none of score",
+    json.dumps(result("b", parts={"wcs": 1})): "its field 'parts' holds none of score",
+    json.dumps(result("b", parts={"score": None})): "it waits for a judge, and has no text in its",
+    json.dumps(result("b", judge=["x"])): r"its field 'judge' is \['x'\]",
+    json.dumps(result("b", parts=[1])): r"its field 'parts' is \[1\]",
+    json.dumps(result("b", parts={"score": "1"})): "its part 'score' is '1', not a finite number",
+    json.dumps(result("b", parts={"score": True})): "its part 'score' is True, not a finite",
+    json.dumps(result("b", parts={"score": float("nan")})): "its part 'score' is nan, not a finite",
+    json.dumps(
+        result("b", parts={"score": 1, "x": float("inf")})
+    ): "its part 'x' is inf, not a finite number",
+    json.dumps(
+        result("b", seconds=float("nan"))
+    ): "its field 'seconds' is nan, not a finite number",
+    json.dumps(result("b", failure=3)): "its field 'failure' is 3",
+    json.dumps(result("b", labels={"kind": {"x": 1}})): "its label 'kind' is ",
+    json.dumps(result("b", benchmark="vsi")): "it is of vsi, and the lines before it of toy",
+}
+
+
+@pytest.mark.parametrize("line", FOREIGN, ids=lambda line: line[:80])
+@pytest.mark.parametrize("ending", ["", "\n"])
+def test_a_line_that_is_no_result_is_named_with_its_field(tmp_path, line, ending):
+    """Also the last one: what a kill has torn is no JSON."""
+    file = tmp_path / "results.jsonl"
+    append_results(file, [result("a", parts={"score": None}, answer="so")])
+    file.write_text(file.read_text() + line + ending)
+    with pytest.raises(DataError, match=FOREIGN[line]) as caught:
+        read_results(file)
+    assert str(caught.value).startswith(f"{file}:2: not a line of results (")
+    assert "remove that line, and its item is asked again" in str(caught.value)
+
+
+SETTINGS = {
+    b"": "not the settings of a run",
+    b"{": "not the settings of a run",
+    b"[]": r"not the settings of a run, but \[\]",
+    b"7": "not the settings of a run, but 7",
+    b"\xff\xfe": "not UTF-8 text",
+    b"[" * 100_000: "nested too deeply",
+}
+
+
+@pytest.mark.parametrize("content", SETTINGS, ids=lambda content: repr(content[:9]))
+def test_settings_that_are_none_are_named(tmp_path, content):
+    file = tmp_path / "settings.json"
+    file.write_bytes(content)
+    for read in (read_settings, lambda out: claim(out, {"prompt": "think"})):
+        with pytest.raises(DataError, match=SETTINGS[content]) as caught:
+            read(tmp_path)
+        assert str(file) in str(caught.value)
+        assert "put back the file" in str(caught.value)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "results.rank1.jsonl"])
+def test_results_without_settings_are_nobodys(tmp_path, name):
+    """What they were made with is unknown: they are not taken for those of other settings."""
+    (tmp_path / "results.jsonl").touch()
+    claim(tmp_path, {"fps": 2.0})
+    append_results(tmp_path / name, [result("a")])
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(DataError, match=r"holds results, but no settings\.json"):
+        claim(tmp_path, {"fps": 1.0})
+    assert not (tmp_path / "settings.json").exists()
 
 
 def test_the_results_of_all_processes_are_merged_in_the_order_of_the_items(tmp_path):
