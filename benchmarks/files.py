@@ -218,13 +218,16 @@ def gold_text(value) -> str:
 def lettered(options: Iterable | dict) -> list[str]:
     """Options as "A. red", whether or not they have letters already ("A.red", "(A) red").
 
-    Letters of their own stay, also in another order or with gaps, where every option has one and no
-    two the same. Options beyond the 26th get no letter, and their item is left out (base.defect).
+    Letters of their own stay, also in another order or with gaps, where every option has one, no
+    two the same, and A is among them: "J. Smith" begins with no mark. Options beyond the 26th get
+    no letter, and their item is left out (base.defect).
 
     >>> lettered(["red", "blue"])
     ['A. red', 'B. blue']
     >>> lettered(["A.red", "B. blue"]), lettered(["(B) red", "(A) blue"])
     (['A. red', 'B. blue'], ['B. red', 'A. blue'])
+    >>> lettered(["J. Smith", "K. Jones"])
+    ['A. J. Smith', 'B. K. Jones']
     >>> lettered({"A": "red", "B": "blue", "C": None})
     ['A. red', 'B. blue']
 
@@ -233,7 +236,7 @@ def lettered(options: Iterable | dict) -> list[str]:
     texts = option_texts(options)
     marks = [match for text in texts if (match := OWN_LETTER.match(text))]
     letters = {mark[1] or mark[2] for mark in marks}
-    if len(letters) == len(texts) and any(mark[3] for mark in marks):
+    if len(letters) == len(texts) and "A" in letters and any(mark[3] for mark in marks):
         return [f"{mark[1] or mark[2]}. {mark[3]}" for mark in marks]
     named = [f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False)]
     return named + texts[len(LETTERS) :]
