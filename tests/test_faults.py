@@ -16,6 +16,7 @@ NUMBERS = [
     *(f"4.{i}" for i in range(1, 37)),
     *(f"A{i}" for i in range(1, 15)),
     *(f"5.{i}" for i in range(1, 19)),
+    *(f"6.{i}" for i in range(1, 22)),
 ]
 
 
