@@ -454,8 +454,13 @@ class Log:
             self.tracker.numbers(row["step"], numbers_of(row))
 
     def write(self, name: str, row: dict) -> None:
-        with (self.out / name).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        path = self.out / name
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            error.filename = str(path)  # what fails in writing does not know it
+            raise
 
     def draw(self) -> None:
         """Draw curves.png."""
