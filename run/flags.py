@@ -227,7 +227,7 @@ def from_file(path: str, words: dict, parser: argparse.ArgumentParser) -> tuple[
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         is_a_runs = "given" in values
         given = set(values.pop("given", values))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         parser.error(f"--config {path}: not a run's config.json ({type(error).__name__}: {error})")
 
     options = {action.dest: action for action in parser._actions if action.dest != "help"}

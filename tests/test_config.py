@@ -386,6 +386,7 @@ def test_another_method_stage_or_model_beside_a_config_file_derives_presets_anew
         ("{", "not a run's config.json (JSONDecodeError"),
         ("[]", "not a run's config.json"),
         ("7", "not a run's config.json"),
+        ("[" * 100_000, "not a run's config.json (RecursionError"),
         ('{"given": null}', "not a run's config.json"),
         ('{"given": [], "gone": 1}', "unknown flag 'gone'; remove it from the file"),
         ('{"given": [], "fresh": 0}', "--fresh 0: must be at least 2"),
