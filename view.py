@@ -88,7 +88,7 @@ def read_run(folder: Path, config: dict) -> dict:
         raise DataError(f"{folder}: metrics.jsonl is missing; nothing can be shown")
     rows = read_rows(folder / "metrics.jsonl")
     steps = [row for row in rows if "loss" in row]
-    evaluations = [row for row in rows if row.get("eval_accuracy") is not None]
+    evaluations = [row for row in rows if is_evaluation(row)]
 
     # CPU-seconds of training up to each evaluation
     seconds = 0.0
@@ -106,13 +106,20 @@ def read_run(folder: Path, config: dict) -> dict:
     }
 
 
+def is_evaluation(row: dict) -> bool:
+    """Is this the line of an evaluation, with what its point and the interval are drawn by?"""
+    return row.get("eval_accuracy") is not None and row.get("eval_questions") is not None
+
+
 def read_machine(path: Path) -> dict:
-    """What the run has run on; {} where the file is missing, as in folders of earlier versions, or
-    damaged, with a warning."""
+    """What the run has run on, texts by name; {} where the file is missing, as in folders of
+    earlier versions, or damaged, with a warning."""
     machine = settings_in(path)
-    if path.is_file() and not machine:
+    if all(isinstance(value, str) for value in machine.values()) and machine:
+        return machine
+    if path.is_file():
         warnings.warn(f"{path}: is damaged; the page is made without it", stacklevel=2)
-    return machine
+    return {}
 
 
 def result_of(evaluations: list[dict], steps: list[dict]) -> str:

@@ -38,7 +38,7 @@ from torch import Tensor
 from engine.checksums import check_checksums, write_checksums
 from engine.distributed import gather, rank_and_world
 from engine.optim import Optimizer
-from engine.run_folder import complete, is_step, step_of
+from engine.run_folder import complete, names_step, step_of
 from formats.sample import DataError, Sample
 from run.provenance import check_provenance
 
@@ -266,7 +266,7 @@ def leftovers(checkpoints: Path, ending: str) -> list[Path]:
     """Folders with the name of a checkpoint and this ending; others are not ours."""
     found = []
     for path in checkpoints.glob(f"*{ending}"):
-        is_ours = is_step(path.name.removesuffix(ending))
+        is_ours = names_step(path.name.removesuffix(ending))
         if is_ours and path.is_dir() and not path.is_symlink():
             found.append(path)
     return found

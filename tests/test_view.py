@@ -212,15 +212,16 @@ def test_lines_that_lack_a_column_are_shown(copied):
     """A null stands for what is missing; a column of NaN or of too large numbers has no curve."""
     with (copied / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "loss": 0.5, "odd": NaN, "large": 1' + "0" * 400 + "}\n")
-        file.write('{"step": 4, "eval_accuracy": null}\n')
+        file.write('{"step": 4, "eval_accuracy": null}\n{"step": 4, "eval_accuracy": 0.5}\n')
     view.main([str(copied)])
     (shown,) = data_of(copied / "run.html")["runs"]
+    assert shown["evaluations"]["step"] == [0, 2, 4]
     assert shown["result"].endswith("after 5 steps and 0 completions")
     assert shown["steps"]["generated"][-2:] == [32, None]
     assert not {"odd", "large"} & shown["steps"].keys()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, ""])
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, "", '{"torch": NaN}'])
 def test_a_damaged_machine_json_is_left_out(copied, content):
     (copied / "machine.json").write_text(content)
     with pytest.warns(UserWarning, match=r"machine\.json: is damaged; the page is made without"):
