@@ -9,12 +9,15 @@ Nothing heavy is imported here, so that `python train.py --help` answers at once
 
 import itertools
 import json
+import re
 from dataclasses import dataclass
 
 from formats.sample import DataError
 from media.prompt_format import MIN_PIXELS
 from run.flags import check_flags, fill, flag, groups_of, is_tiny, read_flags
 from run.track import check_tracker
+
+SIZE = re.compile("0*[1-9][0-9]{0,8}")  # a number of clips
 
 # ------------------------------------------------------------------------------ presets
 AVATAR = {  # the paper's own numbers
@@ -415,7 +418,7 @@ def toy_sizes(data: str) -> tuple[int, int]:
     """
     world, _, sizes = data.partition(":")
     train, _, heldout = sizes.partition(",")
-    if not (train.isdigit() and heldout.isdigit() and int(train) and int(heldout)):
+    if not (SIZE.fullmatch(train) and SIZE.fullmatch(heldout)):
         raise DataError(f"--data {data}: write {world}:N,M with N training and M held-out clips")
     return int(train), int(heldout)
 

@@ -19,9 +19,11 @@ import gzip
 import hashlib
 import html
 import json
+import math
 import mimetypes
 import os
 import sys
+import warnings
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,14 +31,16 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from config import Config
-from engine.run_folder import is_run
+from engine.run_folder import is_run, settings_in
 from formats.files import write_whole
 from formats.sample import DataError
-from run.flags import groups_of, take_any_bytes
+from run.flags import check_place, groups_of
 from run.logs import read_rows
+from run.metrics import is_number
 from run.rollouts import NAME as ROLLOUTS
 from run.rollouts import Step, read_steps
-from tas import clipped_is_loss, completion_means, importance_ratio, token_advantages
+from run.session import ends_in_a_sentence
+from tas import CLIPS, LEVELS, clipped_is_loss, completion_means, importance_ratio, token_advantages
 
 ASSETS = Path(__file__).parent / "assets"
 MOST_TOKENS = 600_000  # of completions on a page; of a longer run every 2nd, 3rd, .. step is shown
@@ -67,7 +71,7 @@ def read_config(folder: Path) -> dict:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return config | {"given": list(config["given"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         mend = "pass one that train.py has written"
         # RUN/checkpoint, RUN/checkpoints/000004
         for above in (folder.parent, folder.parent.parent):
@@ -84,7 +88,7 @@ def read_run(folder: Path, config: dict) -> dict:
         raise DataError(f"{folder}: metrics.jsonl is missing; nothing can be shown")
     rows = read_rows(folder / "metrics.jsonl")
     steps = [row for row in rows if "loss" in row]
-    evaluations = [row for row in rows if "eval_accuracy" in row]
+    evaluations = [row for row in rows if is_evaluation(row)]
 
     # CPU-seconds of training up to each evaluation
     seconds = 0.0
@@ -95,23 +99,35 @@ def read_run(folder: Path, config: dict) -> dict:
     return {
         "name": folder.name,
         "result": result_of(evaluations, steps),
-        "machine": read_json(folder / "machine.json"),
+        "machine": read_machine(folder / "machine.json"),
         "flags": flags_of(config),
         "steps": columns_of(steps),
         "evaluations": columns_of(evaluations),
     }
 
 
-def read_json(path: Path) -> dict:
-    """A JSON file that may be missing, as in folders of earlier versions."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def is_evaluation(row: dict) -> bool:
+    """Is this the line of an evaluation, with what its point and the interval are drawn by?"""
+    return row.get("eval_accuracy") is not None and row.get("eval_questions") is not None
+
+
+def read_machine(path: Path) -> dict:
+    """What the run has run on, texts by name; {} where the file is missing, as in folders of
+    earlier versions, or damaged, with a warning."""
+    machine = settings_in(path)
+    if all(isinstance(value, str) for value in machine.values()) and machine:
+        return machine
+    if path.is_file():
+        warnings.warn(f"{path}: is damaged; the page is made without it", stacklevel=2)
+    return {}
 
 
 def result_of(evaluations: list[dict], steps: list[dict]) -> str:
     """What came out, in a sentence."""
     if not steps:
         return "no step is done yet"
-    done = f"after {steps[-1]['step'] + 1:,} steps and {steps[-1]['generated']:,} completions"
+    newest = steps[-1]
+    done = f"after {newest['step'] + 1:,} steps and {newest.get('generated', 0):,} completions"
     if not evaluations:
         return done
     first, last = evaluations[0]["eval_accuracy"], evaluations[-1]["eval_accuracy"]
@@ -145,16 +161,17 @@ def columns_of(rows: list[dict]) -> dict[str, list]:
     columns = {}
     for name in names:
         values = [row.get(name) for row in rows]
-        if all(value is None or isinstance(value, int | float) for value in values):
+        if all(value is None or is_number(value) for value in values):
             columns[name] = [v if v is None else float(f"{v:.5g}") for v in values]
     for exact in {"step", "generated"} & columns.keys():
-        columns[exact] = [row[exact] for row in rows]
+        columns[exact] = [row.get(exact) for row in rows]
     return columns
 
 
 # ------------------------------------------------------------------------------ completions
 def read_rollouts(folder: Path, config: dict) -> dict | None:
-    """The completions of a run, its prompts and its buffer; None where none were kept.
+    """The completions of a run, its prompts and its buffer; None where none were kept, and before
+    the first step has ended.
 
     Lists are by completion; tokens are places in `vocabulary`. Of a long run some steps are left
     out (MOST_TOKENS), and `every` says so.
@@ -163,10 +180,13 @@ def read_rollouts(folder: Path, config: dict) -> dict | None:
     if not file.is_file():
         return None
     steps = list(read_steps(file))
+    if not steps:
+        return None
+    check_loss_flags(folder, config)
     n_tokens = sum(len(c["tokens"]) for step in steps for c in step.completions)
     every = max(1, -(-n_tokens // MOST_TOKENS))
     shown = steps[::every]
-    if steps and shown[-1].step != steps[-1].step:
+    if shown[-1] is not steps[-1]:
         shown.append(steps[-1])
 
     prompts = {}
@@ -178,6 +198,24 @@ def read_rollouts(folder: Path, config: dict) -> dict | None:
         **completions_of(shown, list(prompts), config),
         "buffer": buffer_of(steps),
     }
+
+
+def check_loss_flags(folder: Path, config: dict) -> None:
+    """Raises DataError where a flag that `policy_losses` computes with is missing or damaged."""
+    is_right = {
+        "is_level": config.get("is_level") in LEVELS,
+        "clip": config.get("clip") in CLIPS,
+        "clip_eps": is_number(config.get("clip_eps")),
+        "clip_eps_high": is_number(config.get("clip_eps_high")),
+    }
+    wrong = [name for name, right in is_right.items() if not right]
+    if wrong:
+        name = wrong[0]
+        shown = repr(config.get(name))[:60]
+        raise DataError(
+            f"{folder / 'config.json'}: field '{name}' is {shown}, which is no value of "
+            f"--{name}; write there what the run was made with"
+        )
 
 
 def completions_of(steps: list[Step], ids: list[str], config: dict) -> dict:
@@ -220,13 +258,17 @@ def policy_losses(completions: list[dict], config: dict) -> list[float | None]:
     mask = weights != 0  # (N, R)
     ratio = importance_ratio(logp, block("logps"), mask, config["is_level"])  # (N, R)
     advantages = torch.tensor([c["advantage"] for c in computed])  # (N,)
-    logged = "hint_term" in computed[0]  # not by a run of an older version
+    logged = all("hint_term" in c for c in computed)  # not by a run of an older version
     hint_term = block("hint_term") if logged else torch.zeros_like(weights)  # (N, R)
     shaped = token_advantages(advantages, weights, hint_term)  # (N, R)
     bounds = (config["clip"], config["clip_eps"], config["clip_eps_high"])
     loss, _ = clipped_is_loss(ratio, logp, shaped, *bounds)  # (N, R)
     losses = iter(completion_means(loss, mask).tolist())
-    return [None if c["logps_now"] is None else round(next(losses), 4) for c in completions]
+    rounded = []
+    for completion in completions:
+        value = math.nan if completion["logps_now"] is None else next(losses)
+        rounded.append(round(value, 4) if math.isfinite(value) else None)
+    return rounded
 
 
 def buffer_of(steps: list[Step]) -> dict:
@@ -323,13 +365,12 @@ def write_page(folders: list[Path], out: Path) -> Path:
 
 def check_out(out: Path) -> None:
     """Raises DataError where a page cannot be written, or would replace what is none of ours."""
-    mend = "pass another file to --out"
-    if out.is_dir():
-        raise DataError(f"{out}: is a folder; pass a file in it to --out, as {out / 'run.html'}")
-    if not out.parent.is_dir():
-        raise DataError(f"{out}: there is no folder {out.parent}; make it, or {mend}")
+    check_place(out, "--out", "run.html")
     if os.path.lexists(out) and not is_page(out):
-        raise DataError(f"{out}: is there already, and no page of view.py; move it away, or {mend}")
+        raise DataError(
+            f"{out}: is there already, and no page of view.py; move it away, or pass another file "
+            "to --out"
+        )
 
 
 def is_page(path: Path) -> bool:
@@ -357,8 +398,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    take_any_bytes()
-    try:
-        main(sys.argv[1:])
-    except DataError as error:
-        sys.exit(f"error: {error}")
+    ends_in_a_sentence(main, sys.argv[1:])

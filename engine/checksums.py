@@ -91,7 +91,7 @@ def read_checksums(folder: Path, advice: str) -> dict[str, list]:
         reason = "it is not what was written"
     except FileNotFoundError:
         reason = "it is gone, so that nobody can tell whether the other files are whole"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = f"it cannot be read ({type(error).__name__})"
     raise DataError(f"{path}: {reason}; {advice}")
 

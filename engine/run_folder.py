@@ -65,8 +65,17 @@ def settings_in(config: Path) -> dict:
 def complete(run: Path) -> list[Path]:
     """The checkpoints of a run, oldest first: a folder gets such a name when all is written."""
     # while one is written or removed, there is more behind its number
-    folders = [f for f in (run / "checkpoints").glob("*") if f.name.isdigit() and f.is_dir()]
+    folders = [f for f in (run / "checkpoints").glob("*") if names_step(f.name) and f.is_dir()]
     return sorted(folders, key=step_of)
+
+
+def names_step(name: str) -> bool:
+    """Is this the name of a checkpoint's folder? "²" is a digit, and no number.
+
+    >>> names_step("000012"), names_step("000012.part"), names_step("²")
+    (True, False, False)
+    """
+    return name.isascii() and name.isdecimal()
 
 
 def check_unused(run: Path) -> None:

@@ -38,12 +38,14 @@ from torch import Tensor
 from engine.checksums import check_checksums, write_checksums
 from engine.distributed import gather, rank_and_world
 from engine.optim import Optimizer
-from engine.run_folder import complete, step_of
+from engine.run_folder import complete, names_step, step_of
 from formats.sample import DataError, Sample
 from run.provenance import check_provenance
 
 PART = ".part"  # behind the name of a checkpoint that is being written or removed
 BEFORE = ".before"  # behind that of one whose successor is getting its name
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no space: on the disk, or left to this user
 
 KEEP = 2  # newest checkpoints that are kept
 
@@ -130,8 +132,17 @@ def save(
             newest = f"{before[-1]} is whole; " if before else ""
             raise DataError(
                 f"{final}: the checkpoint could not be written ({errors[0]}); {newest}"
-                "free some space on the disk and go on with --resume"
+                f"{mend_of(errors[0])} and go on with --resume"
             )
+
+
+def mend_of(reason: str) -> str:
+    """What to do about a checkpoint that could not be written, from the words of the system."""
+    if any(os.strerror(number) in reason for number in FULL):
+        return "free some space on the disk"
+    if os.strerror(errno.EFBIG) in reason:
+        return "raise the limit on the size of a file (ulimit -f)"
+    return "see to that folder and its permissions"
 
 
 def publish(partial: Path, final: Path) -> None:
@@ -231,15 +242,31 @@ def clean_up(out: Path) -> None:
         shutil.rmtree(folder)
 
     whole = complete(out)
-    if whole and (out / "checkpoint").resolve() != whole[-1].resolve():
+    # realpath: a link that leads to itself leads to no checkpoint, and is no error
+    if whole and os.path.realpath(out / "checkpoint") != os.path.realpath(whole[-1]):
         point(out / "checkpoint", whole[-1])
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of a run's checkpoints. Raises DataError where none could be written into it:
+    told now, not after the steps whose work would be lost."""
+    checkpoints = out / "checkpoints"
+    if os.path.lexists(checkpoints) and not checkpoints.is_dir():
+        raise DataError(
+            f"{checkpoints}: is no folder, and checkpoints are written into it; move it away"
+        )
+    checkpoints.mkdir(exist_ok=True)
+    if not os.access(checkpoints, os.W_OK | os.X_OK):
+        raise DataError(
+            f"{checkpoints}: cannot be written into; see to its permissions, or pass another --out"
+        )
 
 
 def leftovers(checkpoints: Path, ending: str) -> list[Path]:
     """Folders with the name of a checkpoint and this ending; others are not ours."""
     found = []
     for path in checkpoints.glob(f"*{ending}"):
-        is_ours = path.name.removesuffix(ending).isdigit()
+        is_ours = names_step(path.name.removesuffix(ending))
         if is_ours and path.is_dir() and not path.is_symlink():
             found.append(path)
     return found

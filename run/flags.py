@@ -16,6 +16,7 @@ Nothing heavy is imported here: `--help` must answer at once.
 """
 
 import argparse
+import contextlib
 import difflib
 import functools
 import importlib
@@ -226,7 +227,7 @@ def from_file(path: str, words: dict, parser: argparse.ArgumentParser) -> tuple[
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         is_a_runs = "given" in values
         given = set(values.pop("given", values))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         parser.error(f"--config {path}: not a run's config.json ({type(error).__name__}: {error})")
 
     options = {action.dest: action for action in parser._actions if action.dest != "help"}
@@ -335,6 +336,22 @@ def fill(cfg, defaults: dict) -> None:
     for name, value in defaults.items():
         if getattr(cfg, name) is None:
             setattr(cfg, name, value)
+
+
+def check_place(path: Path, flag: str, example: str) -> None:
+    """Raises DataError where a flag names no file that could be written: a folder, or a file in a
+    folder that is not there.
+
+    example: a name for the file. Raises OSError for a name that no file can have.
+    """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; pass a file in it to {flag}, as {path / example}")
+    if not path.parent.is_dir():
+        raise DataError(
+            f"{path}: there is no folder {path.parent}; make it, or pass another file to {flag}"
+        )
+    with contextlib.suppress(FileNotFoundError):
+        path.lstat()
 
 
 def to_bool(text: str, mend: str = "") -> bool:

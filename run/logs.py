@@ -35,13 +35,13 @@ from tqdm import tqdm
 from data import TooLong
 from engine.distributed import gather, gather_lists, rank_and_world
 from engine.flops import peak_flops
-from formats.files import whole_lines
 from formats.sample import DataError, LeftOut
 from groups import Group
 from media.errors import MediaError
 from replay import TIERS, ReplayBuffer
 from rewards import is_right
 from run.checkpoint import Saved, move_aside, sync
+from run.metrics import read_metrics
 from run.plots import plot_run
 from run.rollouts import NAME as ROLLOUTS
 from run.rollouts import RolloutLog, bytes_before
@@ -454,8 +454,13 @@ class Log:
             self.tracker.numbers(row["step"], numbers_of(row))
 
     def write(self, name: str, row: dict) -> None:
-        with (self.out / name).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        path = self.out / name
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            error.filename = str(path)  # what fails in writing does not know it
+            raise
 
     def draw(self) -> None:
         """Draw curves.png."""
@@ -539,11 +544,13 @@ def is_behind(line: bytes, step: int) -> bool:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The lines of a log; those that are no JSON object are left out, and a warning counts them."""
-    rows, n_bad = whole_lines(path)
+    """The lines of metrics.jsonl; damaged ones are left out, and a warning counts them."""
+    rows, n_bad = read_metrics(path)
     if n_bad:
         warnings.warn(
-            f"{path}: {n_bad} lines are damaged; curves.png is drawn without them", stacklevel=2
+            f"{path}: {n_bad} lines are damaged; curves.png and the run's page are drawn without "
+            "them",
+            stacklevel=2,
         )
     return rows
 

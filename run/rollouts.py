@@ -25,6 +25,7 @@ Fields of a completion:
 
 import gzip
 import json
+import warnings
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,6 +39,8 @@ from engine.distributed import gather_lists
 from formats.sample import Sample
 from groups import Batch, Group
 from replay import Entry, ReplayBuffer
+from run.metrics import is_step
+from run.rollout_form import HEADER, fits, is_completion
 
 NAME = "rollouts.jsonl.gz"
 DECIMALS = 3  # of the numbers of each token
@@ -225,17 +228,49 @@ def members(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def read_steps(path: Path) -> Iterator[Step]:
-    """The steps of a file, in order. One that is still being written is left out."""
+    """The steps of a file, in order. One that is still being written is left out; damaged ones are,
+    too, and a warning counts them."""
+    n_bad = 0
     for _, text in members(path):
-        header, *completions = [json.loads(line) for line in text.splitlines()]
-        yield Step(**header, completions=completions)
+        step = step_in(text)
+        if step is None:
+            n_bad += 1
+        else:
+            yield step
+    if n_bad:
+        warnings.warn(
+            f"{path}: steps that are damaged, or hold NaN, and are left out: {n_bad}", stacklevel=2
+        )
+
+
+def step_in(text: bytes) -> Step | None:
+    """The step that a member holds, None where the file was changed there."""
+    first, *others = text.splitlines() or [b""]
+    header = object_in(first)
+    if not fits(header, HEADER):
+        return None
+    completions = [object_in(line) for line in others]
+    if not all(is_completion(completion, header["prompts"]) for completion in completions):
+        return None
+    return Step(*[header[name] for name in HEADER], completions)
+
+
+def object_in(line: bytes) -> dict:
+    """The JSON object of a line, a null for each NaN; {} where there is none."""
+    try:
+        value = json.loads(line, parse_constant=lambda name: None)  # which no browser reads
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def bytes_before(path: Path, step: int) -> int:
-    """The length of the file up to this step: of the whole members of the steps before it."""
+    """The length of the file up to this step: of the whole members of the steps before it. It ends
+    before a member that names no step."""
     total = 0
     for size, text in members(path):
-        if json.loads(text.partition(b"\n")[0])["step"] >= step:
+        number = object_in(text.partition(b"\n")[0]).get("step")
+        if not is_step(number) or number >= step:
             break
         total += size
     return total

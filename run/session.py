@@ -42,6 +42,7 @@ from run.card import model_card
 from run.checkpoint import (
     clean_up,
     loadable,
+    make_folder,
     random_states,
     resume,
     save,
@@ -74,6 +75,10 @@ OF_THE_DISK = {  # an OSError with another number is one of the program
     errno.EISDIR,
     errno.EEXIST,
     errno.ENAMETOOLONG,
+    errno.EFBIG,
+    errno.EDQUOT,
+    errno.ELOOP,
+    errno.ESTALE,
 }
 
 
@@ -283,10 +288,13 @@ class Run:
         if not self.saved:
             check_unused(self.out)
         if not is_free(self.out / "config.json"):
+            # a checkpoint holds the flags that it was made with
+            mend = f"move it away, and {GO_ON}" if self.saved else "pass another --out"
             raise DataError(
-                f"{self.out}/config.json: is not that of a run, and would be written over; pass "
-                "another --out"
+                f"{self.out}/config.json: is not that of a run, and would be written over; {mend}"
             )
+        if self.rank == 0:
+            make_folder(self.out)
 
         # where to begin, and where to end
         self.start = self.saved.step if self.saved else 0
@@ -338,6 +346,11 @@ class Run:
             )
             for sentence in count_left_out(self.left_out):
                 print(sentence)
+            if self.start >= self.steps:
+                print(
+                    f"nothing is left to do: {self.start} steps are done, and the run is to have "
+                    f"{self.steps}; a larger --steps goes on"
+                )
         self.log = Log(cfg, self.rank, self.steps, self.saved, tokenizer)
         if not self.saved:  # else the run has named them at its beginning
             self.log.left_out(self.left_out)

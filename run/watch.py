@@ -8,15 +8,15 @@ Prints for each column of metrics.jsonl its newest number and a sparkline of its
 METRICS first, then all others that are not in DETAILS. A column that you add is printed at once.
 """
 
-import json
 import math
 import sys
 import time
 from pathlib import Path
 
-from formats.files import whole_lines
+from engine.run_folder import settings_in
 from formats.sample import DataError
 from run.flags import Parser, number_in, take_any_bytes
+from run.metrics import is_number, is_step, read_metrics
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60  # steps in a sparkline
@@ -89,11 +89,17 @@ def sparkline(values: list[float | None]) -> str:
     return "".join(bars)
 
 
-def read_lines(file: Path) -> list[dict]:
-    """The whole lines of metrics.jsonl. Raises DataError where there is no such file."""
+def read_lines(file: Path) -> tuple[list[dict], int]:
+    """The whole lines of metrics.jsonl, and how many are damaged. Raises DataError where there is
+    no such file."""
     if not file.is_file():
         raise DataError(f"{file}: there is no such file; pass the folder of a run")
-    return whole_lines(file)[0]
+    try:
+        return read_metrics(file)
+    except OSError as error:
+        raise DataError(
+            f"{file}: cannot be read ({error.strerror}); see to its permissions"
+        ) from None
 
 
 def is_detail(name: str) -> bool:
@@ -113,7 +119,7 @@ def numbers_by_column(lines: list[dict]) -> dict[str, list[float]]:
     for line in lines:
         for name, value in line.items():
             numbers = columns.setdefault(name, [])
-            if isinstance(value, int | float):
+            if is_number(value):
                 numbers.append(value)
     return {name: values for name, values in columns.items() if values}
 
@@ -128,7 +134,7 @@ def report(lines: list[dict], total: int, everything: bool = False) -> str:
     rows = [f"step {newest['step'] + 1}{of}, {newest.get('generated', 0):,} completions"]
     columns = numbers_by_column(lines)
     shown = [name for name in columns if everything or name in METRICS or not is_detail(name)]
-    width = max(map(len, shown))
+    width = max(map(len, shown), default=0)
     for name in shown:
         values = columns[name]
         rows.append(f"{name:>{width}} {values[-1]:>10.4g}  {sparkline(values[-WIDTH:])}")
@@ -139,8 +145,8 @@ def report(lines: list[dict], total: int, everything: bool = False) -> str:
 
 def total_steps(folder: Path) -> int:
     """--steps of the run; 0 where it goes once over the data, or is not known."""
-    file = folder / "config.json"
-    return json.loads(file.read_text(encoding="utf-8"))["steps"] if file.is_file() else 0
+    steps = settings_in(folder / "config.json").get("steps")
+    return steps if is_step(steps) else 0
 
 
 def main(argv: list[str]) -> None:
@@ -155,9 +161,11 @@ def main(argv: list[str]) -> None:
 
     total = total_steps(args.run)
     while True:
-        lines = read_lines(args.run / "metrics.jsonl")
+        lines, n_bad = read_lines(args.run / "metrics.jsonl")
         clear = CLEAR if sys.stdout.isatty() and not args.once else ""
         print(f"{clear}{args.run}\n{report(lines, total, args.all)}", flush=True)
+        if n_bad:
+            print(f"(damaged lines of metrics.jsonl, left out: {n_bad})", flush=True)
         done = max((line["step"] for line in lines if "loss" in line), default=-1) + 1
         if args.once or 0 < total <= done:
             return

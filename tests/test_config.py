@@ -298,7 +298,9 @@ def test_the_size_of_the_toy_world():
     assert toy_sizes("toy:6,3") == (6, 3)
 
 
-@pytest.mark.parametrize("sizes", ["6", "6,", ",3", "0,3", "6,0", "six,3", "6,3,1", "-6,3"])
+@pytest.mark.parametrize(
+    "sizes", ["6", "6,", ",3", "0,3", "6,0", "six,3", "6,3,1", "-6,3", "²,3", "1" * 5000 + ",3"]
+)
 def test_sizes_that_are_none_are_one_sentence(sizes):
     with pytest.raises(DataError, match=f"--data toy:{sizes}: write toy:N,M with N training"):
         toy_sizes(f"toy:{sizes}")
@@ -384,6 +386,7 @@ def test_another_method_stage_or_model_beside_a_config_file_derives_presets_anew
         ("{", "not a run's config.json (JSONDecodeError"),
         ("[]", "not a run's config.json"),
         ("7", "not a run's config.json"),
+        ("[" * 100_000, "not a run's config.json (RecursionError"),
         ('{"given": null}', "not a run's config.json"),
         ('{"given": [], "gone": 1}', "unknown flag 'gone'; remove it from the file"),
         ('{"given": [], "fresh": 0}', "--fresh 0: must be at least 2"),

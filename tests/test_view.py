@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from urllib.parse import unquote
@@ -163,6 +165,108 @@ def test_an_out_that_cannot_be_a_page_is_refused(tmp_path, run):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match=r"is there already, and no page of view\.py"):
         view.main([str(run), "--out", str(tmp_path / "pipe")])
+
+
+# ------------------------------------------------------------------ damaged files
+@pytest.fixture
+def copied(run, tmp_path) -> Path:
+    """A copy of the run to be spoilt."""
+    shutil.copytree(run, tmp_path / "copied", symlinks=True)
+    return tmp_path / "copied"
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"a member")[:12]])
+def test_a_run_that_was_killed_in_its_first_step_has_a_page(copied, content):
+    (copied / NAME).write_bytes(content)
+    (copied / "metrics.jsonl").write_bytes(b"")
+    view.main([str(copied)])
+    data = data_of(copied / "run.html")
+    assert data["runs"][0]["result"] == "no step is done yet"
+    assert data["rollouts"] is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"loss": 0.5}',
+        '{"step": "two", "loss": 0.5, "generated": 8}',
+        '{"step": 9, "loss": 0.5, "generated": null}',
+        '{"step": 9, "loss": "low", "generated": 8}',
+        '{"step": 9, "loss": 0.5, "generated": 8, "time_cpu": "long"}',
+        '{"step": 9, "eval_accuracy": [], "generated": 8}',
+        "[" * 100_000,
+    ],
+)
+def test_damaged_lines_of_the_log_are_left_out_and_counted(copied, run, line):
+    with (copied / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl: 1 lines are damaged"):
+        view.main([str(copied)])
+    (shown,) = data_of(copied / "run.html")["runs"]
+    (expected,) = data_of(run / "run.html")["runs"]
+    assert shown["result"] == expected["result"]
+    assert shown["steps"] == expected["steps"]
+
+
+def test_lines_that_lack_a_column_are_shown(copied):
+    """A null stands for what is missing; a column of NaN or of too large numbers has no curve."""
+    with (copied / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 0.5, "odd": NaN, "large": 1' + "0" * 400 + "}\n")
+        file.write('{"step": 4, "eval_accuracy": null}\n{"step": 4, "eval_accuracy": 0.5}\n')
+    view.main([str(copied)])
+    (shown,) = data_of(copied / "run.html")["runs"]
+    assert shown["evaluations"]["step"] == [0, 2, 4]
+    assert shown["result"].endswith("after 5 steps and 0 completions")
+    assert shown["steps"]["generated"][-2:] == [32, None]
+    assert not {"odd", "large"} & shown["steps"].keys()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, "", '{"torch": NaN}'])
+def test_a_damaged_machine_json_is_left_out(copied, content):
+    (copied / "machine.json").write_text(content)
+    with pytest.warns(UserWarning, match=r"machine\.json: is damaged; the page is made without"):
+        view.main([str(copied)])
+    assert data_of(copied / "run.html")["runs"][0]["machine"] == {}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, "", '{"given": 3}'])
+def test_a_damaged_config_is_one_sentence(copied, content):
+    (copied / "config.json").write_text(content)
+    with pytest.raises(DataError, match=r"not the folder of a run \(config\.json: "):
+        view.main([str(copied)])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("clip", "hard"), ("clip", None), ("is_level", []), ("clip_eps", "0.2")]
+)
+def test_a_config_without_what_the_loss_needs_is_one_sentence(copied, name, value):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {name: value}))
+    with pytest.raises(DataError, match=rf"config\.json: field '{name}' is .*no value of --{name}"):
+        view.main([str(copied)])
+
+
+@pytest.mark.parametrize("text", [b"hello\n", b"[]\n", b'{"step": 1}\n', b"[" * 100_000])
+def test_damaged_completions_are_left_out_and_counted(copied, text):
+    with (copied / NAME).open("ab") as file:
+        file.write(gzip.compress(text))
+    with pytest.warns(UserWarning, match=r"rollouts.*are left out: 1$"):
+        view.main([str(copied)])
+    shown = data_of(copied / "run.html")["rollouts"]["completions"]["step"]
+    assert set(shown) == {0, 1, 2, 3}
+
+
+def test_a_disk_that_cannot_be_written_is_one_sentence(run, tmp_path):
+    out = tmp_path / f"{'x' * 300}.html"
+    done = subprocess.run(
+        [sys.executable, "view.py", str(run), "--out", str(out)],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {out}: File name too long")
+    assert done.stderr.count("\n") == 1
 
 
 # ------------------------------------------------------------------ in a browser

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from data import question_text
 from formats.files import read_records
 from formats.load import load_samples
-from formats.sample import DataError, Sample
+from formats.sample import DataError, Sample, first_line
 from judge import try_each, watch
 from media.cache import load_media
 from media.decode import MediaSettings
@@ -39,8 +39,13 @@ from problems import places
 from reading.number_words import NUMBER_WORDS
 from reading.text import words_of
 from rewards import accuracy_reward
-from run.flags import Parser, number_in, take_any_bytes
+from run.flags import Parser, check_place, number_in
+from run.session import ends_in_a_sentence
 from tools.chat import Endpoint, LocalModel, Request
+
+REJECTED = ".rejected"  # behind the name of --out: hints that give the answer away
+BAD_MEDIA = ".bad_media"  # and records whose media cannot be used
+ENDINGS = (REJECTED, BAD_MEDIA)
 
 
 # ------------------------------------------------------------------ what is asked
@@ -278,8 +283,8 @@ def annotate(
             result = fill_in(task, lacking, model, decoders)
 
             # The records last: an id in `out` means that its record is done.
-            append_jsonl(f"{out}.bad_media", result.unusable)
-            append_jsonl(f"{out}.rejected", result.revealing)
+            append_jsonl(f"{out}{BAD_MEDIA}", result.unusable)
+            append_jsonl(f"{out}{REJECTED}", result.revealing)
             append_jsonl(out, chunk)
 
             counts["made"] += result.made
@@ -365,11 +370,37 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_out(out: Path) -> None:
+    """Raises DataError, or OSError, where replies could not be written: told before the first is
+    asked for."""
+    check_place(out, "--out", "annotated.jsonl")
+    if os.path.lexists(out) and not out.is_file():
+        raise DataError(f"{out}: is no file that replies can be written into; pass another --out")
+    for ending in ENDINGS:
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{out}{ending}").lstat()  # is the name too long?
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise DataError(f"{out}: cannot be written; see to its permissions, or pass another --out")
+
+
+def check_device(name: str) -> None:
+    """Raises DataError for what is no device of this machine."""
+    try:
+        torch.zeros(1, device=name).tolist()
+    except (RuntimeError, AssertionError) as error:  # the latter where torch is built without CUDA
+        raise DataError(
+            f"--device {name}: cannot be used here ({first_line(error)[:100]}); pass cpu, or cuda "
+            "where there is a GPU"
+        ) from None
+
+
 def main(argv: list[str]) -> None:
     args = make_parser().parse_args(argv)
+    check_out(Path(args.out))
     if args.endpoint:
         model = Endpoint(args.endpoint, args.model)
     else:
+        check_device(args.device)
         model = LocalModel(args.model, args.device, batch=args.batch)
     counts = annotate(
         args.kind, args.data, args.out, model, args.media_root, args.batch, args.workers
@@ -377,15 +408,11 @@ def main(argv: list[str]) -> None:
 
     summary = f"{args.out}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items())
     if counts["revealing"]:
-        summary += f"; the revealing ones are listed in {args.out}.rejected"
+        summary += f"; the revealing ones are listed in {args.out}{REJECTED}"
     if counts["unusable"]:
-        summary += f"; the unusable ones are listed in {args.out}.bad_media"
+        summary += f"; the unusable ones are listed in {args.out}{BAD_MEDIA}"
     print(summary)
 
 
 if __name__ == "__main__":
-    take_any_bytes()
-    try:
-        main(sys.argv[1:])
-    except DataError as error:
-        sys.exit(f"error: {error}")
+    ends_in_a_sentence(main, sys.argv[1:])

@@ -25,7 +25,8 @@ from formats.load import load_samples
 from formats.own import save_samples
 from formats.sample import DataError, LeftOut, RepeatedRecord, Sample
 from media.decode import MediaSettings
-from run.flags import Parser, number_in, number_like, take_any_bytes
+from run.flags import Parser, check_place, number_in, number_like
+from run.session import ends_in_a_sentence
 
 
 @dataclass
@@ -150,7 +151,8 @@ def convert(data: str, out: Path, media_root: str) -> None:
 
     Raises DataError where `out` exists: it may be anything.
     """
-    if out.exists():
+    check_place(out, "--convert", "ours.jsonl")
+    if os.path.lexists(out):
         raise DataError(f"{out}: exists already; pass another name to --convert, or move it away")
     samples = load_samples(data, media_root or None)
     root = Path(media_root or Path(data).parent)
@@ -238,8 +240,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    take_any_bytes()
-    try:
-        main(sys.argv[1:])
-    except DataError as error:
-        sys.exit(f"error: {error}")
+    ends_in_a_sentence(main, sys.argv[1:])

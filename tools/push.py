@@ -10,6 +10,7 @@ adapter; `trainer/`, which is for going on with the run, stays here. The token i
 """
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from engine.adapter_folder import is_adapter_folder
 from engine.checksums import check_model_files
+from engine.run_folder import check_no_run
 from formats.sample import DataError, first_line
+from run.session import ends_in_a_sentence
 
 LEFT_OUT = "trainer"  # subfolder: optimiser, buffer, random states
 
@@ -40,10 +43,15 @@ def files_of(checkpoint: Path) -> list[Path]:
 
 
 def push(checkpoint: Path, name: str, private: bool, upload: bool, api: HfApi | None = None) -> str:
-    """Upload a checkpoint, or say what would be. Returns what is to be printed."""
+    """Upload a checkpoint, or say what would be. Returns what is to be printed.
+
+    Raises DataError for the folder of a run.
+    """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise DataError(f"{name}: not a name of the hub; write USER/NAME")
-    checkpoint = checkpoint.resolve()  # a run's `checkpoint` is a link that may move on
+    check_no_run(checkpoint)  # whose logs, with what the model has written, are for nobody else
+    # a run's `checkpoint` is a link that may move on; one to itself leads to no model
+    checkpoint = Path(os.path.realpath(checkpoint))
     files = files_of(checkpoint)
     lines = [f"{path.relative_to(checkpoint)}  {path.stat().st_size:,} bytes" for path in files]
     if not upload:
@@ -77,7 +85,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except DataError as error:
-        sys.exit(f"error: {error}")
+    ends_in_a_sentence(main, sys.argv[1:])

@@ -80,6 +80,12 @@ def test_a_folder_from_elsewhere_has_no_checksums(tmp_path):
         check_checksums(tmp_path, "mend it")
 
 
+def test_checksums_that_are_nested_deeply_are_damage(folder):
+    (folder / NAME).write_text("[" * 100_000)
+    with pytest.raises(DataError, match=rf"{NAME}: it cannot be read \(RecursionError\); mend it"):
+        check_checksums(folder, "mend it")
+
+
 def test_a_line_that_stands_twice_is_damage(folder):
     """JSON takes the second one, so that the content would be the same."""
     lines = (folder / NAME).read_text().splitlines(keepends=True)

@@ -2,6 +2,7 @@
 bit."""
 
 import errno
+import gzip
 import json
 import os
 import re
@@ -34,8 +35,19 @@ from media.errors import MediaError
 from replay import ReplayBuffer, prompts_of_columns
 from run import logs, session
 from run import signals as run_signals
-from run.checkpoint import attempt, complete, loadable, random_states, resume
+from run.checkpoint import (
+    attempt,
+    clean_up,
+    complete,
+    loadable,
+    make_folder,
+    mend_of,
+    random_states,
+    resume,
+)
 from run.provenance import check_provenance, provenance
+from run.rollouts import NAME as ROLLOUTS
+from run.rollouts import read_steps
 from run.session import Run, only_run
 from run.signals import STOP, Signals
 from run.stream import PromptStream, owner
@@ -519,6 +531,57 @@ def test_the_only_checkpoint_is_never_removed(copied, tmp_path):
     assert (copied / "checkpoints" / "000004" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("kind", ["file", "link to nothing", "link to itself"])
+def test_a_run_whose_checkpoints_have_no_place_does_not_begin(tmp_path, kind):
+    out = tmp_path / "run"
+    out.mkdir()
+    if kind == "file":
+        (out / "checkpoints").touch()
+    else:
+        (out / "checkpoints").symlink_to("gone" if kind == "link to nothing" else "checkpoints")
+    for more in (["--resume"], []):
+        with pytest.raises(DataError, match=r"checkpoints: is no folder, .*; move it away"):
+            train.main(flags(out, *more))
+    assert not (out / "metrics.jsonl").exists()
+
+
+def test_checkpoints_without_a_permission_to_write_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(DataError, match=r"checkpoints: cannot be written into; see to its perm"):
+        make_folder(tmp_path)
+
+
+def test_a_link_to_itself_is_set_anew(copied, finished, tmp_path):
+    link = copied / "checkpoint"
+    link.unlink()
+    link.symlink_to("checkpoint")
+    train.main(flags(copied, "--resume"))
+    assert os.readlink(link) == "checkpoints/000004"
+    assert_same_run(copied, finished)
+
+
+def test_a_digit_that_is_no_number_names_no_checkpoint(copied):
+    for name in ("²", "³.part", "٣.before"):
+        (copied / "checkpoints" / name).mkdir()
+    before = sorted((copied / "checkpoints").iterdir())
+    clean_up(copied)
+    assert [folder.name for folder in complete(copied)] == ["000002", "000004"]
+    assert sorted((copied / "checkpoints").iterdir()) == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[" * 100_000, "[]"])
+def test_a_damaged_config_does_not_cost_the_checkpoints(copied, finished, content):
+    """The mend that is named works."""
+    (copied / "config.json").write_text(content)
+    with pytest.raises(DataError, match=r"config\.json: .* move it away, and go on by .*--resume$"):
+        train.main(flags(copied, "--resume"))
+    if content == "{":
+        (copied / "config.json").rename(copied / "away.json")
+        train.main(flags(copied, "--resume"))
+        (copied / "away.json").unlink()
+        assert_same_run(copied, finished)
+
+
 def test_a_kill_before_the_link_is_set(copied, finished, tmp_path):
     """`checkpoint` is missing, or names an older one: --resume sets it, though there is nothing
     left to do."""
@@ -606,6 +669,31 @@ def test_damaged_logs_do_not_stop_a_run(copied, tmp_path, name, damage):
         assert steps == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    "content", [b"hello\n", b'{"a":1}\n', b"[]\n", b"[" * 100_000, b'{"step": 0}\n']
+)
+def test_changed_completions_do_not_stop_a_run(copied, content):
+    """Up to its page, which shows those of the steps that are done again."""
+    shutil.rmtree(copied / "checkpoints" / "000004")
+    (copied / ROLLOUTS).write_bytes(gzip.compress(content))
+    with pytest.warns(UserWarning, match=f"{ROLLOUTS}: is not what it was"):
+        train.main(flags(copied, "--resume"))
+    shown = [step.step for step in read_steps(copied / ROLLOUTS)]
+    assert shown == [2, 3]
+
+
+def test_lines_without_a_step_do_not_stop_a_run(copied):
+    """They are no use, and are left out of what is drawn."""
+    shutil.rmtree(copied / "checkpoints" / "000004")
+    rows = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
+    odd = [{"loss": 0.5}, rows[1] | {"step": "0"}, rows[1] | {"tier_hard": None}]
+    lines = [json.dumps(row) + "\n" for row in (*odd, *rows)]
+    (copied / "metrics.jsonl").write_text("".join(lines))
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl: 3 lines are damaged"):
+        train.main(flags(copied, "--resume"))
+    assert (copied / "run.html").is_file()
+
+
 def test_a_run_without_its_log_and_nothing_left_to_do(copied):
     (copied / "metrics.jsonl").unlink()
     with pytest.warns(UserWarning, match=r"metrics\.jsonl: is not what it was"):
@@ -655,8 +743,16 @@ def test_a_checkpoint_of_another_version_is_refused_and_kept(copied, monkeypatch
 
 def test_a_finished_run_has_nothing_to_do(copied, finished, tmp_path, capsys):
     train.main(flags(copied, "--resume"))
-    assert "going on from" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "going on from" in said
+    assert "nothing is left to do: 4 steps are done, and the run is to have 4" in said
     assert_same_run(copied, finished)
+
+
+def test_fewer_steps_than_are_done_are_said(copied, capsys):
+    train.main(flags(copied, "--resume", steps=1))
+    said = capsys.readouterr().out
+    assert "nothing is left to do: 4 steps are done, and the run is to have 1" in said
 
 
 @pytest.mark.parametrize(
@@ -782,7 +878,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(finished, tmp_path, monkeyp
             resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
         return real(self)
 
-    message = r"000004: the checkpoint could not be written \(.*000002 is whole; free some space"
+    message = r"000004: the checkpoint could not be written \(.*000002 is whole; raise the limit"
     with monkeypatch.context() as patch, pytest.raises(DataError, match=message):
         patch.setattr(Optimizer, "state_dict", state_dict)
         try:
@@ -792,6 +888,20 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(finished, tmp_path, monkeyp
     assert [f.name for f in (out / "checkpoints").iterdir()] == ["000002"]
     train.main(flags(out, "--resume"))
     assert_same_run(out, finished)
+
+
+@pytest.mark.parametrize(
+    ("reason", "mend"),
+    [
+        (f"[Errno 28] {os.strerror(errno.ENOSPC)}", "free some space on the disk"),
+        (f"I/O error: {os.strerror(errno.EDQUOT)} (os error 122)", "free some space on the disk"),
+        (f"[Errno 27] {os.strerror(errno.EFBIG)}", "raise the limit on the size of a file"),
+        (f"[Errno 20] {os.strerror(errno.ENOTDIR)}", "see to that folder and its permissions"),
+        ("OSError", "see to that folder and its permissions"),
+    ],
+)
+def test_space_is_asked_for_where_it_is_what_lacks(reason, mend):
+    assert mend_of(reason).startswith(mend)
 
 
 def test_a_writer_that_finds_the_disk_full_is_told_apart_from_other_errors():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 
 import numpy as np
 import pytest
@@ -295,6 +296,18 @@ def test_records_that_another_process_has_dropped_are_named_and_counted(log, mon
     other = notes_of(too_long_sum=[1]).tallies
     monkeypatch.setattr(logs, "gather", lambda values: [values, other])
     assert log.notes.columns()["too_long"] == 2
+
+
+def test_a_line_that_cannot_be_written_names_its_file(log, tmp_path):
+    """The system refuses to write more than 10 bytes into a file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            write_step(log)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert raised.value.filename == str(tmp_path / "run" / "metrics.jsonl")
 
 
 def test_other_ranks_write_nothing(tmp_path):

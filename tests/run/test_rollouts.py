@@ -1,6 +1,7 @@
 """run/rollouts.py: what a run keeps of its completions, against what is recomputed from it."""
 
 import gzip
+import json
 import shutil
 
 import numpy as np
@@ -187,6 +188,109 @@ def test_hostile_text_stays_one_line(tmp_path):
             return 'a\u2028b\n"</script>\x00'
 
     log = RolloutLog(tmp_path, 1, is_main=True, tokenizer=Tokenizer())
-    log.append([{"step": 0, "generated": 1, "prompts": {}, "buffer": {}}, {"tokens": [7]}])
+    header, completion = smallest()
+    log.append([header, completion | {"tokens": [7]}])
     (step,) = read_steps(tmp_path / NAME)
-    assert step.completions == [{"tokens": ['a\u2028b\n"</script>\x00']}]
+    assert step.completions == [completion | {"tokens": ['a\u2028b\n"</script>\x00']}]
+
+
+# ------------------------------------------------------------------------------ changed files
+def smallest() -> tuple[dict, dict]:
+    """The two lines of a step with one prompt and one completion of one token."""
+    prompt = {"question": "Which?", "options": [], "media": [["video", "a.mp4"]]}
+    header = {"step": 0, "generated": 1, "prompts": {"a": prompt}, "buffer": {}}
+    completion = {"step": 0, "update": 0, "id": "a", "replayed": False, "hinted": False}
+    completion |= {"written": 0, "tier": "hard", "vcrs": None, "reward": 1.0, "scores": {}}
+    completion |= {"advantage": 0.5, "ratio_mean": None, "ratio_max": None, "tokens": ["x"]}
+    completion |= {"logps": [-0.5], "logps_now": None, "entropy": None, "weights": None}
+    return header, completion | {"hint_term": None}
+
+
+def member(*lines: dict) -> bytes:
+    return gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+NO_STEPS = [
+    b"hello\n",
+    b'{"a":1}\n',
+    b"[]\n",
+    b"",
+    b"\xff\x00\n",
+    b"[" * 100_000,
+    b'{"step": "0"}\n',
+    b'{"step": true, "generated": 1, "prompts": {}, "buffer": {}}\n',
+    b'{"step": 1' + b"0" * 400 + b', "generated": 1, "prompts": {}, "buffer": {}}\n',
+]
+
+
+@pytest.mark.parametrize("text", NO_STEPS)
+def test_a_member_that_is_no_step_is_left_out_and_counted(tmp_path, text):
+    """It ends what is kept where a run goes on, as a torn one does."""
+    step = member(*smallest())
+    file = tmp_path / NAME
+    file.write_bytes(step + gzip.compress(text) + step)
+    with pytest.warns(UserWarning, match=r"rollouts.*are left out: 1$"):
+        assert len(list(read_steps(file))) == 2
+    assert bytes_before(file, 9) == len(step)
+    with pytest.warns(UserWarning, match=f"{len(step)} bytes of the steps before it stay"):
+        cut_log(file, 10**6, "another digest", 9)
+    assert file.read_bytes() == step
+
+
+FAULTS = [
+    {"tokens": "x"},
+    {"tokens": [1]},
+    {"tokens": ["x", "y"]},
+    {"logps": ["low"]},
+    {"logps": None},
+    {"logps_now": [0.5]},
+    {"weights": [1.0]},
+    {"hint_term": [0.0]},
+    {"logps_now": [0.5], "entropy": [0.5], "weights": [1.0, 2.0], "hint_term": [0.0]},
+    {"logps_now": [float("nan")], "entropy": [0.5], "weights": [1.0], "hint_term": [0.0]},
+    {"id": "b"},
+    {"id": []},
+    {"advantage": "high"},
+    {"reward": None},
+    {"scores": []},
+    {"step": None},
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_step_with_a_damaged_completion_is_left_out_and_counted(tmp_path, fault):
+    header, completion = smallest()
+    (tmp_path / NAME).write_bytes(member(header, completion | fault) + member(header, completion))
+    with pytest.warns(UserWarning, match=r"are left out: 1$"):
+        assert len(list(read_steps(tmp_path / NAME))) == 1
+
+
+def test_every_field_that_is_read_is_looked_for(tmp_path):
+    """But for hint_term, which older versions did not write."""
+    header, completion = smallest()
+    for name in completion.keys() - {"hint_term", "logps_now", "entropy", "weights"}:
+        line = {key: value for key, value in completion.items() if key != name}
+        (tmp_path / NAME).write_bytes(member(header, line))
+        with pytest.warns(UserWarning, match=r"are left out: 1$"):
+            assert list(read_steps(tmp_path / NAME)) == []
+    del completion["hint_term"]
+    (tmp_path / NAME).write_bytes(member(header, completion))
+    assert len(list(read_steps(tmp_path / NAME))) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"prompts": []},
+        {"prompts": {"a": {"question": "Which?", "options": []}}},
+        {"prompts": {"a": {"question": "Which?", "options": [], "media": [["video"]]}}},
+        {"buffer": {"a": ["", 0.5, True]}},
+        {"buffer": {"a": 7}},
+        {"generated": "many"},
+    ],
+)
+def test_a_step_with_a_damaged_header_is_left_out_and_counted(tmp_path, fault):
+    header, completion = smallest()
+    (tmp_path / NAME).write_bytes(member(header | fault, completion))
+    with pytest.warns(UserWarning, match=r"are left out: 1$"):
+        assert list(read_steps(tmp_path / NAME)) == []

@@ -47,7 +47,10 @@ def test_bad_input_ends_the_program_with_a_sentence():
     assert end.value.code == "error: x.jsonl: no such data file"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize(
+    "number",
+    [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EDQUOT, errno.ELOOP, errno.ESTALE],
+)
 def test_a_disk_that_cannot_be_written_is_a_sentence(number):
     def main(argv):
         raise OSError(number, os.strerror(number), "runs/x/metrics.jsonl")

@@ -60,3 +60,36 @@ def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"metrics\.jsonl: there is no such file"):
         main([str(tmp_path)])
     assert report([], 0) == "no step is done yet"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"loss": 0.5}',
+        '{"step": "two", "loss": 0.5}',
+        '{"step": null, "loss": 0.5}',
+        '{"step": 1e9999, "loss": 0.5}',
+        '{"step": 3, "loss": "low"}',
+        '{"step": 3, "loss": 0.5, "generated": "many"}',
+        '{"step": 3, "loss": NaN}',
+        '{"step": 3, "loss": 1' + "0" * 400 + "}",
+        "[" * 100_000,
+        "[]",
+    ],
+)
+@pytest.mark.parametrize("config", ["[]", "{", "[" * 100_000, '{"steps": "all"}', "{}"])
+def test_damaged_lines_are_left_out_and_counted(tmp_path, capsys, line, config):
+    """Whatever stands in config.json."""
+    good = '{"step": 1, "generated": 8, "loss": 0.1}\n'
+    (tmp_path / "metrics.jsonl").write_text(f"{good}{line}\n")
+    (tmp_path / "config.json").write_text(config)
+    main([str(tmp_path), "--once"])
+    printed = capsys.readouterr().out
+    assert "step 2, 8 completions" in printed
+    assert "(damaged lines of metrics.jsonl, left out: 1)" in printed
+
+
+def test_a_step_without_a_number_of_the_usual_columns(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": null}\n')
+    main([str(tmp_path), "--once"])
+    assert "step 1, 0 completions" in capsys.readouterr().out

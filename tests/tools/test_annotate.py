@@ -1,6 +1,9 @@
 """tools/annotate.py: hints and captions from canned replies, a server and tiny random models."""
 
 import json
+import os
+import runpy
+import sys
 
 import pytest
 
@@ -9,7 +12,7 @@ from formats.own import save_samples
 from formats.sample import DataError, Sample
 from tests.chat_fakes import Canned, Server, mixed_media
 from tests.media_files import write_clip
-from tools.annotate import annotate, listen, main, reveals
+from tools.annotate import annotate, check_out, listen, main, reveals
 from tools.chat import LocalModel
 
 ROOT = "/"  # naming it is the permission for the records' absolute paths
@@ -212,3 +215,41 @@ def test_annotating_a_downloaded_format_is_one_sentence(tmp_path, content):
     mend = r"this project's own JSONL; make one by: python -m tools.check_data .* --convert"
     with pytest.raises(DataError, match=mend):
         annotate("hint", str(tmp_path / "d.json"), str(tmp_path / "out.jsonl"), Canned())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone/x.jsonl", "there is no folder .*gone; make it, or pass another file to --out"),
+        ("bare.jsonl/x.jsonl", "there is no folder .*; make it, or pass another file to --out"),
+        (".", "is a folder; pass a file in it to --out, as .*annotated.jsonl"),
+        ("/dev/full", "is no file that replies can be written into; pass another --out"),
+        ("loop", "is no file that replies can be written into; pass another --out"),
+        ("x" * 300, "File name too long"),
+        ("x" * 250, "File name too long"),  # of the list of what is unusable
+    ],
+)
+def test_an_out_that_cannot_be_written_is_told_before_a_model_is_asked(
+    records, tmp_path, server, monkeypatch, name, message
+):
+    (tmp_path / "loop").symlink_to("loop")
+    flags = ["--data", str(records), "--out", str(tmp_path / name), "--media_root", ROOT]
+    flags += ["--endpoint", server, "--model", "kimi", "--workers", "0"]
+    monkeypatch.setattr(sys, "argv", ["annotate", "caption", *flags])
+    monkeypatch.delitem(sys.modules, "tools.annotate")
+    with pytest.raises(SystemExit, match=f"^error: .*: {message}"):
+        runpy.run_module("tools.annotate", run_name="__main__")
+    assert Server.seen == []
+
+
+def test_an_out_without_a_permission_to_write_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(DataError, match="cannot be written; see to its permissions"):
+        check_out(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("device", ["tpu", "", "meta", "cuda:99", "cpu:x"])
+def test_a_device_that_is_none_is_one_sentence(records, tmp_path, device):
+    flags = ["--data", str(records), "--out", str(tmp_path / "x.jsonl"), "--model", "gone"]
+    with pytest.raises(DataError, match=f"^--device {device}: cannot be used here .*; pass cpu"):
+        main(["hint", *flags, "--device", device])

@@ -1,6 +1,7 @@
 """tools/check_data.py: the report on a data set with one of everything, and the command's uses."""
 
 import json
+import resource
 import runpy
 import shutil
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 from data import PromptBuilder
 from engine.families import DEFAULT_MODEL
 from formats.load import load_samples
+from formats.own import save_samples
 from formats.sample import DataError
 from media.decode import MediaSettings
 from tools.annotate import read_own_records
@@ -265,3 +267,33 @@ def test_converting_into_another_folder_names_the_media_root(tmp_path, monkeypat
     assert f"pass --media_root {root} with it" in capsys.readouterr().out
     [sample] = load_samples(out, root)
     assert sample.videos == [f"{root}/v/v.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone/a.jsonl", "there is no folder .*gone; make it, or pass another file to --convert"),
+        ("d.jsonl/a.jsonl", "there is no folder .*; make it, or pass another file to --convert"),
+        (".", "is a folder; pass a file in it to --convert, as .*ours.jsonl"),
+        ("link", "exists already; pass another name to --convert"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_converting_into_no_file_is_one_sentence(tmp_path, monkeypatch, name, message):
+    (tmp_path / "d.jsonl").write_text("no record")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(SystemExit, match=f"^error: .*: {message}"):
+        command(monkeypatch, tmp_path / "d.jsonl", "--convert", tmp_path / name)
+
+
+def test_converting_onto_a_full_disk_is_one_sentence(tmp_path, samples, monkeypatch):
+    """The system refuses to write more than 10 bytes into a file."""
+    save_samples(tmp_path / "d.jsonl", samples[:2])
+    flags = [tmp_path / "d.jsonl", "--media_root", "/", "--convert", tmp_path / "a.jsonl"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(SystemExit, match=r"^error: .*: File too large; see to space"):
+            command(monkeypatch, *flags)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

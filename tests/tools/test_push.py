@@ -82,6 +82,27 @@ def test_a_folder_without_a_model_and_a_damaged_one_are_refused(checkpoint, tmp_
         push(checkpoint, "me/model", private=False, upload=True, api=Hub())
 
 
+def test_the_folder_of_a_run_is_refused(checkpoint, monkeypatch):
+    """Its own config.json would pass for that of a model."""
+    run = checkpoint.parent
+    (run / "config.json").write_text('{"stage": 2, "method": "avatar"}')
+    (run / "completions.jsonl").write_text('{"completion": "a text"}\n')
+    hub = Hub()
+    monkeypatch.chdir(run.parent)
+    for folder in (run, run / "checkpoints", Path(run.name)):
+        for upload in (False, True):
+            message = rf"{run.name} is the folder of a run; pass its checkpoint, .*/checkpoint$"
+            with pytest.raises(DataError, match=message):
+                push(folder, "me/model", private=False, upload=upload, api=hub)
+    assert hub.repos == {}
+    assert hub.files == set()
+    (run / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match="loop: holds no model"):
+        push(run / "loop", "me/model", private=False, upload=True, api=hub)
+    for folder in (checkpoint, run / "checkpoints" / "000003", checkpoint / "adapter"):
+        assert "would go to" in push(folder, "me/model", private=False, upload=False, api=hub)
+
+
 def test_what_the_hub_says_is_one_sentence(checkpoint):
     class Refusing(Hub):
         def create_repo(self, name, private, exist_ok):
