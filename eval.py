@@ -238,7 +238,8 @@ def parse(argv: list[str]) -> Config:
         name = f"{cfg.benchmark}-{short_name(cfg.model)}-{cfg.prompt}"
         cfg.out = "runs/eval" if cfg.compare else f"runs/eval/{name}"
 
-    if not all(edge.strip().isdigit() for edge in cfg.length_edges.split(",")):
+    edges = [edge.strip() for edge in cfg.length_edges.split(",")]
+    if not all(edge.isascii() and edge.isdecimal() for edge in edges):
         parser.error(
             f"--length_edges {cfg.length_edges}: write numbers of tokens, joined by commas"
         )

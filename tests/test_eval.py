@@ -469,6 +469,7 @@ def test_a_folder_that_is_not_the_benchmarks(tmp_path):
         (["--prompt", "loud"], "known are think, direct, paper"),
         (["--resamples", "3"], "at least 100"),
         (["--compare", "a=b", "--length_edges", "1,x"], "write numbers of tokens"),
+        (["--compare", "a=b", "--length_edges", "\u00b2"], "write numbers of tokens"),
     ],
 )
 def test_bad_flags_end_with_one_sentence(argv, message, capsys):
