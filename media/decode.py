@@ -88,16 +88,20 @@ def load_medium(kind: str, path: str, sample: Sample, settings: MediaSettings) -
     seconds_per_group = sampled.seconds_per_frame * TEMPORAL_PATCH
     media = Media(kind, sampled.pixels, None, seconds_per_group, times=sampled.times)
 
-    # sound of a video: a file of its own, or the video's track; a folder of pictures has none, nor
-    # has a WebP
-    has_no_track = bool(sample.frame_rate) or is_webp(path)
-    if kind == "video" and settings.use_audio and (sample.soundtrack or not has_no_track):
+    # sound of a video: a file of its own, or the video's track
+    if kind == "video" and settings.use_audio and (sample.soundtrack or has_track(path, sample)):
         file = sample.soundtrack or path
         is_track = file == path
         field = "video" if is_track else "soundtrack"
         sound = read_sound(file, is_track, where, sample.span, settings.max_sound, field)
         add_sound(media, *sound)
     return media
+
+
+def has_track(path: str, sample: Sample) -> bool:
+    """May this video have a sound track? A folder of pictures has none, nor has a WebP, which the
+    part of FFmpeg that looks for tracks does not know."""
+    return not sample.frame_rate and not is_webp(path)
 
 
 def sample_frames(
