@@ -210,6 +210,7 @@ def test_clues_are_read_in_the_form_that_each_prompt_shows():
         assert clusters_in(category, shown) == [[(1, 2)] if category == "event" else [(0, BOX)]]
 
 
+@pytest.mark.some(6)
 @pytest.mark.parametrize(
     "reply",
     [
