@@ -32,11 +32,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from config import Config
 from engine.run_folder import is_run, settings_in
+from formats.fields import is_number
 from formats.files import write_whole
 from formats.sample import DataError
 from run.flags import check_place, groups_of
 from run.logs import read_rows
-from run.metrics import is_number
+from run.metrics import is_drawable
 from run.rollouts import NAME as ROLLOUTS
 from run.rollouts import Step, read_steps
 from run.session import ends_in_a_sentence
@@ -161,7 +162,7 @@ def columns_of(rows: list[dict]) -> dict[str, list]:
     columns = {}
     for name in names:
         values = [row.get(name) for row in rows]
-        if all(value is None or is_number(value) for value in values):
+        if all(value is None or is_drawable(value) for value in values):
             columns[name] = [v if v is None else float(f"{v:.5g}") for v in values]
     for exact in {"step", "generated"} & columns.keys():
         columns[exact] = [row.get(exact) for row in rows]

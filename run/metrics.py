@@ -32,7 +32,7 @@ def is_line(row: dict) -> bool:
         return False
     for name, value in row.items():
         is_null = value is None and name.startswith(MAYBE)
-        if name.startswith((*ALWAYS, *MAYBE)) and not is_null and not is_number(value):
+        if name.startswith((*ALWAYS, *MAYBE)) and not is_null and not is_drawable(value):
             return False
     return True
 
@@ -42,6 +42,6 @@ def is_step(value: object) -> bool:
     return type(value) is int and 0 <= value <= LARGEST
 
 
-def is_number(value: object) -> bool:
+def is_drawable(value: object) -> bool:
     """Is this a number that can be drawn? NaN is none, nor is what is too large for a float."""
     return isinstance(value, int | float) and -LARGEST <= value <= LARGEST

@@ -4,7 +4,7 @@ A file that was changed by hand may hold anything. What is read of a line is che
 table per kind of line: {field: what its value must be}. Other fields may stand there, too.
 """
 
-from run.metrics import is_number, is_step
+from run.metrics import is_drawable, is_step
 
 
 def is_text(value: object) -> bool:
@@ -20,7 +20,7 @@ def is_text_or_null(value: object) -> bool:
 
 
 def is_number_or_null(value: object) -> bool:
-    return value is None or is_number(value)
+    return value is None or is_drawable(value)
 
 
 def are_texts(value: object) -> bool:
@@ -30,7 +30,7 @@ def are_texts(value: object) -> bool:
 
 def are_numbers(value: object) -> bool:
     """Is this a list of numbers?"""
-    return isinstance(value, list) and all(map(is_number, value))
+    return isinstance(value, list) and all(map(is_drawable, value))
 
 
 def are_scores(value: object) -> bool:
@@ -60,7 +60,7 @@ def is_stored(value: object) -> bool:
 
 HEADER = {
     "step": is_step,
-    "generated": is_number,
+    "generated": is_drawable,
     "prompts": are_prompts,
     "buffer": is_buffer,
 }
@@ -71,16 +71,16 @@ PROMPT = {
 }
 COMPLETION = {
     "step": is_step,
-    "update": is_number,
+    "update": is_drawable,
     "id": is_text,
     "replayed": is_truth,
     "hinted": is_truth,
-    "written": is_number,
+    "written": is_drawable,
     "tier": is_text_or_null,
     "vcrs": is_number_or_null,
-    "reward": is_number,
+    "reward": is_drawable,
     "scores": are_scores,
-    "advantage": is_number,
+    "advantage": is_drawable,
     "ratio_mean": is_number_or_null,
     "ratio_max": is_number_or_null,
     "tokens": are_texts,

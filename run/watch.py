@@ -16,7 +16,7 @@ from pathlib import Path
 from engine.run_folder import settings_in
 from formats.sample import DataError
 from run.flags import Parser, number_in, take_any_bytes
-from run.metrics import is_number, is_step, read_metrics
+from run.metrics import is_drawable, is_step, read_metrics
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60  # steps in a sparkline
@@ -119,7 +119,7 @@ def numbers_by_column(lines: list[dict]) -> dict[str, list[float]]:
     for line in lines:
         for name, value in line.items():
             numbers = columns.setdefault(name, [])
-            if is_number(value):
+            if is_drawable(value):
                 numbers.append(value)
     return {name: values for name, values in columns.items() if values}
 
